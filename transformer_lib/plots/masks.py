@@ -1,0 +1,3 @@
+"""The figures of the notebook that builds `masks`."""
+
+__all__: list[str] = []

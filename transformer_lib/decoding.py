@@ -1,0 +1,234 @@
+"""From a trained model to text: greedy and beam search on ids alone (section 6.1)."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from transformer_lib.layers import LayerCache
+from transformer_lib.model import Transformer
+from transformer_lib.vocab import BOS_ID, EOS_ID
+
+
+class Hypothesis(NamedTuple):
+    """One translation, without `<bos>` and `<eos>`."""
+
+    ids: list[int]
+    log_prob: float  # of all its tokens, <eos> included, in nats
+    score: float  # log_prob over the length penalty: beams are ranked by it
+    finished: bool  # False: cut off at the length limit
+
+
+def length_penalty(length: int, alpha: float) -> float:
+    """((5 + length) / 6)^alpha, where the length counts `<eos>`.
+
+    Source: Wu et al. (2016), equation 14, as in section 6.1. Built in notebook 07.
+    """
+    return ((5 + length) / 6) ** alpha
+
+
+def length_limits(src: Int[Tensor, "B S"], extra: int, pad_id: int) -> list[int]:
+    """Most tokens of each translation, `<eos>` included: its source's and `extra` more.
+
+    The limit depends on the sentence alone, so it is the same in every batch.
+    """
+    return [length + extra for length in (src != pad_id).sum(dim=1).tolist()]
+
+
+@torch.no_grad()
+def greedy_decode(
+    model: Transformer,
+    src: Int[Tensor, "B S"],
+    *,
+    extra: int = 50,
+    bos_id: int = BOS_ID,
+    eos_id: int = EOS_ID,
+) -> list[Hypothesis]:
+    """The likeliest next token, again and again. Of equals, the smallest id wins.
+
+    Args:
+        src: source ids, padded at the end.
+        extra: a translation may be this many tokens longer than its source.
+
+    Returns:
+        One hypothesis per sentence, in order. The model is used in evaluation mode.
+
+    Source: section 3.1, "auto-regressive". Built in notebook 07.
+    """
+    was_training = model.training
+    model.eval()
+    limits = length_limits(src, extra, model.config.pad_id)
+    memory = model.encode(src)
+    cache = model.start_cache(memory, max(limits))
+    ids = torch.full((len(src), 1), bos_id, device=src.device)
+    log_prob = torch.zeros(len(src), device=src.device)
+    going_on = torch.ones(len(src), dtype=torch.bool, device=src.device)
+    for length in range(1, max(limits) + 1):
+        best, token = next_log_probs(model, ids[:, -1:], memory, src, cache).max(dim=-1)
+        ids = torch.cat([ids, token[:, None]], dim=1)
+        log_prob += best.masked_fill(~going_on, 0.0)
+        going_on &= (token != eos_id) & (torch.tensor(limits, device=src.device) > length)
+        if not going_on.any():
+            break
+    model.train(was_training)
+    rows = [row[1 : limit + 1] for row, limit in zip(ids.tolist(), limits, strict=True)]
+    return [
+        Hypothesis(row[: row.index(eos_id)] if eos_id in row else row, total, total, eos_id in row)
+        for row, total in zip(rows, log_prob.tolist(), strict=True)
+    ]
+
+
+def next_log_probs(
+    model: Transformer,
+    last: Int[Tensor, "B 1"],
+    memory: Float[Tensor, "B S D"],
+    src: Int[Tensor, "B S"],
+    cache: list[LayerCache],
+) -> Float[Tensor, "B V"]:
+    """One step further: log-probabilities of what follows the last ids, in float32 or wider."""
+    logits = model.output_projection(model.decode(last, memory, src, cache)[:, -1])
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+
+
+def first_top_k(
+    scores: Float[Tensor, "B N"], k: int
+) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
+    """The k highest scores of every row and their indices; of equals, the smallest index first.
+
+    `torch.topk` leaves the order of equals open, and then a beam would not be reproducible.
+    """
+    scores, found = scores.clone(), []
+    for _ in range(k):
+        found.append(scores.max(dim=1, keepdim=True))
+        scores.scatter_(1, found[-1].indices, -torch.inf)
+    return torch.cat([f.values for f in found], 1), torch.cat([f.indices for f in found], 1)
+
+
+class Beams:
+    """The hypotheses of every sentence that is still searched: k rows of the batch for each.
+
+    Built in notebook 07.
+    """
+
+    def __init__(self, n_sentences: int, beam_size: int, bos_id: int, like: Tensor) -> None:
+        self.size = beam_size
+        self.sentences = list(range(n_sentences))  # which sentence owns rows i·k … i·k + k - 1
+        self.ids = like.new_full((n_sentences * beam_size, 1), bos_id)
+        # One empty hypothesis per sentence, not k equal ones.
+        self.log_probs = torch.full((n_sentences, beam_size), -torch.inf, device=like.device)
+        self.log_probs[:, 0] = 0.0
+
+    def extend(
+        self, log_probs: Float[Tensor, "rows V"], eos_id: int
+    ) -> tuple[Int[Tensor, " rows"], Float[Tensor, "n k"], Bool[Tensor, "n k"]]:
+        """Keeps the k best continuations of every sentence, `<eos>` apart.
+
+        Returns:
+            The row each hypothesis continues, the score of ending each of the *old* hypotheses
+            here, and whether that ending is among its sentence's k best continuations.
+        """
+        n, k, v = len(self.sentences), self.size, log_probs.size(1)
+        totals = self.log_probs[:, :, None] + log_probs.view(n, k, v)
+        endings = totals[:, :, eos_id].clone()  # (n, k)
+        totals[:, :, eos_id] = -torch.inf
+        self.log_probs, index = first_top_k(totals.view(n, k * v), k)  # (n, k)
+        better = (self.log_probs[:, None, :] > endings[:, :, None]).sum(-1) + (
+            endings[:, None, :] > endings[:, :, None]
+        ).sum(-1)
+        ends = (better < k) & endings.isfinite()
+        parents = (index // v + torch.arange(n, device=index.device)[:, None] * k).flatten()
+        self.ids = torch.cat([self.ids[parents], (index % v).view(-1, 1)], dim=1)
+        return parents, endings, ends
+
+    def keep(self, numbers: list[int]) -> Int[Tensor, " rows"]:
+        """Drops all sentences but these and returns the rows that stay."""
+        rows = torch.tensor(numbers, device=self.ids.device)[:, None] * self.size
+        rows = (rows + torch.arange(self.size, device=self.ids.device)).flatten()
+        self.sentences = [self.sentences[i] for i in numbers]
+        self.ids, self.log_probs = self.ids[rows], self.log_probs[numbers]
+        return rows
+
+
+@torch.no_grad()
+def beam_search(
+    model: Transformer,
+    src: Int[Tensor, "B S"],
+    *,
+    beam_size: int = 4,
+    alpha: float = 0.6,
+    n_best: int = 1,
+    extra: int = 50,
+    bos_id: int = BOS_ID,
+    eos_id: int = EOS_ID,
+) -> list[list[Hypothesis]]:
+    """The k likeliest beginnings at once, for all sentences of the batch together.
+
+    A hypothesis ends when `<eos>` is among the k best continuations of its sentence; the search
+    for a sentence ends with k finished hypotheses or at its length limit. With k = 1 this is
+    greedy decoding.
+
+    Args:
+        src: source ids, padded at the end.
+        beam_size: k.
+        alpha: exponent of the length penalty; 0 ranks by plain log-probability.
+        n_best: how many hypotheses to return per sentence, at most k.
+        extra: a translation may be this many tokens longer than its source.
+
+    Returns:
+        For each sentence its hypotheses, finished ones first, then by score.
+
+    Raises:
+        ValueError: k is not between 1 and the vocabulary size, or n_best not between 1 and k.
+
+    Source: section 6.1 (beam 4, alpha 0.6, limit + 50). Built in notebook 07.
+    """
+    if not 1 <= beam_size <= model.config.tgt_vocab_size or not 1 <= n_best <= beam_size:
+        raise ValueError(
+            f"need 1 <= n_best <= beam_size <= vocabulary size, got n_best={n_best}, "
+            f"beam_size={beam_size}, vocabulary size {model.config.tgt_vocab_size}"
+        )
+    was_training = model.training
+    model.eval()
+    limits = length_limits(src, extra, model.config.pad_id)
+    found: list[list[Hypothesis]] = [[] for _ in limits]
+    beams = Beams(len(src), beam_size, bos_id, like=src)
+    memory = model.encode(src).repeat_interleave(beam_size, dim=0)
+    src = src.repeat_interleave(beam_size, dim=0)
+    cache = model.start_cache(memory, max(limits))
+    for length in range(1, max(limits) + 1):
+        log_probs = next_log_probs(model, beams.ids[:, -1:], memory, src, cache)
+        before = beams.ids
+        rows, endings, ends = beams.extend(log_probs, eos_id)
+        for i, j in ends.nonzero().tolist():
+            ids, total = before[i * beam_size + j, 1:].tolist(), float(endings[i, j])
+            score = total / length_penalty(length, alpha)
+            found[beams.sentences[i]].append(Hypothesis(ids, total, score, True))
+        going_on = []
+        for i, sentence in enumerate(beams.sentences):
+            if length == limits[sentence]:
+                found[sentence] += unfinished(beams, i, length, alpha)
+            elif len(found[sentence]) < beam_size:
+                going_on.append(i)
+        if not going_on:
+            break
+        if len(going_on) < len(beams.sentences):
+            kept = beams.keep(going_on)
+            rows, memory, src = rows[kept], memory[kept], src[kept]
+            for layer in cache:  # the beams of a sentence share its memory: only now it changes
+                layer.cross_attention.select(kept)
+        for layer in cache:
+            layer.self_attention.select(rows)
+    model.train(was_training)
+    return [sorted(h, key=lambda h: (not h.finished, -h.score))[:n_best] for h in found]
+
+
+def unfinished(beams: Beams, i: int, length: int, alpha: float) -> list[Hypothesis]:
+    """The hypotheses of sentence i that reached the length limit without `<eos>`."""
+    rows = beams.ids[i * beams.size : (i + 1) * beams.size, 1:].tolist()
+    totals = beams.log_probs[i].tolist()
+    return [
+        Hypothesis(ids, total, total / length_penalty(length, alpha), False)
+        for ids, total in zip(rows, totals, strict=True)
+        if total > -torch.inf
+    ]

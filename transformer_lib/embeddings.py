@@ -1,0 +1,62 @@
+"""Token embedding times the square root of d_model, and the output projection that shares its
+weights (section 3.4 of the paper)."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class TokenEmbedding(nn.Module):
+    """A learned vector of width d_model for every id, multiplied by √d_model.
+
+    The entries start with a standard deviation of 1/√d_model, so that the same matrix serves
+    the output projection; the factor brings the vectors to the size of the positions that are
+    added next. The vector of padding is zero and stays zero as an input.
+
+    Args:
+        vocab_size: number of ids V.
+        d_model: width D of the vectors.
+        pad_id: the id of padding.
+
+    Source: section 3.4. Built in notebook 01.
+    """
+
+    def __init__(self, vocab_size: int, d_model: int, pad_id: int = 0) -> None:
+        super().__init__()
+        self.scale = math.sqrt(d_model)
+        self.pad_id = pad_id
+        self.weight = nn.Parameter(torch.empty(vocab_size, d_model))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the entries from N(0, 1/d_model); padding gets zeros."""
+        nn.init.normal_(self.weight, std=1 / self.scale)
+        with torch.no_grad():
+            self.weight[self.pad_id].zero_()
+
+    def forward(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """Looks the ids up: row `ids[b, t]` of the matrix, times √d_model."""
+        return F.embedding(ids, self.weight, padding_idx=self.pad_id) * self.scale
+
+
+class OutputProjection(nn.Module):
+    """Hidden vectors to one score (logit) per id: a product with every row of a matrix.
+
+    Given the embedding's own parameter, it is the *same* tensor, not a copy: both jobs train it.
+
+    Args:
+        weight: the (V, D) parameter to share, `TokenEmbedding.weight` in the paper.
+
+    Source: section 3.4. Built in notebook 01.
+    """
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+        """Logits: how well each hidden vector agrees with the vector of every id."""
+        return F.linear(hidden, self.weight)

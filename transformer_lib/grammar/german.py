@@ -1,0 +1,182 @@
+"""A sentence in German: endings that agree, the verbal bracket, and the order of the parts."""
+
+from transformer_lib.grammar.lexicon import BE, Adverbial
+from transformer_lib.grammar.syntax import (
+    Clause,
+    NounPhrase,
+    Place,
+    Pronoun,
+    Sentence,
+    Word,
+    Words,
+    bare,
+    finished,
+    within,
+    words,
+)
+
+# In every table: a row for the case, a column for the gender, and a last one for the plural.
+COLUMNS = "mfnp"
+DER = {
+    "nom": ("der", "die", "das", "die"),
+    "acc": ("den", "die", "das", "die"),
+    "dat": ("dem", "der", "dem", "den"),
+}
+EIN = {
+    "nom": ("", "e", "", "e"),
+    "acc": ("en", "e", "", "e"),
+    "dat": ("em", "er", "em", "en"),
+}
+WEAK = {
+    "nom": ("e", "e", "e", "en"),
+    "acc": ("en", "e", "e", "en"),
+    "dat": ("en", "en", "en", "en"),
+}
+MIXED = {
+    "nom": ("er", "e", "es", "en"),
+    "acc": ("en", "e", "es", "en"),
+    "dat": ("en", "en", "en", "en"),
+}
+STRONG = {
+    "nom": ("er", "e", "es", "e"),
+    "acc": ("en", "e", "es", "e"),
+    "dat": ("em", "er", "em", "en"),
+}
+PRONOUNS = {
+    "nom": ("er", "sie", "es", "sie"),
+    "dat": ("ihm", "ihr", "ihm", "ihnen"),
+}
+CONTRACTIONS = {("in", "dem"): "im", ("in", "das"): "ins"}
+
+# A definite object comes before `nicht` and so before the time; otherwise the time comes first.
+MIDDLE = ("subject", "pronoun", "time", "dative", "accusative", "place", "predicate")
+MIDDLE_NICHT = ("subject", "pronoun", "dative", "accusative", "time", "nicht", "place", "predicate")
+
+
+def determiner(phrase: NounPhrase, case: str) -> str:
+    """`dem`, `keinen`, `eine`; nothing for an indefinite plural or mass."""
+    column = COLUMNS.index(phrase.agreement)
+    if phrase.determiner == "der":
+        return DER[case][column]
+    return "" if bare(phrase) else phrase.determiner + EIN[case][column]
+
+
+def adjective(phrase: NounPhrase, case: str) -> str:
+    """Weak after `der`, mixed after `ein`, `kein`, `mein`, strong where there is no article."""
+    if phrase.adjective is None:
+        return ""
+    endings = WEAK if phrase.determiner == "der" else STRONG if bare(phrase) else MIXED
+    stem = phrase.adjective.german.removesuffix("e")
+    return stem + endings[case][COLUMNS.index(phrase.agreement)]
+
+
+def noun(phrase: NounPhrase, case: str) -> str:
+    """The dative plural ends in -n: `den Kindern`, `den Frauen`."""
+    if not phrase.plural:
+        return phrase.noun.german
+    dative_n = "n" if case == "dat" and not phrase.noun.plural.endswith("n") else ""
+    return phrase.noun.plural + dative_n
+
+
+def noun_phrase(phrase: NounPhrase | Pronoun | None, case: str, role: str) -> Words:
+    """`dem alten Mann`, `ihm`, or nothing."""
+    if phrase is None:
+        return ()
+    if isinstance(phrase, Pronoun):
+        return words(PRONOUNS[case][COLUMNS.index(phrase.agreement)], f"{role}.noun")
+    negation = ("not",) if phrase.determiner == "kein" else ()
+    return (
+        words(determiner(phrase, case), f"{role}.article", *negation)
+        + words(adjective(phrase, case), f"{role}.adjective")
+        + words(noun(phrase, case), f"{role}.noun")
+    )
+
+
+def place_phrase(place: Place | None) -> Words:
+    """`auf dem Tisch`; preposition and article in one word in `im Garten`, `ins Haus`."""
+    if place is None:
+        return ()
+    preposition, phrase = place
+    first, *rest = noun_phrase(phrase, preposition.case, "place")
+    short = CONTRACTIONS.get((preposition.german, first.text))
+    if short:
+        return (*words(short, "place.preposition", "place.article"), *rest)
+    return (*words(preposition.german, "place.preposition"), first, *rest)
+
+
+def time_phrase(time: Adverbial | None) -> Words:
+    """`heute`, `am Abend`."""
+    pairs = time.pairs if time else ()
+    return tuple(Word(german, (f"time.{i}",)) for i, (german, _) in enumerate(pairs))
+
+
+def parts(clause: Clause) -> dict[str, Words]:
+    """All of the clause but its verb, by name."""
+    dative = "pronoun" if isinstance(clause.dative, Pronoun) else "dative"
+    return {
+        "subject": noun_phrase(clause.subject, "nom", "subject"),
+        dative: noun_phrase(clause.dative, "dat", "dative"),
+        "accusative": noun_phrase(clause.accusative, "acc", "accusative"),
+        "place": place_phrase(clause.place),
+        "predicate": words(clause.predicate.german, "predicate") if clause.predicate else (),
+        "time": time_phrase(clause.time),
+        "nicht": words("nicht", "not"),
+    }
+
+
+def finite_verb(clause: Clause) -> str:
+    """The verb that agrees with the subject: `gibt`, `geben`, `kann`, `sind`."""
+    verb = clause.modal or clause.verb
+    if not clause.subject.plural:
+        return verb.third
+    return "sind" if verb is BE else verb.plural
+
+
+def bracket(clause: Clause) -> tuple[Words, Words]:
+    """What stands second in a main clause, and what closes it: `macht … auf`, `kann … geben`."""
+    if clause.modal:
+        return words(finite_verb(clause), "modal"), words(clause.verb.infinitive, "verb")
+    return words(finite_verb(clause), "verb"), words(clause.verb.prefix, "verb")
+
+
+def cluster(clause: Clause) -> Words:
+    """The verbs at the end of a subordinate clause: `aufmacht`, `geben kann`."""
+    if clause.modal is None:
+        return words(clause.verb.prefix + finite_verb(clause), "verb")
+    finite, infinitive = bracket(clause)
+    return infinitive + finite
+
+
+def middle(clause: Clause, without: str = "") -> Words:
+    """The parts between the brackets, in their order."""
+    order, by_name = MIDDLE_NICHT if clause.nicht else MIDDLE, parts(clause)
+    return tuple(word for name in order if name != without for word in by_name.get(name, ()))
+
+
+def verb_second(clause: Clause) -> Words:
+    """A main clause: one part, the finite verb, everything else."""
+    return parts(clause)[clause.front] + verb_first(clause, without=clause.front)
+
+
+def verb_first(clause: Clause, without: str = "") -> Words:
+    """A main clause whose first place is already taken, by a subordinate clause for instance."""
+    finite, closing = bracket(clause)
+    return finite + middle(clause, without) + closing
+
+
+def verb_final(clause: Clause) -> Words:
+    """A subordinate clause."""
+    return middle(clause) + cluster(clause)
+
+
+def german(sentence: Sentence) -> Words:
+    """All words of the sentence, with capital letter, commas and full stop."""
+    main, second = sentence.main, sentence.second
+    if second is None:
+        return finished(within("main", verb_second(main)))
+    clause = verb_second(second) if sentence.conjunction == "aber" else verb_final(second)
+    joined = words(sentence.conjunction, "conjunction") + within("second", clause)
+    comma = words(",", "comma")
+    if sentence.second_first:
+        return finished(joined + comma + within("main", verb_first(main)))
+    return finished(within("main", verb_second(main)) + comma + joined)

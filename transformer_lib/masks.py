@@ -1,0 +1,60 @@
+"""Who may look at whom: padding, causal and combined masks; True = may attend (section 3.2.3)."""
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+def padding_mask(ids: Int[Tensor, "B K"], pad_id: int = 0) -> Bool[Tensor, "B 1 1 K"]:
+    """True where a key is a real token. Broadcasts over heads and queries.
+
+    Source: section 3.2.3. Built in notebook 03.
+    """
+    return (ids != pad_id)[:, None, None, :]
+
+
+def causal_mask(
+    n_queries: int, n_keys: int | None = None, device: torch.device | str | None = None
+) -> Bool[Tensor, "Q K"]:
+    """True where a key does not lie in the query's future.
+
+    Aligned at the end: the last query sees every key. So one new query in front of five cached
+    keys sees all five, which is where a mask aligned at the beginning goes wrong.
+
+    Args:
+        n_queries: number of queries Q.
+        n_keys: number of keys K; as many as queries when left out.
+
+    Raises:
+        ValueError: there are fewer keys than queries.
+
+    Source: section 3.2.3. Built in notebook 03.
+    """
+    n_keys = n_queries if n_keys is None else n_keys
+    if n_keys < n_queries:
+        raise ValueError(f"a query sees at least itself: {n_queries} queries, {n_keys} keys")
+    everything = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)
+    return everything.tril(diagonal=n_keys - n_queries)
+
+
+def target_mask(ids: Int[Tensor, "B T"], pad_id: int = 0) -> Bool[Tensor, "B 1 T T"]:
+    """Both at once, for the decoder's self-attention: real tokens that are not in the future.
+
+    Source: section 3.2.3. Built in notebook 03.
+    """
+    return padding_mask(ids, pad_id) & causal_mask(ids.size(1), device=ids.device)
+
+
+def teacher_forcing(
+    ids: Int[Tensor, "B L"],
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """Splits `<bos> a b <eos>` into what the decoder reads and what it should say.
+
+    Reads `<bos> a b`, says `a b <eos>`: the shift by one that makes position t predict t + 1.
+
+    Returns:
+        Decoder input and targets, both one shorter than `ids`: T = L - 1.
+
+    Source: section 3.1, "outputs shifted right". Built in notebook 03.
+    """
+    return ids[:, :-1], ids[:, 1:]

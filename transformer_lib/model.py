@@ -1,0 +1,133 @@
+"""The whole Transformer of Figure 1: embeddings, encoder, decoder, output projection."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from transformer_lib.config import ModelConfig
+from transformer_lib.embeddings import OutputProjection, TokenEmbedding
+from transformer_lib.layers import Decoder, Encoder, LayerCache
+from transformer_lib.masks import causal_mask, padding_mask, target_mask
+from transformer_lib.positional import LearnedPositionalEncoding, SinusoidalPositionalEncoding
+
+
+class AttentionMaps(NamedTuple):
+    """All weights of one forward pass. Rows are queries and add up to 1."""
+
+    encoder: Float[Tensor, "N B H S S"]
+    decoder: Float[Tensor, "N B H T T"]
+    cross: Float[Tensor, "N B H T S"]
+
+
+class NoPositionalEncoding(nn.Module):
+    """Adds nothing: the model without any sense of order, for experiments."""
+
+    def forward(self, x: Float[Tensor, "B T D"], offset: int = 0) -> Float[Tensor, "B T D"]:
+        """x itself."""
+        return x
+
+
+class Transformer(nn.Module):
+    """The whole model of Figure 1.
+
+    Args:
+        config: its sizes.
+
+    Source: section 3. Built in notebook 06.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        pad, width = config.pad_id, config.d_model
+        self.tgt_embedding = TokenEmbedding(config.tgt_vocab_size, width, pad)
+        self.src_embedding = (
+            self.tgt_embedding  # the same module: one matrix
+            if config.shares_vocabulary
+            else TokenEmbedding(config.src_vocab_size, width, pad)
+        )
+        self.positions = {
+            "sinusoidal": lambda: SinusoidalPositionalEncoding(width, config.max_len),
+            "learned": lambda: LearnedPositionalEncoding(width, config.max_len),
+            "none": NoPositionalEncoding,
+        }[config.positions]()
+        self.dropout = nn.Dropout(config.dropout)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        shared = self.tgt_embedding.weight
+        self.output_projection = OutputProjection(
+            shared if config.tie_embeddings else nn.Parameter(torch.empty_like(shared))
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier for the matrices of the layers, zero for their biases; embeddings as theirs."""
+        for name, parameter in self.named_parameters():
+            if ".layers." in name and parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+            elif ".layers." in name and name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        if not self.config.tie_embeddings:
+            nn.init.normal_(self.output_projection.weight, std=self.config.d_model**-0.5)
+
+    def embed(
+        self, ids: Int[Tensor, "B T"], embedding: TokenEmbedding, offset: int = 0
+    ) -> Float[Tensor, "B T D"]:
+        """Embedding plus position, with dropout (section 5.4)."""
+        return self.dropout(self.positions(embedding(ids), offset))
+
+    def encode(
+        self, src: Int[Tensor, "B S"], maps: list[Tensor] | None = None
+    ) -> Float[Tensor, "B S D"]:
+        """Source ids to memory: one vector per source token."""
+        mask = padding_mask(src, self.config.pad_id)
+        return self.encoder(self.embed(src, self.src_embedding), mask, maps)
+
+    def start_cache(self, memory: Float[Tensor, "B S D"], max_len: int) -> list[LayerCache]:
+        """An empty cache for decoding up to max_len target tokens step by step."""
+        return [layer.start_cache(memory, max_len) for layer in self.decoder.layers]
+
+    def decode(
+        self,
+        tgt: Int[Tensor, "B T"],
+        memory: Float[Tensor, "B S D"],
+        src: Int[Tensor, "B S"],
+        cache: list[LayerCache] | None = None,
+        maps: list[Tensor] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Target ids to hidden vectors; position t has seen the targets up to t and the memory.
+
+        Args:
+            tgt: with a cache only the new ids, else all of them from `<bos>` on.
+            memory: what `encode` returned.
+            src: the source ids, for their padding.
+            cache: from `start_cache`; filled by one more call after the other.
+        """
+        offset = cache[0].self_attention.length if cache else 0
+        if cache is None:
+            mask = target_mask(tgt, self.config.pad_id)
+        elif tgt.size(1) == 1:
+            mask = None  # one new token may see all that came before it
+        else:
+            mask = causal_mask(tgt.size(1), offset + tgt.size(1), device=tgt.device)
+        return self.decoder(
+            self.embed(tgt, self.tgt_embedding, offset),
+            mask,
+            memory,
+            padding_mask(src, self.config.pad_id),
+            cache,
+            maps,
+        )
+
+    def forward(self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Logits of the next token at every target position, in one pass (teacher forcing)."""
+        return self.output_projection(self.decode(tgt, self.encode(src), src))
+
+    def attention_maps(self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"]) -> AttentionMaps:
+        """The weights of all layers and heads, from the same pass that computes the output."""
+        encoder: list[Tensor] = []
+        decoder: list[Tensor] = []  # self, cross, self, cross, …
+        self.decode(tgt, self.encode(src, encoder), src, maps=decoder)
+        return AttentionMaps(*map(torch.stack, (encoder, decoder[0::2], decoder[1::2])))

@@ -1,0 +1,93 @@
+"""Where a token stands: sinusoids of many wavelengths, or a learned table (section 3.5)."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def sinusoidal_table(
+    n_positions: int, d_model: int, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "P D"]:
+    """PE(pos, 2i) = sin(pos / 10000^(2i/d_model)), PE(pos, 2i+1) = cos of the same angle.
+
+    Computed in float64 and rounded once: in float32 the angles of far positions lose digits.
+
+    Raises:
+        ValueError: d_model is odd, so that a sine has no cosine.
+
+    Source: section 3.5. Built in notebook 02.
+    """
+    if d_model % 2:
+        raise ValueError(f"sinusoidal positions need an even d_model, got {d_model}")
+    position = torch.arange(n_positions, dtype=torch.float64)[:, None]  # (P, 1)
+    even = torch.arange(0, d_model, 2, dtype=torch.float64)  # (D/2,): 2i
+    angle = position * torch.exp(even * (-math.log(10_000.0) / d_model))  # (P, D/2)
+    table = torch.stack([angle.sin(), angle.cos()], dim=-1)  # (P, D/2, 2)
+    return table.flatten(1).to(dtype)  # (P, D): sine, cosine, sine, cosine, …
+
+
+class SinusoidalPositionalEncoding(nn.Module):
+    """Adds the sinusoids to a sequence. Nothing is learned.
+
+    Args:
+        d_model: width D, even.
+        max_len: number of positions held ready.
+
+    Source: section 3.5. Built in notebook 02.
+    """
+
+    def __init__(self, d_model: int, max_len: int = 5000) -> None:
+        super().__init__()
+        # Not persistent: it is a formula, so a checkpoint need not carry it.
+        self.register_buffer("table", sinusoidal_table(max_len, d_model), persistent=False)
+
+    def forward(self, x: Float[Tensor, "B T D"], offset: int = 0) -> Float[Tensor, "B T D"]:
+        """x plus the rows `offset … offset + T - 1`.
+
+        Args:
+            offset: position of the first token, for a decoder that is fed step by step.
+
+        Raises:
+            ValueError: the sequence is longer than max_len.
+        """
+        return x + position_rows(self.table, offset, x.size(1))
+
+
+class LearnedPositionalEncoding(nn.Module):
+    """Adds one learned vector per position. Knows no position beyond max_len.
+
+    Args:
+        d_model: width D.
+        max_len: number of positions that have a vector.
+
+    Source: section 3.5 and row (E) of Table 3. Built in notebook 02.
+    """
+
+    def __init__(self, d_model: int, max_len: int = 5000) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(max_len, d_model))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Starts near the size of the sinusoids: their entries have a mean square of 1/2."""
+        nn.init.normal_(self.table, std=math.sqrt(0.5))
+
+    def forward(self, x: Float[Tensor, "B T D"], offset: int = 0) -> Float[Tensor, "B T D"]:
+        """x plus the rows `offset … offset + T - 1`; errors as the sinusoidal variant."""
+        return x + position_rows(self.table, offset, x.size(1))
+
+
+def position_rows(table: Float[Tensor, "P D"], offset: int, length: int) -> Float[Tensor, "T D"]:
+    """Rows offset … offset + length - 1 of the table.
+
+    Raises:
+        ValueError: the table ends before that.
+    """
+    if offset + length > len(table):
+        raise ValueError(
+            f"sequence of {offset + length} positions, but max_len is {len(table)}: "
+            "shorten it or build the model with a larger max_len"
+        )
+    return table[offset : offset + length]

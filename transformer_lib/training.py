@@ -1,0 +1,169 @@
+"""What one training step and one evaluation mean, and the mean of several sets of weights
+(section 5)."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from transformer_lib.batching import Batch
+from transformer_lib.loss import label_smoothed_loss
+from transformer_lib.masks import teacher_forcing
+from transformer_lib.schedule import inverse_sqrt_rate
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the model is trained. The defaults are the paper's base run.
+
+    Args:
+        peak_rate: highest learning rate; the paper's (512 · 4000)^-0.5.
+        warmup: steps until it is reached.
+        smoothing: ε of the label-smoothed loss.
+        max_grad_norm: longer gradients are cut to this length; the paper does not cut.
+        betas, eps: Adam's.
+        pad_id: targets with this id are not counted.
+
+    Source: sections 5.3 and 5.4. Built in notebook 07.
+    """
+
+    peak_rate: float = (512 * 4000) ** -0.5
+    warmup: int = 4000
+    smoothing: float = 0.1
+    max_grad_norm: float = math.inf
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-9
+    pad_id: int = 0
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} must be above 0, got {getattr(self, name)}"
+            for name in ("peak_rate", "warmup", "max_grad_norm", "eps")
+            if not getattr(self, name) > 0
+        ]
+        if not 0 <= self.smoothing < 1:
+            problems.append(f"smoothing must be at least 0 and below 1, got {self.smoothing}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            problems.append(f"betas must be at least 0 and below 1, got {self.betas}")
+        if problems:
+            raise ValueError("invalid TrainConfig: " + "; ".join(problems))
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Adam:
+    """Adam with the paper's settings (section 5.3); `train_step` sets its rate."""
+    return torch.optim.Adam(
+        model.parameters(), lr=config.peak_rate, betas=config.betas, eps=config.eps, fused=True
+    )
+
+
+class StepResult(NamedTuple):
+    """What one update did."""
+
+    loss: float  # smoothed, nats per target token
+    n_tokens: int  # target tokens, padding not counted
+    grad_norm: float  # before it was cut
+    rate: float
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Batch | Sequence[Batch],
+    step: int,
+    config: TrainConfig,
+) -> StepResult:
+    """One update: forward, loss, backward, rate, Adam.
+
+    Args:
+        batches: one batch, or several whose gradients are added up before the update. Because
+            every loss is a sum over tokens divided by the number of tokens of *all* of them, it
+            makes no difference how the tokens are cut into batches.
+        step: number of the update, from 1; it alone decides the rate.
+
+    Raises:
+        FloatingPointError: loss or gradient is not finite; the weights are left as they were.
+
+    Source: section 5. Built in notebook 07.
+    """
+    batches = [batches] if isinstance(batches, Batch) else batches
+    model.train()
+    optimizer.zero_grad(set_to_none=True)
+    n_tokens = sum(int((batch.tgt[:, 1:] != config.pad_id).sum()) for batch in batches)
+    total = 0.0
+    for batch in batches:
+        tgt_in, tgt_out = teacher_forcing(batch.tgt)
+        loss, _ = label_smoothed_loss(
+            model(batch.src, tgt_in), tgt_out, config.smoothing, config.pad_id
+        )
+        (loss / n_tokens).backward()
+        total += loss.detach()
+    grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
+    rate = inverse_sqrt_rate(step, config.peak_rate, config.warmup)
+    if not math.isfinite(grad_norm):
+        raise FloatingPointError(
+            f"loss {float(total) / n_tokens:.4g}, gradient norm {grad_norm:.4g} "
+            f"at step {step}, rate {rate:.3g}: nothing was updated"
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return StepResult(float(total) / n_tokens, n_tokens, grad_norm, rate)
+
+
+class Evaluation(NamedTuple):
+    """How well the model predicts given texts."""
+
+    loss: float  # not smoothed, nats per target token
+    accuracy: float  # share of target tokens predicted right, with the true prefix given
+    n_tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss): between how many tokens the model seems to choose."""
+        return math.exp(self.loss)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterable[Batch], pad_id: int = 0) -> Evaluation:
+    """Loss and accuracy over all tokens of all batches, without dropout.
+
+    The model is left in the mode in which it came.
+
+    Raises:
+        ValueError: there is no token to evaluate on.
+
+    Built in notebook 07.
+    """
+    was_training = model.training
+    model.eval()
+    total, right, n_tokens = 0.0, 0, 0
+    for batch in batches:
+        tgt_in, tgt_out = teacher_forcing(batch.tgt)
+        logits = model(batch.src, tgt_in)
+        loss, count = label_smoothed_loss(logits, tgt_out, 0.0, pad_id)
+        total += float(loss)
+        right += int(((logits.argmax(-1) == tgt_out) & (tgt_out != pad_id)).sum())
+        n_tokens += int(count)
+    model.train(was_training)
+    if n_tokens == 0:
+        raise ValueError("nothing to evaluate: no batch holds a target token")
+    return Evaluation(total / n_tokens, right / n_tokens, n_tokens)
+
+
+def average_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of several state dicts, entry by entry, in float64 and rounded once.
+
+    Raises:
+        ValueError: there is none, or they do not have the same entries.
+
+    Source: section 6.1, "averaging the last 5 checkpoints". Built in notebook 07.
+    """
+    if not states or any(state.keys() != states[0].keys() for state in states):
+        raise ValueError("average_weights needs one or more state dicts with the same entries")
+    return {
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(first.dtype)
+        for name, first in states[0].items()
+    }

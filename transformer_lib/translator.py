@@ -1,0 +1,155 @@
+"""A model and its vocabularies as one thing that turns sentences into sentences."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from transformer_lib.batching import pad
+from transformer_lib.config import ModelConfig
+from transformer_lib.decoding import Hypothesis, beam_search
+from transformer_lib.model import AttentionMaps, Transformer
+from transformer_lib.vocab import Vocab
+
+FILES = ("config.json", "model.safetensors", "source.vocab", "target.vocab")
+
+
+class Translator:
+    """Sentences in, translations out, in the same order.
+
+    Args:
+        model: a trained `Transformer`.
+        src_vocab: the source language's vocabulary.
+        tgt_vocab: the target language's; the source's when left out (shared subwords).
+
+    Raises:
+        ValueError: a vocabulary's size is not the one the model was built for.
+    """
+
+    def __init__(
+        self, model: Transformer, src_vocab: Vocab, tgt_vocab: Vocab | None = None
+    ) -> None:
+        self.model = model
+        self.src_vocab = src_vocab
+        self.tgt_vocab = src_vocab if tgt_vocab is None else tgt_vocab
+        found = len(self.src_vocab), len(self.tgt_vocab)
+        expected = model.config.src_vocab_size, model.config.tgt_vocab_size
+        if found != expected:
+            raise ValueError(f"vocabularies of {found} ids, but the model was built for {expected}")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights are."""
+        return self.model.output_projection.weight.device
+
+    def encode(self, sentences: Sequence[str]) -> list[list[int]]:
+        """Source ids, each closed by `<eos>`, as in training."""
+        return [self.src_vocab.encode(sentence, eos=True) for sentence in sentences]
+
+    def hypotheses(
+        self,
+        sentences: Sequence[str],
+        *,
+        beam_size: int = 4,
+        alpha: float = 0.6,
+        n_best: int = 1,
+        max_tokens: int = 4096,
+    ) -> list[list[Hypothesis]]:
+        """The n best translations of every sentence as ids with their scores.
+
+        Args:
+            beam_size, alpha, n_best: as in `beam_search`.
+            max_tokens: most source ids that are decoded together, padding included.
+        """
+        ids = self.encode(sentences)
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
+        results: dict[int, list[Hypothesis]] = {}
+        while order:
+            n = max(1, max_tokens // len(ids[order[0]]))  # the longest comes first
+            chosen, order = order[:n], order[n:]
+            src = pad([ids[i] for i in chosen]).to(self.device)
+            found = beam_search(self.model, src, beam_size=beam_size, alpha=alpha, n_best=n_best)
+            results |= dict(zip(chosen, found, strict=True))
+        return [results[i] for i in range(len(ids))]
+
+    def translate(
+        self, sentences: Sequence[str], *, beam_size: int = 4, alpha: float = 0.6
+    ) -> list[str]:
+        """The best translation of every sentence. An empty sentence stays empty, in its place.
+
+        Raises:
+            ValueError: one string was given instead of a list of strings.
+        """
+        if isinstance(sentences, str):
+            raise ValueError("translate takes a list of sentences: translate([sentence])")
+        places = [i for i, sentence in enumerate(sentences) if sentence.strip()]
+        found = self.hypotheses([sentences[i] for i in places], beam_size=beam_size, alpha=alpha)
+        texts = [""] * len(sentences)
+        for i, hypotheses in zip(places, found, strict=True):
+            texts[i] = self.tgt_vocab.decode(hypotheses[0].ids)
+        return texts
+
+    def attention_maps(
+        self, sentence: str, translation: str
+    ) -> tuple[AttentionMaps, list[str], list[str]]:
+        """The attention of one pair, with the tokens for the axes.
+
+        Returns:
+            The maps, the source tokens (S), and the decoder's *input* tokens (T): row t shows
+            where the model looks while it predicts the token after `targets[t]`.
+        """
+        src = torch.tensor(self.encode([sentence]), device=self.device)
+        tgt = self.tgt_vocab.encode(translation, bos=True)
+        self.model.eval()
+        with torch.no_grad():
+            maps = self.model.attention_maps(src, torch.tensor([tgt], device=self.device))
+        return maps, _tokens(self.src_vocab, src[0]), _tokens(self.tgt_vocab, tgt)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes configuration, weights and vocabularies, and a manifest with their sha256."""
+        from safetensors.torch import save_model
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(asdict(self.model.config), indent=2) + "\n")
+        save_model(self.model, str(folder / "model.safetensors"))
+        self.src_vocab.save(folder / "source.vocab")
+        self.tgt_vocab.save(folder / "target.vocab")
+        manifest = {name: _sha256(folder / name) for name in FILES}
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Translator:
+        """Reads what `save` wrote. Nothing is unpickled, nothing is fetched.
+
+        Raises:
+            FileNotFoundError: the folder lacks a file.
+            ValueError: a file is not what was written: its sha256 differs.
+        """
+        from safetensors.torch import load_model
+
+        folder = Path(folder)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        for name in FILES:
+            if (found := _sha256(folder / name)) != manifest[name]:
+                raise ValueError(
+                    f"{folder / name} is damaged: sha256 {found}, not {manifest[name]}"
+                )
+        model = Transformer(ModelConfig(**json.loads((folder / "config.json").read_text())))
+        load_model(model, str(folder / "model.safetensors"))
+        source, target = (Vocab.load(folder / f"{side}.vocab") for side in ("source", "target"))
+        return cls(model.eval(), source, target)
+
+
+def _tokens(vocab: Vocab, ids: Sequence[int] | Tensor) -> list[str]:
+    return [vocab.id_to_token(int(i)) for i in ids]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -133,13 +133,24 @@ class Beams:
         endings = totals[:, :, eos_id].clone()  # (n, k)
         totals[:, :, eos_id] = -torch.inf
         self.log_probs, index = first_top_k(totals.view(n, k * v), k)  # (n, k)
-        better = (self.log_probs[:, None, :] > endings[:, :, None]).sum(-1) + (
-            endings[:, None, :] > endings[:, :, None]
-        ).sum(-1)
-        ends = (better < k) & endings.isfinite()
+        ends = self._among_the_best(endings, index, v, eos_id)
         parents = (index // v + torch.arange(n, device=index.device)[:, None] * k).flatten()
         self.ids = torch.cat([self.ids[parents], (index % v).view(-1, 1)], dim=1)
         return parents, endings, ends
+
+    def _among_the_best(
+        self, endings: Float[Tensor, "n k"], index: Int[Tensor, "n k"], v: int, eos_id: int
+    ) -> Bool[Tensor, "n k"]:
+        """Whether fewer than k continuations of the sentence are ahead of each ending.
+
+        Ahead is a higher score or, of equals, a smaller index: the rule of `first_top_k`.
+        """
+        places = (torch.arange(self.size, device=index.device) * v + eos_id).expand_as(index)
+        rivals = torch.cat([self.log_probs, endings], 1)[:, None, :]  # (n, 1, 2k)
+        rival_places = torch.cat([index, places], 1)[:, None, :]
+        score, place = endings[:, :, None], places[:, :, None]  # (n, k, 1)
+        ahead = (rivals > score) | ((rivals == score) & (rival_places < place))
+        return (ahead.sum(-1) < self.size) & endings.isfinite()
 
     def keep(self, numbers: list[int]) -> Int[Tensor, " rows"]:
         """Drops all sentences but these and returns the rows that stay."""

@@ -27,7 +27,7 @@ class EncoderLayer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B S D"],
-        mask: Bool[Tensor, "B 1 1 S"] | None,
+        mask: Bool[Tensor, "B 1 #S S"] | None,
         maps: list[Tensor] | None = None,
     ) -> Float[Tensor, "B S D"]:
         """One layer further; the attention weights are appended to `maps` when it is given."""
@@ -100,7 +100,7 @@ class Encoder(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B S D"],
-        mask: Bool[Tensor, "B 1 1 S"] | None,
+        mask: Bool[Tensor, "B 1 #S S"] | None,
         maps: list[Tensor] | None = None,
     ) -> Float[Tensor, "B S D"]:
         """Embedded source to memory."""

@@ -126,7 +126,7 @@ class WordVocab(Vocab):
         self._tokens = list(tokens)
         self._ids = {token: id for id, token in enumerate(tokens) if id >= len(SPECIALS)}
         self.language = language
-        self.tokenize = WordTokenizer(language)
+        self._tokenizer = WordTokenizer(language)
 
     @classmethod
     def train(
@@ -150,6 +150,9 @@ class WordVocab(Vocab):
 
     def __len__(self) -> int:
         return len(self._tokens)
+
+    def tokenize(self, text: str) -> list[str]:
+        return self._tokenizer(text)
 
     def token_to_id(self, token: str) -> int:
         return self._ids.get(token, self.unk_id)

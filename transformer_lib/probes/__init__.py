@@ -185,8 +185,9 @@ def beam_one_equals_greedy(model: nn.Module, src: Tensor | None = None) -> Probe
     For models with the interface of our `Transformer`.
     """
     src, _ = draw_ids(model, src, None)
-    greedy = [h.ids for h in greedy_decode(model, src, extra=8)]
-    beam = [beams[0].ids for beams in beam_search(model, src, beam_size=1, extra=8)]
+    with quiet(model, training=False):
+        greedy = [h.ids for h in greedy_decode(model, src, extra=8)]
+        beam = [beams[0].ids for beams in beam_search(model, src, beam_size=1, extra=8)]
     problems = [
         f"sentence {i}: greedy {a}, beam {b}"
         for i, (a, b) in enumerate(zip(greedy, beam, strict=True))

@@ -37,18 +37,24 @@ def pad_id(model: nn.Module) -> int:
 def quiet(model: nn.Module, *, training: bool) -> Iterator[None]:
     """The model in one mode, without gradients and without dropout's noise; then as before."""
     modes = {module: module.training for module in model.modules()}
-    rates = {module: module.p for module in model.modules() if isinstance(module, nn.Dropout)}
+    dropout = {nn.Dropout: "p", nn.MultiheadAttention: "dropout"}  # where torch keeps the rate
+    rates = [
+        (module, name, getattr(module, name))
+        for module in model.modules()
+        for kind, name in dropout.items()
+        if isinstance(module, kind)
+    ]
     try:
         model.train(training)
-        for module in rates:
-            module.p = 0.0
+        for module, name, _ in rates:
+            setattr(module, name, 0.0)
         with torch.no_grad():
             yield
     finally:
         for module, mode in modes.items():
             module.training = mode
-        for module, rate in rates.items():
-            module.p = rate
+        for module, name, rate in rates:
+            setattr(module, name, rate)
 
 
 def gap_between(a: Tensor, b: Tensor) -> float:

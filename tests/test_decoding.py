@@ -1,0 +1,167 @@
+"""Greedy and beam search against exhaustive search and against the model's own probabilities."""
+
+import itertools
+
+import pytest
+import torch
+
+from transformer_lib import ModelConfig, Transformer, beam_search, greedy_decode
+from transformer_lib.decoding import first_top_k, length_penalty
+
+BOS, EOS = 2, 3
+
+
+def tiny(vocab_size=30, seed=0, **changes):
+    torch.manual_seed(seed)
+    sizes = {"n_layers": 2, "d_model": 32, "d_ff": 64} | changes
+    return Transformer(ModelConfig.tiny(vocab_size, **sizes)).eval()
+
+
+def sharpened(vocab_size=30, seed=0):
+    """A random model with larger weights, so that it prefers some sentences to others."""
+    model = tiny(vocab_size, seed)
+    with torch.no_grad():
+        model.tgt_embedding.weight *= 3
+    return model
+
+
+SRC = torch.tensor([[5, 6, 7, 8, EOS], [9, 4, EOS, 0, 0], [11, 3, 4, 17, EOS]])
+
+
+@torch.no_grad()
+def log_prob(model, src, ids, finished):
+    """Σ log p of a hypothesis by one teacher-forced pass."""
+    says = [*ids, EOS] if finished else ids
+    logits = model(src, torch.tensor([[BOS, *says[:-1]]]))
+    return float(logits.log_softmax(-1)[0, range(len(says)), says].sum())
+
+
+@torch.no_grad()
+def exhaustive(model, src, living, limit, alpha):
+    """The best finished sequence over `living` ids of at most `limit` tokens, `<eos>` included."""
+    best = (-torch.inf, [])
+    for length in range(limit):
+        for ids in itertools.product(living, repeat=length):
+            total = log_prob(model, src, list(ids), finished=True)
+            best = max(best, (total / length_penalty(length + 1, alpha), list(ids)))
+    return best
+
+
+class FewIds(Transformer):
+    """Only ids 3 … 6 have a chance worth speaking of."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        torch.nn.init.normal_(self.tgt_embedding.weight, std=1.0)
+        self.output_projection.register_forward_hook(self._only_few)
+
+    @staticmethod
+    def _only_few(module, inputs, logits):
+        bias = torch.full((logits.size(-1),), -200.0)
+        bias[3:7] = 0.0
+        return logits * 0.2 + bias
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
+def test_a_beam_as_wide_as_the_tree_finds_what_exhaustive_search_finds(seed, alpha):
+    torch.manual_seed(seed)
+    model = FewIds(ModelConfig.tiny(120, n_layers=1, d_model=16, d_ff=16)).eval()
+    src = torch.tensor([[8, 9]])
+    score, ids = exhaustive(model, src, [4, 5, 6], limit=4, alpha=alpha)
+    # 27 beginnings of 3 tokens and their 4 continuations fit into 120 beams: nothing is cut.
+    (found,) = beam_search(model, src, beam_size=120, alpha=alpha, extra=2, n_best=1)
+    assert found[0].ids == ids
+    assert found[0].score == pytest.approx(score, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("alpha", [0.0, 0.6])
+def test_one_beam_is_greedy(seed, alpha):
+    model = sharpened(seed=seed)
+    greedy = greedy_decode(model, SRC, extra=10)
+    beams = beam_search(model, SRC, beam_size=1, alpha=alpha, extra=10)
+    assert [h.ids for h in greedy] == [h[0].ids for h in beams]
+    assert [h.finished for h in greedy] == [h[0].finished for h in beams]
+    assert [h.log_prob for h in greedy] == pytest.approx([h[0].log_prob for h in beams], abs=1e-4)
+
+
+@pytest.mark.parametrize("beam_size", [1, 2, 4, 7])
+def test_scores_are_the_models_own_log_probabilities(beam_size):
+    model = sharpened()
+    for row, found in zip(SRC, beam_search(model, SRC, beam_size=beam_size, extra=6), strict=True):
+        src = row[row != 0][None]
+        h = found[0]
+        assert h.log_prob == pytest.approx(log_prob(model, src, h.ids, h.finished), abs=1e-4)
+        length = len(h.ids) + h.finished
+        assert h.score == pytest.approx(h.log_prob / ((5 + length) / 6) ** 0.6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_batch_gives_what_its_sentences_give_alone(seed):
+    model = sharpened(seed=seed)
+    options = {"beam_size": 4, "n_best": 4, "extra": 6}
+    together = beam_search(model, SRC, **options)
+    for row, found in zip(SRC, together, strict=True):
+        (alone,) = beam_search(model, row[row != 0][None], **options)
+        assert [h.ids for h in found] == [h.ids for h in alone]
+    greedy = [h.ids for h in greedy_decode(model, SRC, extra=6)]
+    assert greedy == [greedy_decode(model, r[r != 0][None], extra=6)[0].ids for r in SRC]
+
+
+def test_greedy_equals_a_loop_without_a_cache():
+    model = sharpened()
+    for row, found in zip(SRC, greedy_decode(model, SRC, extra=5), strict=True):
+        src, ids = row[row != 0][None], [BOS]
+        for _ in range(src.size(1) + 5):
+            ids.append(int(model(src, torch.tensor([ids]))[0, -1].argmax()))
+            if ids[-1] == EOS:
+                break
+        assert found.ids == [i for i in ids[1:] if i != EOS]
+
+
+def test_hypotheses_are_different_and_sorted():
+    for found in beam_search(sharpened(), SRC, beam_size=5, n_best=5, extra=6):
+        assert len({tuple(h.ids) for h in found}) == len(found) == 5
+        assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+
+
+def test_a_model_that_never_ends_stops_at_the_limit():
+    model = tiny()
+    model.output_projection.register_forward_hook(
+        lambda module, inputs, logits: logits.index_fill(-1, torch.tensor(EOS), -1e9)
+    )
+    for hypotheses in (greedy_decode(model, SRC, extra=4), beam_search(model, SRC, extra=4)):
+        first = [h if hasattr(h, "ids") else h[0] for h in hypotheses]
+        assert [len(h.ids) for h in first] == [5 + 4, 3 + 4, 5 + 4]
+        assert not any(h.finished for h in first)
+
+
+def test_equal_scores_are_decided_by_the_smallest_id():
+    values, indices = first_top_k(torch.tensor([[1.0, 3.0, 3.0, 2.0, 3.0, 2.0]]), 4)
+    assert indices.tolist() == [[1, 2, 4, 3]]
+    assert values.tolist() == [[3.0, 3.0, 3.0, 2.0]]
+
+
+def test_a_model_that_does_not_care_is_decoded_by_the_rule():
+    model = tiny()
+    with torch.no_grad():
+        model.tgt_embedding.weight.zero_()  # every id has the same probability
+    assert {tuple(h.ids) for h in greedy_decode(model, SRC, extra=0)} == {(0,) * 5, (0,) * 3}
+    assert {tuple(h[0].ids) for h in beam_search(model, SRC, beam_size=1, extra=0)} == {
+        (0,) * 5, (0,) * 3
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{"beam_size": 0}, {"beam_size": 31}, {"n_best": 5}])
+def test_impossible_widths_are_refused(options):
+    with pytest.raises(ValueError, match="beam_size <= vocabulary size"):
+        beam_search(tiny(), SRC, **options)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_of_the_model_is_kept(training):
+    model = tiny().train(training)
+    greedy_decode(model, SRC, extra=2)
+    beam_search(model, SRC, extra=2)
+    assert model.training is training

@@ -1,0 +1,218 @@
+"""Every planted bug makes its probe fire, and a right model passes them all.
+
+The numbers are those of the bugs that are told in the notebooks, each seen in the wild.
+"""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from transformer_lib import ModelConfig, MultiHeadAttention, Transformer, probes
+from transformer_lib.attention import merge_heads, split_heads
+from transformer_lib.masks import padding_mask
+
+
+def model_with(attention_class=MultiHeadAttention, model_class=Transformer, **changes):
+    torch.manual_seed(0)
+    model = model_class(ModelConfig.tiny(40, n_layers=2, d_model=32, d_ff=64, **changes))
+    for module in model.modules():
+        if isinstance(module, MultiHeadAttention):
+            module.__class__ = attention_class
+    return model
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"norm_first": True}, {"positions": "learned"}, {"tie_embeddings": False}]
+)
+@pytest.mark.parametrize("probe", probes.ALL, ids=lambda probe: probe.__name__)
+def test_a_right_model_passes(probe, changes):
+    result = probe(model_with(**changes))
+    assert result, str(result)
+
+
+def test_a_probe_leaves_the_model_as_it_was():
+    model = model_with()
+    model.train()
+    model.encoder.layers[0].eval()
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    probes.run_all(model)
+    assert model.training and not model.encoder.layers[0].training
+    assert all(m.p == 0.1 for m in model.modules() if isinstance(m, nn.Dropout))
+    assert all(torch.equal(weights[k], v) for k, v in model.state_dict().items())
+
+
+class CausalInTrainingOnly(Transformer):
+    """Bug 1: outside of training, the decoder's mask knows about padding alone."""
+
+    def decode(self, tgt, memory, src, cache=None, maps=None):
+        if self.training or cache is not None:
+            return super().decode(tgt, memory, src, cache, maps)
+        x = self.embed(tgt, self.tgt_embedding)
+        return self.decoder(x, padding_mask(tgt), memory, padding_mask(src), None, maps)
+
+
+class AlwaysPositionZero(Transformer):
+    """Bug 2: a step does not know how many steps came before."""
+
+    def embed(self, ids, embedding, offset=0):
+        return super().embed(ids, embedding, 0)
+
+
+class MapsWithoutMask(Transformer):
+    """Bug 5: the loop that collects the maps hands no mask to the layers."""
+
+    def attention_maps(self, src, tgt):
+        x, weights = self.embed(src, self.src_embedding), []
+        for layer in self.encoder.layers:
+            layer.self_attention(x, x, padding_mask(src), maps=weights)
+            x = layer(x, None)
+        return super().attention_maps(src, tgt)._replace(encoder=torch.stack(weights))
+
+
+class InvertedMask(MultiHeadAttention):
+    """Bug 11: True taken for "ignore"."""
+
+    def forward(self, x, source, mask=None, **options):
+        return super().forward(x, source, None if mask is None else ~mask, **options)
+
+
+class HandWritten(MultiHeadAttention):
+    """The frame of the next two: a masked softmax written out with another filling."""
+
+    filling = -torch.inf
+
+    def forward(self, x, source, mask=None, *, cache=None, maps=None):
+        queries = split_heads(self.query(x), self.n_heads)
+        if source is None:
+            keys, values = cache.read()
+        else:
+            keys, values = self.project(source)
+            if cache is not None:
+                keys, values = cache.append(keys, values)
+        scores = queries @ keys.transpose(-2, -1) / queries.size(-1) ** 0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, self.filling)
+        weights = scores.softmax(-1)
+        if maps is not None:
+            maps.append(weights)
+        return self.output(merge_heads(weights @ values))
+
+
+class MinusInfinity(HandWritten):
+    """Bug 12, first half: a row without keys becomes NaN."""
+
+
+class MinusBillion(HandWritten):
+    """Bug 12, second half: overflows in float16; a row without keys attends to padding."""
+
+    filling = -1e9
+
+
+class CausalFlagWithCache(MultiHeadAttention):
+    """Bug 13: is_causal=True is aligned at the first key, so one query sees one key."""
+
+    def forward(self, x, source, mask=None, *, cache=None, maps=None):
+        if cache is None or source is None:
+            return super().forward(x, source, mask, cache=cache, maps=maps)
+        queries = split_heads(self.query(x), self.n_heads)
+        keys, values = cache.append(*self.project(source))
+        heads = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        return self.output(merge_heads(heads))
+
+
+@pytest.mark.parametrize(
+    ("planted", "probe", "words"),
+    [
+        ({"model_class": CausalInTrainingOnly}, probes.is_causal, "in evaluation mode"),
+        ({"model_class": CausalInTrainingOnly}, probes.stepwise_equals_teacher_forced, "step 0"),
+        ({"model_class": AlwaysPositionZero}, probes.cached_equals_uncached, "step 1 differs"),
+        ({"model_class": MapsWithoutMask}, probes.ignores_padding, "encoder map of layer 2"),
+        ({"attention_class": InvertedMask}, probes.is_causal, "in training mode"),
+        ({"attention_class": InvertedMask}, probes.ignores_padding, "padding moves the encoder"),
+        ({"attention_class": MinusInfinity}, probes.ignores_padding, "padding only gives NaN"),
+        ({"attention_class": MinusBillion}, probes.ignores_padding, "float16: value cannot"),
+        ({"attention_class": MinusBillion}, probes.ignores_padding, "padding only is attended to"),
+        ({"attention_class": CausalFlagWithCache}, probes.cached_equals_uncached, "step 1 differs"),
+    ],
+)
+def test_a_planted_bug_is_caught(planted, probe, words):
+    result = probe(model_with(**planted))
+    assert not result
+    assert words in str(result)
+    assert "Usual cause:" in str(result)
+
+
+def test_positions_that_are_not_added_are_caught():
+    probe = probes.encoder_is_permutation_equivariant_without_positions
+    assert "order makes no difference" in str(probe(model_with(positions="none")))
+
+
+def test_a_causal_encoder_is_caught():
+    class CausalEncoder(Transformer):
+        def encode(self, src, maps=None):
+            x = self.embed(src, self.src_embedding)
+            return self.encoder(x, padding_mask(src) & torch.ones(6, 6).tril().bool(), maps)
+
+    probe = probes.encoder_is_permutation_equivariant_without_positions
+    with torch.no_grad():
+        assert "order still moves" in str(probe(model_with(model_class=CausalEncoder)))
+
+
+def test_a_beam_whose_cache_is_mixed_up_is_caught(monkeypatch):
+    from transformer_lib.attention import KeyValueCache
+
+    select = KeyValueCache.select
+
+    def mix_up(self, rows):
+        select(self, rows)
+        self.values.fill_(5.0)
+
+    monkeypatch.setattr(KeyValueCache, "select", mix_up)
+    assert "greedy" in str(probes.beam_one_equals_greedy(model_with()))
+
+
+class Foreign(nn.Module):
+    """A reader's model: torch's own, without config, maps or cache."""
+
+    def __init__(self, causal):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 16)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.inner = nn.Transformer(16, 2, 1, 1, 32, batch_first=True, custom_encoder=encoder)
+        self.causal = causal
+
+    def encode(self, src):
+        return self.inner.encoder(self.embedding(src), src_key_padding_mask=src == 0)
+
+    def decode(self, tgt, memory, src):
+        mask = nn.Transformer.generate_square_subsequent_mask(tgt.size(1))
+        return self.inner.decoder(
+            self.embedding(tgt),
+            memory,
+            tgt_mask=mask if self.causal else None,
+            memory_key_padding_mask=src == 0,
+        )
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_readers_model_can_be_probed(causal):
+    torch.manual_seed(0)
+    ids = torch.randint(4, 20, (2, 5))
+    model = Foreign(causal)
+    assert bool(probes.is_causal(model, ids, ids)) is causal
+    assert bool(probes.stepwise_equals_teacher_forced(model, ids, ids)) is causal
+    with pytest.raises(ValueError, match="start_cache"):
+        probes.cached_equals_uncached(model, ids, ids)
+    with pytest.raises(ValueError, match="pass positions"):
+        probes.encoder_is_permutation_equivariant_without_positions(model, ids)
+    with pytest.raises(ValueError, match="no config"):
+        probes.is_causal(model)
+
+
+def test_the_reference_agrees_with_the_frame_of_the_planted_bugs():
+    """So that the planted models differ from the right one in their bug alone."""
+    model, written = model_with(), model_with(MinusInfinity)
+    src, tgt = torch.randint(4, 40, (2, 5)), torch.randint(4, 40, (2, 4))
+    torch.testing.assert_close(model.eval()(src, tgt), written.eval()(src, tgt))

@@ -1,0 +1,55 @@
+# `make` lists what there is. Everything runs in .venv, which is made on first use.
+# Options: PYTHON=python3.12 (the Python that makes .venv), PIP_ARGS=... (for pip install).
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lab data export notebooks student lint clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+run: $(STAMP) ## run the seven notebooks, pages with all figures in build/html
+	OMP_WAIT_POLICY=PASSIVE $(PY) tools/run_notebooks.py
+
+test: $(STAMP) ## lint, unit tests, and every notebook against its stored outputs
+	@started=$$(date +%s) && $(MAKE) --no-print-directory lint \
+	  && LINT_SECONDS=$$(($$(date +%s) - started)) OMP_NUM_THREADS=1 \
+	  $(PY) -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=900 \
+	  --nbval-sanitize-with=tests/nbval.cfg
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	$(PY) -m jupyterlab notebooks
+
+data: $(STAMP) ## fetch Multi30k, which notebook 07 uses when it is there
+	$(PY) -m transformer_lib.corpora fetch
+
+export: $(STAMP) ## write the exported modules and the head of every notebook
+	$(PY) tools/export_notebooks.py
+
+notebooks: $(STAMP) ## run the seven notebooks in place, to commit them with their outputs
+	OMP_NUM_THREADS=1 $(PY) tools/run_notebooks.py --inplace
+
+student: $(STAMP) ## copies without the solutions in build/student
+	$(PY) tools/student_notebooks.py
+
+lint: $(STAMP) ## ruff, and whether notebooks and library agree
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) tools/export_notebooks.py --check
+
+clean: ## remove what was built; .venv and data stay
+	rm -rf build .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1): make PYTHON=python3.12"; \
+	  exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[notebooks,test]'
+	touch $@

@@ -1,0 +1,42 @@
+"""What every test shares: shapes checked at run time, one thread, a fixed seed, the seconds."""
+
+import os
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+
+import jaxtyping
+import matplotlib
+import pytest
+import torch
+
+# Before the first import of the library: from here on every function checks its jaxtyping shapes.
+jaxtyping.install_import_hook("transformer_lib", "beartype.beartype")
+matplotlib.use("agg")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    """Every test starts from the same random state."""
+    torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    """Cells of notebooks have their own time limit: --nbval-cell-timeout."""
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.timeout(0))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The seconds of each part, just above pytest's closing line."""
+    seconds = Counter()
+    if lint := os.environ.get("LINT_SECONDS"):
+        seconds["lint"] = float(lint)
+    for report in chain.from_iterable(terminalreporter.stats.values()):
+        path = Path(getattr(report, "nodeid", "").partition("::")[0])
+        seconds[path.stem if path.suffix == ".ipynb" else "tests"] += getattr(report, "duration", 0)
+    terminalreporter.section("seconds")
+    for name, value in seconds.items():
+        terminalreporter.write_line(f"{name:<42} {value:7.1f}")

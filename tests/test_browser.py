@@ -1,0 +1,121 @@
+"""One notebook as a reader meets it: a real JupyterLab, a real browser, Run All."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api")
+
+NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "01_embeddings.ipynb"
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+SETTINGS = {
+    # Every cell is in the page, also those that are scrolled out of sight.
+    "notebook-extension/tracker": '{"windowingMode": "none"}',
+    "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
+}
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """The address of a JupyterLab whose folder holds the notebook, not yet run."""
+    work = tmp_path / "work"
+    work.mkdir()
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, work / NOTEBOOK.name)
+    for name, text in SETTINGS.items():
+        file = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True)
+        file.write_text(text, "utf-8")
+    folders = {"JUPYTERLAB_SETTINGS_DIR": tmp_path / "settings"}
+    for name in ("CONFIG", "DATA", "RUNTIME"):
+        folders[f"JUPYTER_{name}_DIR"] = tmp_path / name.lower()
+    folders |= {
+        "JUPYTERLAB_WORKSPACES_DIR": tmp_path / "workspaces",
+        "IPYTHONDIR": tmp_path / "ipy",
+    }
+    environment = os.environ | {name: str(folder) for name, folder in folders.items()}
+    environment.pop("MPLBACKEND", None)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += ["--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
+    command += ["--IdentityProvider.token=", f"--ServerApp.root_dir={work}"]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, cwd=work, env=environment, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: answers(f"{address}/api/status"), "JupyterLab", server)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def answers(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return reply.status == 200
+    except OSError:
+        return False
+
+
+def wait_until(condition, what, server, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert server.poll() is None, f"{what} ended with status {server.returncode}"
+        assert time.monotonic() < until, f"{what} did not answer within {seconds} s"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def page():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield browser.new_page(viewport={"width": 1280, "height": 2000})
+        browser.close()
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
+@pytest.mark.timeout(240)
+def test_a_reader_opens_a_notebook_and_runs_all_cells(lab, page):
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    cells = [cell for cell in cells if cell.cell_type == "code"]
+    pictures = sum("image/png" in output.get("data", {}) for c in cells for output in c.outputs)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+
+    page.goto(f"{lab}/lab/tree/{NOTEBOOK.name}?reset")
+    page.wait_for_selector('#jp-main-statusbar :text("| Idle")', timeout=60_000)
+    page.click('.lm-MenuBar-itemLabel:text-is("Run")')
+    page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
+    numbers = ", ".join(f"[{number}]:" for number in range(1, len(cells) + 1))
+    prompts = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]"
+    done = f"() => {prompts}.map(prompt => prompt.textContent.trim()).join(', ') === '{numbers}'"
+    page.wait_for_function(done, timeout=180_000)
+
+    for kind in ("error", "stderr"):
+        assert page.locator(f'[data-mime-type="application/vnd.jupyter.{kind}"]').count() == 0
+    # JupyterLab leaves out the alternative texts; tests/test_structure.py looks at those.
+    widths = page.locator(".jp-OutputArea-output img").evaluate_all(
+        "images => images.map(image => image.naturalWidth)"
+    )
+    assert len(widths) == pictures > 0 and min(widths) > 100
+    outside = {url for url in asked if not url.startswith((lab, "data:", "blob:", "ws:"))}
+    assert all("colab" in url for url in outside), outside  # the badge, which may be missing

@@ -1,0 +1,309 @@
+"""The three tools that write: modules from notebooks, executed notebooks, student copies."""
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import export_notebooks
+import nbformat
+import pytest
+import run_notebooks
+import student_notebooks
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+ROOT = Path(__file__).resolve().parents[1]
+
+OPENING = '''#| default_exp alpha
+"""What alpha is about."""
+
+import math
+
+from torch import Tensor, nn'''
+DEFINITIONS = '''#| export
+import torch
+from torch.nn import functional as F
+
+# The width of everything.
+WIDTH = 4  # as in the paper
+FIRST, SECOND = range(2)
+
+
+# A comment above.
+@torch.no_grad()
+def double(x: Tensor) -> "Tensor":
+    """Twice x."""
+    # a comment inside
+    return 2 * x + 0 * math.pi  # and one behind'''
+MODULE = '''# Written by notebooks/01_a.ipynb: edit there, then run `make export`.
+"""What alpha is about."""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["WIDTH", "FIRST", "SECOND", "double"]
+
+# The width of everything.
+WIDTH = 4  # as in the paper
+FIRST, SECOND = range(2)
+
+
+# A comment above.
+@torch.no_grad()
+def double(x: Tensor) -> "Tensor":
+    """Twice x."""
+    # a comment inside
+    return 2 * x + 0 * math.pi  # and one behind
+'''
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A small project of the same shape as this one."""
+    for folder in ("notebooks", "transformer_lib"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "transformer_lib" / "__init__.py").touch()
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+def write_notebook(root, name, *sources, title="# 01 · A", **metadata):
+    cells = [new_markdown_cell(title), *(new_code_cell(s, metadata=metadata) for s in sources)]
+    path = root / "notebooks" / f"{name}.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def export(root, *flags):
+    return export_notebooks.main(["--root", str(root), *flags])
+
+
+def module(root, name="alpha"):
+    return (root / "transformer_lib" / f"{name}.py").read_text("utf-8")
+
+
+def test_a_module_reads_as_if_written_by_hand(root):
+    write_notebook(root, "01_a", OPENING, "print('not exported')", DEFINITIONS)
+    assert export(root) == 0
+    assert module(root) == MODULE
+
+
+def test_ruff_has_nothing_to_say_about_an_exported_module(root):
+    imports = """#| export
+from torch.nn import functional as F, Module, init, init as start
+import torch, os.path, numpy as np
+from transformer_lib.masks import causal_mask_with_a_long_name, padding_mask_with_a_long_name
+from transformer_lib.masks import CONSTANT
+from collections.abc import Iterator, Iterable
+from x10 import b
+from x9 import a
+USED = [F, Module, init, start, torch, os, np, Iterator, Iterable, a, b, CONSTANT]
+MORE = [causal_mask_with_a_long_name, padding_mask_with_a_long_name]
+A_LONG_NAME_FOR_A_CONSTANT, ANOTHER_LONG_NAME_FOR_A_CONSTANT, A_THIRD_LONG_NAME = range(3)"""
+    write_notebook(root, "01_a", OPENING, DEFINITIONS, imports)
+    assert export(root) == 0
+    for command in (["check"], ["format", "--check"]):
+        ruff = [sys.executable, "-m", "ruff", *command, "transformer_lib"]
+        done = subprocess.run(ruff, cwd=root, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+def test_modules_of_one_notebook_share_imports_and_import_each_other(root):
+    beta = '#| default_exp beta\n"""Beta."""'
+    layer = "#| export\nclass Layer(nn.Module):\n    size = double(WIDTH)"
+    write_notebook(root, "01_a", OPENING, DEFINITIONS, beta, layer)
+    assert export(root) == 0
+    assert "from torch import nn\n\nfrom transformer_lib.alpha import WIDTH, double" in module(
+        root, "beta"
+    )
+
+
+def test_check_prints_the_drift_and_writes_nothing(root, capsys):
+    write_notebook(root, "01_a", OPENING, DEFINITIONS)
+    assert export(root) == 0
+    assert export(root, "--check") == 0
+    drifted = module(root).replace("2 * x", "3 * x")
+    (root / "transformer_lib" / "alpha.py").write_text(drifted, "utf-8")
+    assert export(root, "--check") == 1
+    shown = capsys.readouterr().out
+    assert "-    return 3 * x" in shown and "+    return 2 * x" in shown
+    assert module(root) == drifted
+
+
+@pytest.mark.parametrize("flags", [["--check"], []])
+def test_a_module_that_no_notebook_writes_any_more_is_noticed(root, capsys, flags):
+    path = write_notebook(root, "01_a", OPENING, DEFINITIONS)
+    assert export(root) == 0
+    path.unlink()
+    assert export(root, *flags) == 1
+    assert capsys.readouterr().err == (
+        "transformer_lib/alpha.py: no notebook writes it any more, delete it\n"
+    )
+    assert module(root) == MODULE
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ([OPENING, "#| export\nprint(1)"], "not `print(1)`"),
+        ([OPENING, "#| export\nx.y = 1"], "not `x.y = 1`"),
+        ([OPENING, "#| export\nfor i in range(3):\n    pass"], "not `for i in range(3):`"),
+        ([OPENING, "#| export\nfrom math import *"], "imports are absolute"),
+        ([OPENING, "#| export\nfrom .masks import causal"], "imports are absolute"),
+        ([OPENING, "#| export\nimport os as math\nA = math"], "math is imported from two places"),
+        ([OPENING, "#| export\nA = 1", "#| export\nA = 2"], "A is defined twice"),
+        ([OPENING, "#| export\ndef f():\n    return unknown"], "alpha uses unknown without"),
+        ([OPENING, "#| export\ndef f(:"], "cell 3: invalid syntax"),
+        ([OPENING, "#| exprt\nA = 1"], "cannot follow `#| exprt`"),
+        ([OPENING, OPENING], "alpha is already written"),
+        (["#| export\nA = 1"], "cell 2: cannot follow `#| export`"),
+        (["#| default_exp alpha\nimport math"], "docstring is missing"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_and_named(root, capsys, sources, message):
+    write_notebook(root, "01_a", *sources)
+    assert export(root) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("01_a.ipynb: ") and message in error
+
+
+def test_a_module_written_by_hand_is_never_overwritten(root, capsys):
+    by_hand = root / "transformer_lib" / "alpha.py"
+    by_hand.write_text('"""By hand."""\n', "utf-8")
+    write_notebook(root, "01_a", OPENING, DEFINITIONS)
+    assert export(root) == 1
+    assert "is hand-written: delete it first" in capsys.readouterr().err
+    assert by_hand.read_text("utf-8") == '"""By hand."""\n'
+
+
+def test_the_head_is_put_in_once_and_kept_up_to_date(root):
+    path = write_notebook(root, "01_a", OPENING, title="# 01 · A\n\nAbout a.")
+    assert export(root) == 0
+    notebook = nbformat.read(path, as_version=4)
+    title, setup, rest, _ = notebook.cells
+    assert title.source.startswith("# 01 · A\n\n[![Open in Colab](")
+    assert "/blob/main/notebooks/01_a.ipynb)" in title.source
+    assert title.metadata.tags == setup.metadata.tags == ["head"]
+    assert rest.source == "About a."
+    setup.source, setup.execution_count = "changed by hand", 1
+    title.source = title.source.replace("· A", "· B")
+    nbformat.write(notebook, path)
+    assert export(root, "--check") == 1
+    assert export(root) == 0
+    title, setup, *others = nbformat.read(path, as_version=4).cells
+    assert title.source.startswith("# 01 · B\n") and "google.colab" in setup.source
+    assert setup.execution_count == 1 and len(others) == 2
+    before = path.read_bytes()
+    nbformat.write(nbformat.read(path, as_version=4), path)
+    assert path.read_bytes() == before
+
+
+class Kernel:
+    """Stands in for IPython in the setup cell."""
+
+    def __init__(self):
+        self.lines = []
+
+    def run_line_magic(self, name, line):
+        self.lines.append(f"{name} {line}")
+
+
+@pytest.mark.parametrize("in_colab", [False, True])
+def test_the_setup_cell_installs_only_in_colab_and_only_what_is_missing(
+    root, monkeypatch, capsys, in_colab
+):
+    path = write_notebook(root, "01_a", OPENING)
+    export(root)
+    capsys.readouterr()
+    setup = nbformat.read(path, as_version=4).cells[1].source
+    missing, kernel = {"torchtext"}, Kernel()
+    if in_colab:
+        monkeypatch.setitem(sys.modules, "google.colab", sys)
+        missing.add("transformer_lib")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name not in missing or None)
+    exec(setup, {"get_ipython": lambda: kernel})
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    expected = [
+        "pip install --quiet --no-deps 'torchtext==0.6.0'",
+        f"pip install --quiet --no-deps git+{project['urls']['Repository']}",
+    ]
+    assert kernel.lines == (expected if in_colab else [])
+    assert capsys.readouterr().out == ""
+
+
+def test_the_setup_cell_says_what_to_do_when_the_package_is_missing(root, monkeypatch):
+    path = write_notebook(root, "01_a", OPENING)
+    export(root)
+    setup = nbformat.read(path, as_version=4).cells[1].source
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"run `pip install -e \.`"):
+        exec(setup, {})
+
+
+def test_a_student_copy_has_no_solution_no_outputs_and_open_cells(root):
+    solution = "def f(x):\n    ### BEGIN SOLUTION\n    y = x\n    return y\n    ### END SOLUTION\n"
+    path = write_notebook(root, "01_a", solution, "2 + 2", jupyter={"source_hidden": True})
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2].execution_count = 1
+    notebook.cells[2].outputs = [nbformat.v4.new_output("stream", text="4")]
+    nbformat.write(notebook, path)
+    paths = ["--notebooks", str(path.parent), "--to", str(root / "student")]
+    assert student_notebooks.main(paths) == 0
+    _, task, plain = nbformat.read(root / "student" / "01_a.ipynb", as_version=4).cells
+    assert task.source == "def f(x):\n    # your code here\n    raise NotImplementedError\n"
+    assert "source_hidden" not in task.metadata.jupyter
+    assert plain.outputs == [] and plain.execution_count is None
+    assert plain.metadata.jupyter.source_hidden
+
+
+def test_a_solution_without_its_end_stops_the_student_copy(root, capsys):
+    path = write_notebook(root, "01_a", "### BEGIN SOLUTION\nx = 1")
+    paths = ["--notebooks", str(path.parent), "--to", str(root / "student")]
+    assert student_notebooks.main(paths) == 1
+    assert "01_a.ipynb: a solution without its other end" in capsys.readouterr().err
+    assert not (root / "student" / "01_a.ipynb").exists()
+
+
+def run(root, *flags):
+    """The runner as `make` starts it."""
+    command = [sys.executable, str(ROOT / "tools" / "run_notebooks.py"), *flags]
+    command += ["--build", str(root / "build"), *map(str, (root / "notebooks").glob("*.ipynb"))]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_failing_cell_is_named_in_one_line_and_the_page_is_written(root):
+    path = write_notebook(root, "01_a", "x = 1", "# halves\nx / 0", "x = 2")
+    before = path.read_bytes()
+    done = run(root)
+    assert done.returncode == 1
+    assert done.stderr == "01_a.ipynb, cell [2] `# halves`: ZeroDivisionError: division by zero\n"
+    assert "ZeroDivisionError" in (root / "build" / "html" / "01_a.html").read_text("utf-8")
+    assert path.read_bytes() == before
+
+
+def test_standard_error_is_refused_in_place(root):
+    path = write_notebook(root, "01_a", "import sys\n\nprint('hm', file=sys.stderr)")
+    before = path.read_bytes()
+    done = run(root, "--inplace")
+    assert done.returncode == 1
+    assert done.stderr == "01_a.ipynb, cell [1] `import sys`: on standard error: hm\n"
+    assert path.read_bytes() == before
+
+
+def test_in_place_is_the_same_twice_and_the_scores_are_printed(root):
+    figure = "import matplotlib.pyplot as plt\n\n_ = plt.plot([1, 2])\nplt.show()"
+    scores = "print('BLEU 12.3')"
+    path = write_notebook(root, "01_a", figure, scores, tags=["scores"], collapsed=True)
+    done = run(root, "--inplace")
+    assert done.returncode == 0, done.stderr
+    assert "cell   2/2" in done.stdout and done.stdout.endswith("\nBLEU 12.3\n")
+    first = path.read_bytes()
+    run(root, "--inplace")
+    assert path.read_bytes() == first
+    notebook = nbformat.read(path, as_version=4)
+    assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2]
+    assert notebook.metadata == run_notebooks.METADATA
+    assert notebook.cells[1].metadata == {"tags": ["scores"]}

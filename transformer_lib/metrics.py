@@ -7,7 +7,7 @@ together. sacrebleu is imported when a score is asked for, not with the library.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
@@ -41,8 +41,7 @@ class Score:
     Attributes:
         value: 0 to 100, higher is better.
         signature: how it was computed; belongs beside the number wherever that is reported.
-        detail: sacrebleu's one-line account (for BLEU the n-gram precisions, the brevity
-            penalty and the lengths).
+        detail: sacrebleu's own line; for BLEU with precisions, brevity penalty and lengths.
     """
 
     value: float
@@ -77,8 +76,7 @@ def bleu(
             them raises the score. Pass () if the texts hold them as plain text.
 
     Raises:
-        ValueError: no sentences, unequal numbers of them, special tokens, or no such
-            tokenizer.
+        ValueError: no sentences, unequal numbers, special tokens, or no such tokenizer.
     """
     if tokenize not in TOKENIZERS:
         raise ValueError(f"no tokenizer {tokenize!r}; choose from {', '.join(TOKENIZERS)}")
@@ -100,15 +98,8 @@ def chrf(
 ) -> Score:
     """Corpus chrF (Popović, 2015): F-score of character n-grams; it needs no tokeniser.
 
-    Args:
-        hypotheses: the translations.
-        references: one reference for each.
-        lowercase: compare without case.
-        word_order: 0 is chrF; 2 counts word bigrams too, which is chrF++.
-        special_tokens: refused in both texts, as in `bleu`.
-
-    Raises:
-        ValueError: no sentences, unequal numbers of them, or special tokens.
+    Arguments and errors as in `bleu`. A `word_order` of 0 is chrF; 2 counts single words and
+    word pairs too, which is chrF++.
     """
     _check_texts(hypotheses, references, special_tokens)
     from sacrebleu.metrics import CHRF
@@ -153,12 +144,8 @@ class AlignmentScore:
     gold: int
 
     def __add__(self, other: AlignmentScore) -> AlignmentScore:
-        return AlignmentScore(
-            self.hits + other.hits,
-            self.correct + other.correct,
-            self.predicted + other.predicted,
-            self.gold + other.gold,
-        )
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return AlignmentScore(*(a + b for a, b in pairs))
 
     @property
     def found(self) -> float:
@@ -183,8 +170,7 @@ class AlignmentScore:
     def aer(self) -> float:
         """Alignment error rate (Och and Ney, 2003), 0 is perfect and 1 is all wrong.
 
-        Our gold links are all "sure", so it is 1 - 2 correct / (predicted + gold), which is
-        1 - F1.
+        With gold links that are all "sure" it is 1 - 2 correct / (predicted + gold) = 1 - F1.
         """
         return 1 - _share(2 * self.correct, self.predicted + self.gold, "links")
 
@@ -239,12 +225,10 @@ def alignment_recall_precision(
     gold = frozenset(gold)
     if isinstance(predicted, Tensor):
         links, (T, S) = attention_links(predicted), predicted.shape
-        for s, t in sorted(gold):
-            if not (0 <= s < S and 0 <= t < T):
-                raise ValueError(
-                    f"gold link (source {s}, target {t}) is outside a map of {T} target rows "
-                    f"and {S} source columns"
-                )
+        outside = [(s, t) for s, t in sorted(gold) if not (0 <= s < S and 0 <= t < T)]
+        if outside:
+            s, t = outside[0]
+            raise ValueError(f"gold link (source {s}, target {t}) is outside the ({T}, {S}) map")
     else:
         links = frozenset(predicted)
     right_rows = {t for _, t in links & gold}

@@ -4,11 +4,11 @@ from transformer_lib.grammar.lexicon import BE, CAN, MUST, Adverbial
 from transformer_lib.grammar.syntax import (
     Clause,
     NounPhrase,
+    Phrase,
     Place,
     Pronoun,
     Sentence,
     Words,
-    bare,
     finished,
     within,
     words,
@@ -34,14 +34,14 @@ def indefinite_article(phrase: NounPhrase) -> str:
 
 def determiner(phrase: NounPhrase, role: str) -> str:
     """An object's `kein` leaves its `not` to the verb: `not … a book`, `not … any books`."""
-    if bare(phrase):
+    if phrase.bare:
         return ""
     if phrase.determiner == "kein" and role == "accusative":
         return "any" if phrase.plural or phrase.noun.mass else indefinite_article(phrase)
     return DETERMINERS.get(phrase.determiner) or indefinite_article(phrase)
 
 
-def noun_phrase(phrase: NounPhrase | Pronoun | None, role: str) -> Words:
+def noun_phrase(phrase: Phrase | None, role: str) -> Words:
     """`the old man`, `him`, or nothing."""
     if phrase is None:
         return ()

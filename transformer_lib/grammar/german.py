@@ -4,12 +4,12 @@ from transformer_lib.grammar.lexicon import BE, Adverbial
 from transformer_lib.grammar.syntax import (
     Clause,
     NounPhrase,
+    Phrase,
     Place,
     Pronoun,
     Sentence,
     Word,
     Words,
-    bare,
     finished,
     within,
     words,
@@ -48,24 +48,20 @@ PRONOUNS = {
 }
 CONTRACTIONS = {("in", "dem"): "im", ("in", "das"): "ins"}
 
-# A definite object comes before `nicht` and so before the time; otherwise the time comes first.
-MIDDLE = ("subject", "pronoun", "time", "dative", "accusative", "place", "predicate")
-MIDDLE_NICHT = ("subject", "pronoun", "dative", "accusative", "time", "nicht", "place", "predicate")
-
 
 def determiner(phrase: NounPhrase, case: str) -> str:
     """`dem`, `keinen`, `eine`; nothing for an indefinite plural or mass."""
     column = COLUMNS.index(phrase.agreement)
     if phrase.determiner == "der":
         return DER[case][column]
-    return "" if bare(phrase) else phrase.determiner + EIN[case][column]
+    return "" if phrase.bare else phrase.determiner + EIN[case][column]
 
 
 def adjective(phrase: NounPhrase, case: str) -> str:
     """Weak after `der`, mixed after `ein`, `kein`, `mein`, strong where there is no article."""
     if phrase.adjective is None:
         return ""
-    endings = WEAK if phrase.determiner == "der" else STRONG if bare(phrase) else MIXED
+    endings = WEAK if phrase.determiner == "der" else STRONG if phrase.bare else MIXED
     stem = phrase.adjective.german.removesuffix("e")
     return stem + endings[case][COLUMNS.index(phrase.agreement)]
 
@@ -78,7 +74,7 @@ def noun(phrase: NounPhrase, case: str) -> str:
     return phrase.noun.plural + dative_n
 
 
-def noun_phrase(phrase: NounPhrase | Pronoun | None, case: str, role: str) -> Words:
+def noun_phrase(phrase: Phrase | None, case: str, role: str) -> Words:
     """`dem alten Mann`, `ihm`, or nothing."""
     if phrase is None:
         return ()
@@ -112,15 +108,14 @@ def time_phrase(time: Adverbial | None) -> Words:
 
 def parts(clause: Clause) -> dict[str, Words]:
     """All of the clause but its verb, by name."""
-    dative = "pronoun" if isinstance(clause.dative, Pronoun) else "dative"
     return {
         "subject": noun_phrase(clause.subject, "nom", "subject"),
-        dative: noun_phrase(clause.dative, "dat", "dative"),
+        "dative": noun_phrase(clause.dative, "dat", "dative"),
         "accusative": noun_phrase(clause.accusative, "acc", "accusative"),
         "place": place_phrase(clause.place),
         "predicate": words(clause.predicate.german, "predicate") if clause.predicate else (),
         "time": time_phrase(clause.time),
-        "nicht": words("nicht", "not"),
+        "nicht": words("nicht" if clause.nicht else "", "not"),
     }
 
 
@@ -147,26 +142,34 @@ def cluster(clause: Clause) -> Words:
     return infinitive + finite
 
 
-def middle(clause: Clause, without: str = "") -> Words:
-    """The parts between the brackets, in their order."""
-    order, by_name = MIDDLE_NICHT if clause.nicht else MIDDLE, parts(clause)
-    return tuple(word for name in order if name != without for word in by_name.get(name, ()))
+def order(clause: Clause) -> tuple[str, ...]:
+    """What is known comes before the time, what is new after it; `nicht` after the objects."""
+    objects = ("dative", "accusative")
+    known = 2 if clause.nicht else 1 if clause.dative and clause.dative.definite else 0
+    return ("subject", *objects[:known], "time", *objects[known:], "nicht", "place", "predicate")
 
 
 def verb_second(clause: Clause) -> Words:
     """A main clause: one part, the finite verb, everything else."""
-    return parts(clause)[clause.front] + verb_first(clause, without=clause.front)
+    by_name, (finite, closing) = parts(clause), bracket(clause)
+    first = by_name.pop(clause.front)
+    return first + finite + middle(clause, by_name) + closing
 
 
-def verb_first(clause: Clause, without: str = "") -> Words:
-    """A main clause whose first place is already taken, by a subordinate clause for instance."""
+def verb_first(clause: Clause) -> Words:
+    """A main clause whose first place is taken already: by a subordinate clause."""
     finite, closing = bracket(clause)
-    return finite + middle(clause, without) + closing
+    return finite + middle(clause, parts(clause)) + closing
 
 
 def verb_final(clause: Clause) -> Words:
     """A subordinate clause."""
-    return middle(clause) + cluster(clause)
+    return middle(clause, parts(clause)) + cluster(clause)
+
+
+def middle(clause: Clause, by_name: dict[str, Words]) -> Words:
+    """The parts that are left between the two verbs, in their order."""
+    return tuple(word for name in order(clause) for word in by_name.get(name, ()))
 
 
 def german(sentence: Sentence) -> Words:

@@ -2,7 +2,7 @@
 
 Tags keep the sentences sensible. A noun says what it is (`person`, `food`, …); adjectives and
 verbs say which tags they go with. Several tags in one string mean "any of these".
-The grammar itself, endings and word order, is in `transformer_lib.grammar`.
+Endings and word order are in the modules `german` and `english`.
 """
 
 from dataclasses import dataclass
@@ -59,14 +59,15 @@ class Preposition:
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb without its separable prefix: `Verb("machen", "macht", "open", prefix="auf", …)`.
+    """A verb: `Verb("machen", "macht", "open", "person", prefix="auf", accusative="open")`.
 
-    `subject`, `dative`, `accusative` are the tags of its noun phrases, empty for none. One of
-    `places` is chosen; None among them means that the verb can do without.
+    The German forms are those of *they* and *he*, without the separable prefix. `subject`,
+    `dative`, `accusative` are the tags of its noun phrases, empty for none. One of `places` is
+    chosen; None among them means that the verb can do without.
     `chosen`: what the object is like can be the reason. `restful`: tiredness is a reason for it.
     """
 
-    stem: str
+    plural: str
     third: str
     english: str
     subject: str
@@ -79,7 +80,7 @@ class Verb:
 
     @property
     def infinitive(self) -> str:
-        return self.prefix + self.stem
+        return self.prefix + self.plural
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,16 @@ class Adverbial:
 
 
 NOUNS = (
-    Noun("Mann", "m", "Männer", "man", "men", "person grown", "der ein"),
+    Noun("Mann", "m", "Männer", "man", "men", "person grown sized", "der ein"),
     Noun("Vater", "m", "", "father", "", "person grown", "der mein"),
-    Noun("Lehrer", "m", "Lehrer", "teacher", "teachers", "person grown"),
-    Noun("Frau", "f", "Frauen", "woman", "women", "person grown", "der ein"),
+    Noun("Lehrer", "m", "Lehrer", "teacher", "teachers", "person grown sized"),
+    Noun("Frau", "f", "Frauen", "woman", "women", "person grown sized", "der ein"),
     Noun("Mutter", "f", "", "mother", "", "person grown", "der mein"),
-    Noun("Lehrerin", "f", "Lehrerinnen", "teacher", "teachers", "person grown"),
-    Noun("Kind", "n", "Kinder", "child", "children", "person"),
-    Noun("Hund", "m", "Hunde", "dog", "dogs", "animal"),
-    Noun("Katze", "f", "Katzen", "cat", "cats", "animal"),
-    Noun("Tier", "n", "Tiere", "animal", "animals", "animal", "der ein"),
+    Noun("Lehrerin", "f", "Lehrerinnen", "teacher", "teachers", "person grown sized"),
+    Noun("Kind", "n", "Kinder", "child", "children", "person sized"),
+    Noun("Hund", "m", "Hunde", "dog", "dogs", "animal sized"),
+    Noun("Katze", "f", "Katzen", "cat", "cats", "animal sized"),
+    Noun("Tier", "n", "Tiere", "animal", "animals", "animal sized", "der ein"),
     Noun("Apfel", "m", "Äpfel", "apple", "apples", "food piece small"),
     Noun("Ei", "n", "Eier", "egg", "eggs", "food piece small", "der ein"),
     Noun("Brot", "n", "", "bread", "", "food mass"),
@@ -146,8 +147,8 @@ ADJECTIVES = (
         "alt", "old", "grown animal thing open wear room seat table tree", "thing wear", True
     ),
     Adjective("jung", "young", "person animal tree"),
-    Adjective("klein", "small", "person animal thing piece flower open room table tree"),
-    Adjective("groß", "big", "person animal thing piece flower open room table tree", "room tree"),
+    Adjective("klein", "small", "sized thing piece flower open room table tree"),
+    Adjective("groß", "big", "sized thing piece flower open room table tree", "room tree"),
     Adjective("neu", "new", "thing open wear room seat table road", "thing wear"),
     Adjective("schön", "beautiful", "thing flower wear room road", "thing flower wear room"),
     Adjective("rot", "red", "thing flower wear seat"),
@@ -170,8 +171,8 @@ IN_FRONT = Preposition("vor", "dat", "in front of", "building")
 FOR = Preposition("auf", "acc", "for", "person animal")
 WITH = Preposition("mit", "dat", "with", "person animal toy")
 
-BE = Verb("sein", "ist", "be", "")
-LIE = Verb("liegen", "liegt", "lie", "small", places=(ON_TABLE, UNDER_TABLE, UNDER_TREE))
+BE = Verb("sind", "ist", "be", "")
+KNOW = Verb("wissen", "weiß", "know", "person")
 
 VERBS = (
     Verb("schlafen", "schläft", "sleep", "person animal", restful=True),
@@ -179,8 +180,10 @@ VERBS = (
     Verb("lachen", "lacht", "laugh", "person"),
     Verb("arbeiten", "arbeitet", "work", "person", places=(None, IN)),
     Verb("stehen", "steht", "get up", "person", prefix="auf"),
-    Verb("kommen", "kommt", "arrive", "person", prefix="an"),
+    Verb("kaufen", "kauft", "go shopping", "person", prefix="ein"),
     Verb("sitzen", "sitzt", "sit", "person animal", places=(ON_SEAT, UNDER_TREE, BEHIND, IN_FRONT)),
+    Verb("liegen", "liegt", "lie", "small", places=(ON_TABLE, UNDER_TABLE)),
+    Verb("liegen", "liegt", "lie", "small", places=(ON_TABLE, UNDER_TREE)),
     Verb("laufen", "läuft", "run", "person animal", places=(IN, INTO)),
     Verb("laufen", "läuft", "run", "person animal", places=(INTO, BEHIND)),
     Verb("warten", "wartet", "wait", "person", places=(FOR, FOR, IN_FRONT)),
@@ -220,7 +223,7 @@ VERBS = (
 )
 
 REPORTING = (
-    Verb("wissen", "weiß", "know", "person"),
+    KNOW,
     Verb("sagen", "sagt", "say", "person"),
     Verb("hoffen", "hofft", "hope", "person"),
 )
@@ -228,6 +231,7 @@ REPORTING = (
 CAN = Modal("können", "kann", "can")
 WANT = Modal("wollen", "will", "want to")
 MUST = Modal("müssen", "muss", "must")
+MODALS = (CAN, WANT, MUST)
 
 ADVERBIALS = (
     Adverbial((("heute", "today"),)),
@@ -238,33 +242,13 @@ ADVERBIALS = (
     Adverbial((("manchmal", "sometimes"),), negatable=False),
 )
 
-# Never seen together in the training split; every test sentence has at least one of them.
-HELD_OUT_ADJECTIVE_NOUN = frozenset(
-    {
-        ("alt", "Mann"),
-        ("jung", "Frau"),
-        ("klein", "Hund"),
-        ("groß", "Katze"),
-        ("müde", "Kind"),
-        ("krank", "Lehrerin"),
-        ("hungrig", "Tier"),
-        ("neu", "Buch"),
-        ("rot", "Ball"),
-        ("schön", "Blume"),
-        ("frisch", "Apfel"),
-        ("klein", "Fenster"),
-    }
-)
-HELD_OUT_VERB_OBJECT = frozenset(
-    {
-        ("geben", "Ball"),
-        ("zeigen", "Bild"),
-        ("kaufen", "Milch"),
-        ("lesen", "Brief"),
-        ("suchen", "Schlüssel"),
-        ("sehen", "Hund"),
-        ("helfen", "Frau"),
-        ("aufmachen", "Tür"),
-        ("essen", "Ei"),
-    }
+# Adjective and noun, verb and object that the training split never brings together.
+HELD_OUT = frozenset(
+    tuple(pair.split())
+    for pair in (
+        *("alt Mann", "jung Frau", "klein Hund", "krank Katze", "müde Kind", "krank Lehrerin"),
+        *("hungrig Tier", "neu Buch", "rot Ball", "schön Blume", "frisch Apfel", "breit Brücke"),
+        *("geben Ball", "zeigen Bild", "danken Mutter", "lesen Brief", "trinken Tee"),
+        *("fressen Apfel", "helfen Frau", "aufmachen Tür", "essen Ei"),
+    )
 )

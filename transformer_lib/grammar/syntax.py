@@ -7,7 +7,7 @@ share a meaning, so the alignment is never computed afterwards: it falls out of 
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from transformer_lib.grammar.lexicon import Adjective, Adverbial, Modal, Noun, Preposition, Verb
 
@@ -26,6 +26,19 @@ class NounPhrase:
         """What its other words agree with: a gender, or `p` for the plural, which has none."""
         return "p" if self.plural else self.noun.gender
 
+    @property
+    def definite(self) -> bool:
+        return self.determiner in ("der", "mein")
+
+    @property
+    def bare(self) -> bool:
+        """Without an article: indefinite plurals and masses, in English too (`Kinder`, `Tee`)."""
+        return self.determiner == "ein" and (self.plural or self.noun.mass)
+
+    @property
+    def human(self) -> bool:
+        return self.noun.human
+
 
 @dataclass(frozen=True)
 class Pronoun:
@@ -33,12 +46,14 @@ class Pronoun:
 
     agreement: str
     human: bool = True
+    definite: ClassVar[bool] = True
 
     @property
     def plural(self) -> bool:
         return self.agreement == "p"
 
 
+Phrase = NounPhrase | Pronoun
 Place = tuple[Preposition, NounPhrase]
 
 
@@ -46,10 +61,10 @@ Place = tuple[Preposition, NounPhrase]
 class Clause:
     """Who does what, to whom, where and when. `front` names the part that stands first."""
 
-    subject: NounPhrase | Pronoun
+    subject: Phrase
     verb: Verb
     modal: Modal | None = None
-    dative: NounPhrase | Pronoun | None = None
+    dative: Phrase | None = None
     accusative: NounPhrase | None = None
     place: Place | None = None
     predicate: Adjective | None = None
@@ -63,7 +78,7 @@ class Clause:
         return self.nicht or (self.accusative is not None and self.accusative.determiner == "kein")
 
     @property
-    def phrases(self) -> tuple[NounPhrase | Pronoun, ...]:
+    def phrases(self) -> tuple[Phrase, ...]:
         """Its noun phrases and pronouns."""
         place = self.place[1] if self.place else None
         return tuple(p for p in (self.subject, self.dative, self.accusative, place) if p)
@@ -91,12 +106,12 @@ Words = tuple[Word, ...]
 
 def words(text: str, *meanings: str) -> Words:
     """`text` split at spaces; each of its words carries all the meanings."""
-    return tuple(Word(part, meanings) for part in text.split())
+    return tuple([Word(part, meanings) for part in text.split()])
 
 
 def within(scope: str, inner: Words) -> Words:
     """The same words with their meanings made local to a clause: `verb` becomes `main/verb`."""
-    return tuple(Word(text, tuple(f"{scope}/{m}" for m in meanings)) for text, meanings in inner)
+    return tuple([Word(text, tuple([f"{scope}/{m}" for m in ms])) for text, ms in inner])
 
 
 def finished(sentence: Words) -> Words:
@@ -114,8 +129,3 @@ def links(source: Words, target: Words) -> tuple[tuple[int, int], ...]:
             positions[meaning].append(j)
     pairs = {(i, j) for i, word in enumerate(source) for m in word.meanings for j in positions[m]}
     return tuple(sorted(pairs))
-
-
-def bare(phrase: NounPhrase) -> bool:
-    """Has no article: indefinite plurals and masses, in German as in English (`Kinder`, `Tee`)."""
-    return phrase.determiner == "ein" and (phrase.plural or phrase.noun.mass)

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from transformer_lib.plots.canvas import HERE, HERE_TINT, LOOKS, Canvas
-from transformer_lib.plots.look import INK, MUTED, headline, style
+from transformer_lib.plots.look import INK, MUTED, Number, headline, style
 
 __all__ = ["figure_one", "thumbnail"]
 
@@ -51,7 +51,7 @@ STACKS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
 }
 FIRST_GAP = STACK_Y + INSET + STEP - 1.5
 # where the text of each shape goes: x, y, alignment
-SHAPES: dict[str, tuple[float, float, str]] = {
+SHAPES: dict[str, tuple[Number, Number, str]] = {
     "source": (ENCODER_X + 1.3, 6.3, "left"),
     "source_embedding": (ENCODER_X + 1.3, 13.6, "left"),
     "encoder_input": (ENCODER_X + 1.3, 19.9, "left"),
@@ -126,7 +126,7 @@ def thumbnail(number: int) -> Figure:
     return draw(number)
 
 
-def _draw_input(canvas: Canvas, stack: str, x: float, side: int) -> None:
+def _draw_input(canvas: Canvas, stack: str, x: Number, side: int) -> None:
     """Ids, embedding, and the positional encoding that is added to it."""
     label = "inputs" if stack == "encoder" else "outputs (shifted right)"
     ids = "training" if canvas.states["training"] == "here" else "vocab"
@@ -139,7 +139,7 @@ def _draw_input(canvas: Canvas, stack: str, x: float, side: int) -> None:
     canvas.plus("positional", x, 16.8)
 
 
-def _draw_stack(canvas: Canvas, stack: str, x: float, side: int) -> None:
+def _draw_stack(canvas: Canvas, stack: str, x: Number, side: int) -> None:
     """The frame, its sub-layers from the bottom up, and the residual line around each."""
     _draw_frame(canvas, stack, x, side)
     below = 18.5
@@ -161,13 +161,13 @@ def _draw_stack(canvas: Canvas, stack: str, x: float, side: int) -> None:
         canvas.arrow("add_norm", (x, start), (rail, start), (rail, norm), (x + away, norm))
 
 
-def _draw_frame(canvas: Canvas, stack: str, x: float, side: int) -> None:
+def _draw_frame(canvas: Canvas, stack: str, x: Number, side: int) -> None:
     face, edge, _, line = LOOKS[canvas.states[stack]]
     strong = canvas.states[stack] == "here"
     face = {"here": HERE_TINT, "built": "#f5f8fa"}.get(canvas.states[stack], "white")
     height = INSET + STEP * len(STACKS[stack]) - 1.5
     middle = x + side * 0.7
-    frame = canvas.frame(middle, STACK_Y + height / 2, 36, height)
+    frame = canvas.frame(middle, STACK_Y + height / 2, 36, height, gid=stack)
     frame.set(facecolor=face, edgecolor=edge, linestyle=line, linewidth=2.2 if strong else 1.2)
     loud: dict[str, Any] = {"color": HERE if strong else MUTED, "fontweight": "bold"}
     canvas.words(x + side * 22.2, STACK_Y + height / 2, "N ×", fontsize=12, ha="center", **loud)
@@ -177,7 +177,7 @@ def _draw_frame(canvas: Canvas, stack: str, x: float, side: int) -> None:
     canvas.badge(stack, middle - side * 17.6, STACK_Y + height - 0.4)
 
 
-def _draw_fork(canvas: Canvas, x: float, y: float) -> None:
+def _draw_fork(canvas: Canvas, x: Number, y: Number) -> None:
     """The stream splits into queries, keys and values: all three come from the same place."""
     for side in (-1, 1):
         points = (x, y - 1.7), (x + side * 5, y - 1.7), (x + side * 5, y)

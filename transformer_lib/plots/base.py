@@ -11,12 +11,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from transformer_lib.plots import heatmaps, look
+from transformer_lib.plots import attention_maps, heatmaps, look
+from transformer_lib.plots.attention_maps import *  # noqa: F403
 from transformer_lib.plots.heatmaps import *  # noqa: F403
 from transformer_lib.plots.look import *  # noqa: F403
 from transformer_lib.plots.look import as_array, figure, headline, name_axes, style
 
-__all__ = [*heatmaps.__all__, *look.__all__, "line_plot"]
+__all__ = [*attention_maps.__all__, *heatmaps.__all__, *look.__all__, "line_plot"]
 
 
 @style()
@@ -53,6 +54,7 @@ def line_plot(
 def _name_lines(ax: Axes, lines: Mapping[str, Any]) -> None:
     """Write each line's name at its end, at least `gap` of the height apart."""
     gap = 0.068
+    ax.autoscale_view()  # the limits are settled at the first draw: settle them now
     to_axes = ax.transData + ax.transAxes.inverted()
     heights = {
         name: to_axes.transform((line.get_xdata()[-1], line.get_ydata()[-1]))[1]

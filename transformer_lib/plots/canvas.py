@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.path import Path
 
-from transformer_lib.plots.look import INK, MUTED
+from transformer_lib.plots.look import INK, MUTED, Number
 
 __all__ = ["HERE", "HERE_TINT", "LOOKS", "Canvas"]
 
@@ -20,7 +20,7 @@ LOOKS: dict[str, tuple[str, str, str, Any]] = {
     "built": ("#d6e7f1", "#8db7d2", INK, "-"),
     "to come": ("white", "#aab5be", MUTED, (0, (4, 2.5))),
 }
-Point = tuple[float, float]
+Point = tuple[Number, Number]
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Canvas:
     numbers: Mapping[str, int]
 
     def box(
-        self, part: str, x: float, y: float, width: float, height: float, label: str,
-        note: str = "", shift: float = 0.0, side: int = -1,
+        self, part: str, x: Number, y: Number, width: Number, height: Number, label: str,
+        note: str = "", shift: Number = 0.0, side: int = -1,
     ) -> None:  # fmt: skip
         """A part with its centre at (x, y), its words moved sideways by `shift`.
 
@@ -54,7 +54,7 @@ class Canvas:
         self.badge(part, x + side * (width / 2 - 0.2), y + height / 2 - 0.3)
 
     def frame(
-        self, x: float, y: float, width: float, height: float, gid: str = ""
+        self, x: Number, y: Number, width: Number, height: Number, gid: str = ""
     ) -> FancyBboxPatch:
         """A rounded rectangle around (x, y), added to the axes."""
         corner = (x - width / 2 + 1, y - height / 2 + 1)
@@ -63,7 +63,7 @@ class Canvas:
         self.ax.add_patch(patch)
         return patch
 
-    def arrow(self, part: str, *points: Point, head: bool = True, radius: float = 1.4) -> None:
+    def arrow(self, part: str, *points: Point, head: bool = True, radius: Number = 1.4) -> None:
         """A line through `points` with rounded corners; strong where `part` is built here."""
         strong = self.states.get(part) == "here"
         look = {"color": HERE if strong else LINE, "linewidth": 1.9 if strong else 1.2}
@@ -73,19 +73,19 @@ class Canvas:
         )  # fmt: skip
         self.ax.add_patch(arrow)
 
-    def words(self, x: float, y: float, text: str, **look: Any) -> None:
+    def words(self, x: Number, y: Number, text: str, **look: Any) -> None:
         """Words without a box, small and quiet unless `look` says otherwise."""
         plain = {"va": "center", "fontsize": 8.5, "color": MUTED, "zorder": 4}
         self.ax.text(x, y, text, **plain | look)
 
-    def badge(self, part: str, x: float, y: float) -> None:
+    def badge(self, part: str, x: Number, y: Number) -> None:
         """The number of `part` in a small disc at (x, y), where there is one."""
         if part in self.numbers:
             self.ax.add_patch(Circle((x, y), 1.35, facecolor=HERE, edgecolor="white", zorder=6))
             look = {"color": "white", "fontweight": "bold", "ha": "center", "zorder": 7}
             self.words(x, y - 0.1, str(self.numbers[part]), **look)
 
-    def plus(self, part: str, x: float, y: float) -> None:
+    def plus(self, part: str, x: Number, y: Number) -> None:
         """The sign for a sum: a plus in a circle."""
         face, edge, words, line = LOOKS[self.states[part]]
         circle = Circle((x, y), 1.6, facecolor=face, edgecolor=edge)
@@ -94,7 +94,7 @@ class Canvas:
         for dx, dy in ((0.8, 0), (0, 0.8)):
             self.ax.plot([x - dx, x + dx], [y - dy, y + dy], color=words, lw=1.4, zorder=4)
 
-    def chip(self, part: str, kind: str, x: float, y: float, corner: int) -> None:
+    def chip(self, part: str, kind: str, x: Number, y: Number, corner: int) -> None:
         """A mask of four by four cells, "causal" or "padding": what may be seen is filled.
 
         Its number goes to the upper left (`corner` -1) or right (1).
@@ -110,12 +110,13 @@ class Canvas:
                 cell.set(edgecolor="white", linewidth=0.5, zorder=4)
                 self.ax.add_patch(cell)
         frame = Rectangle((x - side / 2, y - side / 2), side, side, fill=False, edgecolor=edge)
+        frame.set_gid(f"{kind} mask")
         frame.set(linewidth=2.2 if state == "here" else 0.9, linestyle=line, zorder=5)
         self.ax.add_patch(frame)
         self.badge(part, x + corner * side / 2, y + side / 2)
 
 
-def _rounded(points: Sequence[Point], radius: float) -> Path:
+def _rounded(points: Sequence[Point], radius: Number) -> Path:
     """A path along right angles, each corner cut by a quarter turn."""
     vertices, codes = [points[0]], [Path.MOVETO]
     for before, corner, after in zip(points, points[1:], points[2:], strict=False):
@@ -124,7 +125,7 @@ def _rounded(points: Sequence[Point], radius: float) -> Path:
     return Path([*vertices, points[-1]], [*codes, Path.LINETO])
 
 
-def _towards(start: Point, end: Point, length: float) -> Point:
+def _towards(start: Point, end: Point, length: Number) -> Point:
     """The point `length` away from `start` on the way to `end`, at most half way."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     share = min(0.5, length / max(abs(dx) + abs(dy), 1e-9))

@@ -1,9 +1,9 @@
-"""Heatmaps with a token beside every row and below every column: values, masks, attention maps.
+"""Heatmaps with a token beside every row and below every column, for values and for masks.
 
 Rows are queries, columns are keys, everywhere; labels that do not fit the shape are refused.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,8 @@ from matplotlib.patches import Patch, Rectangle
 from transformer_lib.plots.look import (
     DIVERGING,
     INK,
-    MUTED,
-    PALETTE,
     SEQUENTIAL,
+    Number,
     as_array,
     figure,
     headline,
@@ -26,13 +25,12 @@ from transformer_lib.plots.look import (
     style,
 )
 
-__all__ = ["attention_grid", "attention_map", "token_heatmap"]
+__all__ = ["token_heatmap"]
 
 ATTEND, BLOCKED, HATCH = "#4a97c2", "#f1f3f5", "#9aa6b0"
-GOLD = PALETTE[1]
 
 
-def _check_tokens(array: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
+def check_tokens(array: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
     if array.shape[-2:] != (len(rows), len(columns)):
         raise ValueError(
             f"are the axes swapped? got a map of shape {array.shape[-2:]} (rows, columns), "
@@ -52,8 +50,8 @@ def token_heatmap(
     cmap: Colormap | str | None = None,
     annotate: bool = False,
     fmt: str = ".2f",
-    vmin: float | None = None,
-    vmax: float | None = None,
+    vmin: Number | None = None,
+    vmax: Number | None = None,
     mask_style: bool = False,
     ax: Axes | None = None,
     cbar_label: str | None = "value",
@@ -65,7 +63,7 @@ def token_heatmap(
     zero. Draws into `ax` where one is given. Raises ValueError where labels and shape disagree.
     """
     array = as_array(matrix, 2)
-    _check_tokens(array, rows, columns)
+    check_tokens(array, rows, columns)
     if ax is None:
         cell = min(0.52, 6.4 / max(array.shape))
         width = cell * array.shape[1] + 1.9 + 0.085 * max(map(len, rows), default=0)
@@ -77,20 +75,20 @@ def token_heatmap(
     if mask_style or array.dtype == bool:
         _draw_mask(ax, array)
     else:
-        _draw_values(ax, array, cmap, vmin, vmax, cbar_label)
+        draw_values(ax, array, cmap, vmin, vmax, cbar_label)
         if annotate:
             _annotate(ax, array, fmt)
-    _token_axes(ax, rows, columns)
+    token_axes(ax, rows, columns)
     name_axes(ax, x=column_label, y=row_label)
     return ax.get_figure(root=True)
 
 
-def _draw_values(
+def draw_values(
     ax: Axes,
     array: np.ndarray,
     cmap: Colormap | str | None,
-    vmin: float | None,
-    vmax: float | None,
+    vmin: Number | None,
+    vmax: Number | None,
     cbar_label: str | None,
 ) -> None:
     finite = array[np.isfinite(array)]
@@ -108,10 +106,10 @@ def _draw_values(
         linewidth=0.8,
     )
     if cbar_label is not None:
-        _colour_bar(ax.get_figure(root=True), mesh, ax, cbar_label)
+        colour_bar(ax.get_figure(root=True), mesh, ax, cbar_label)
 
 
-def _colour_bar(fig: Figure, mesh: Any, ax: Any, label: str) -> None:
+def colour_bar(fig: Figure, mesh: Any, ax: Any, label: str) -> None:
     bar = fig.colorbar(mesh, ax=ax, label=label, shrink=0.85, aspect=22, pad=0.03)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=9, length=2)
@@ -148,7 +146,7 @@ def _draw_mask(ax: Axes, array: np.ndarray) -> None:
     ax.legend(handles=legend, loc="upper left", bbox_to_anchor=(1.01, 1.01), borderaxespad=0.2)
 
 
-def _token_axes(ax: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
+def token_axes(ax: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
     """Row 0 at the top, square cells, column tokens below and turned only where they are long."""
     turned = max((len(token) for token in columns), default=0) > 2
     turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if turned else {}
@@ -158,117 +156,3 @@ def _token_axes(ax: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
     ax.tick_params(length=0, labelsize=9)
     ax.set(xlim=(0, len(columns)), ylim=(len(rows), 0), aspect="equal")
     ax.spines[:].set_visible(False)
-
-
-def _check_weights(array: np.ndarray) -> None:
-    if not ((array >= -1e-6) & (array <= 1 + 1e-6)).all():
-        raise ValueError(
-            f"attention weights lie in [0, 1]: found {np.min(array):.4g} to {np.max(array):.4g}; "
-            "are these scores from before the softmax?"
-        )
-    sums = array.sum(-1)
-    wrong = np.abs(sums - 1) > 1e-3
-    wrong &= np.abs(sums) > 1e-3  # a row with nothing to attend to adds up to 0
-    if wrong.any():
-        raise ValueError(
-            f"rows must add up to 1: found {sums[wrong][0]:.4g}; "
-            "is the softmax over the wrong axis, or the map transposed?"
-        )
-
-
-def _draw_gold(ax: Axes, gold: Collection[tuple[int, int]], shape: tuple[int, ...]) -> None:
-    """Outline the cells of the gold links (source, target): the target is the row."""
-    for source, target in gold:
-        if not (0 <= target < shape[0] and 0 <= source < shape[1]):
-            raise ValueError(
-                f"gold link (source {source}, target {target}) lies outside a map of "
-                f"{shape[0]} targets and {shape[1]} sources: are its two numbers swapped?"
-            )
-        cell = Rectangle((source + 0.06, target + 0.06), 0.88, 0.88)
-        cell.set(fill=False, edgecolor=GOLD, linewidth=2.0)
-        ax.add_patch(cell)
-
-
-def _gold_legend(fig: Figure) -> None:
-    patch = Patch(fill=False, edgecolor=GOLD, linewidth=2.0, label="gold alignment")
-    fig.legend(handles=[patch], loc="outside lower right")
-
-
-@style()
-def attention_map(
-    weights: Any,
-    queries: Sequence[str],
-    keys: Sequence[str],
-    *,
-    title: str,
-    check_rows: bool = True,
-    gold: Collection[tuple[int, int]] | None = None,
-    vmax: float = 1.0,
-    annotate: bool = False,
-    row_label: str = "queries",
-    column_label: str = "keys",
-    ax: Axes | None = None,
-) -> Figure:
-    """One attention map (queries, keys). Rows add up to 1, or to 0 where all is masked: checked.
-
-    `gold` outlines links (source index, target index): targets are rows, sources columns.
-    """
-    array = as_array(weights, 2)
-    _check_tokens(array, queries, keys)
-    if check_rows:
-        _check_weights(array)
-    fig = token_heatmap(
-        array, queries, keys, title=title, row_label=row_label, column_label=column_label,
-        vmin=0.0, vmax=vmax, annotate=annotate, ax=ax, cbar_label="attention weight",
-    )  # fmt: skip
-    if gold is not None:
-        _draw_gold(ax or fig.axes[0], gold, array.shape)
-        _gold_legend(fig)
-    return fig
-
-
-@style()
-def attention_grid(
-    weights: Any,
-    queries: Sequence[str],
-    keys: Sequence[str],
-    *,
-    title: str,
-    panels: Sequence[str] | None = None,
-    check_rows: bool = True,
-    gold: Collection[tuple[int, int]] | None = None,
-    vmax: float = 1.0,
-    row_label: str = "queries",
-    column_label: str = "keys",
-) -> Figure:
-    """All heads (H, queries, keys) side by side, up to four in a row, on one colour scale.
-
-    `panels` names the panels ("head 1", "head 2", … without it). Checks as `attention_map`.
-    """
-    array = as_array(weights, 3)
-    _check_tokens(array, queries, keys)
-    if check_rows:
-        _check_weights(array)
-    names = panels or [f"head {number + 1}" for number in range(len(array))]
-    ncols = min(4, len(array))
-    nrows = -(-len(array) // ncols)
-    side = min(3.2, 8.4 / ncols)
-    fig, axes = figure(
-        side * ncols + 1.8, side * array.shape[1] / array.shape[2] * nrows + 1.7, nrows, ncols,
-        squeeze=False, layout="compressed", sharex=True, sharey=True,
-    )  # fmt: skip
-    for ax, one, name in zip(axes.flat, array, names, strict=False):
-        _draw_values(ax, one, None, 0.0, vmax, None)
-        _token_axes(ax, queries, keys)
-        ax.set_title(name, fontsize=10, pad=5)
-        if gold is not None:
-            _draw_gold(ax, gold, one.shape)
-    for ax in axes.flat[len(array) :]:
-        ax.axis("off")
-    headline(fig, title)
-    fig.supxlabel(column_label, fontsize=10, color=MUTED)
-    fig.supylabel(row_label, fontsize=10, color=MUTED)
-    _colour_bar(fig, axes[0, 0].collections[0], axes, "attention weight")
-    if gold is not None:
-        _gold_legend(fig)
-    return fig

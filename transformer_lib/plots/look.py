@@ -33,6 +33,8 @@ __all__ = [
     "style",
 ]
 
+Number = int | float
+
 INK, MUTED, GRID = "#1f2d3a", "#5d6b78", "#e4e9ed"
 PALETTE: list[str] = [str(colour) for colour in seaborn.color_palette("colorblind").as_hex()]
 
@@ -107,7 +109,7 @@ def style() -> Iterator[None]:
 
 @style()
 def figure(
-    width: float = 8.0, height: float = 4.5, nrows: int = 1, ncols: int = 1, **kw: Any
+    width: Number = 8.0, height: Number = 4.5, nrows: int = 1, ncols: int = 1, **kw: Any
 ) -> tuple[Figure, Any]:
     """A styled figure (size in inches) and its axes, as `plt.subplots` gives them.
 
@@ -141,8 +143,10 @@ def headline(fig: Figure, title: str) -> None:
     fig.suptitle(wrapped, x=0.012, ha="left", color=INK)
 
 
-def show(figure: Figure, alt: str) -> None:
+def show(figure: Figure, alt: str, *, display_id: str | None = None, update: bool = False) -> None:
     """Display `figure` once, with `alt` beside the picture and `Figure: {alt}` as its text.
+
+    A `display_id` names the place of the picture, and `update=True` replaces what is there.
 
     Raises ValueError where a house rule is broken: an alternative text of at least 20 characters, a
     title, labels on every axis (a diagram says so with `ax.axis("off")`, a meaningless axis with
@@ -163,7 +167,10 @@ def show(figure: Figure, alt: str) -> None:
         print(text)
         return
     data = {"image/png": base64.b64encode(picture).decode("ascii"), "text/plain": text}
-    shell.display_pub.publish(data=data, metadata={"image/png": {"alt": alt}})
+    transient = {} if display_id is None else {"display_id": display_id}
+    shell.display_pub.publish(
+        data=data, metadata={"image/png": {"alt": alt}}, transient=transient, update=update
+    )
 
 
 def _shell() -> Any:

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 from transformer_lib.plots.architecture import figure_one
-from transformer_lib.plots.canvas import HERE, Canvas
-from transformer_lib.plots.look import DIVERGING, INK, PALETTE, SEQUENTIAL, style
+from transformer_lib.plots.canvas import HERE, Canvas, Point
+from transformer_lib.plots.look import DIVERGING, INK, SEQUENTIAL, Number, style
 
 __all__ = ["draw", "main"]
 
@@ -34,18 +34,20 @@ def draw(number: int) -> Figure:
 
 
 def _rounded(
-    x: float, y: float, width: float, height: float, colour: str, radius: float = 0.7
+    x: Number, y: Number, width: Number, height: Number, colour: str, radius: Number = 0.7
 ) -> FancyBboxPatch:
     shape = f"round,pad=0,rounding_size={radius}"
     return FancyBboxPatch((x, y), width, height, boxstyle=shape, facecolor=colour, linewidth=0)
 
 
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
+def _arrow(ax: Axes, start: Point, end: Point, colour: str) -> None:
     look = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 0, "shrinkB": 0}
     ax.add_patch(FancyArrowPatch(start, end, color=colour, linewidth=1.6, **look))
 
 
-def _cells(ax: Axes, x: float, y: float, colours: Sequence[Sequence[object]], side: float) -> None:
+def _cells(
+    ax: Axes, x: Number, y: Number, colours: Sequence[Sequence[object]], side: Number
+) -> None:
     """Rows of coloured squares, the first row on top, with its upper left corner at (x, y)."""
     for row, line in enumerate(colours):
         for column, colour in enumerate(line):
@@ -71,11 +73,10 @@ def _embeddings(ax: Axes) -> None:
 
 def _positional(ax: Axes) -> None:
     """Waves, fast at the left and slow at the right."""
-    position, pair = np.mgrid[0:40, 0:32]
-    angle = position / 200 ** (2 * (pair // 2) / 32)
-    table = np.where(pair % 2 == 0, np.sin(angle), np.cos(angle))
+    position, column = np.mgrid[0:60, 0:40]
+    table = 0.8 * np.sin(1.6 * position / 60 ** (column / 26))
     box = (2.6, WIDTH - 2.6, 2.4, HEIGHT - 2.4)
-    ax.imshow(table, cmap=DIVERGING, extent=box, aspect="auto", zorder=2)
+    ax.imshow(table, cmap=DIVERGING, vmin=-1, vmax=1, extent=box, aspect="auto", zorder=2)
     ax.set(xlim=(0, WIDTH), ylim=(0, HEIGHT))
 
 

@@ -1,0 +1,326 @@
+"""Figures: what is refused, what is stored beside the picture, and that Figure 1 can be read."""
+
+import base64
+import io
+import itertools
+from types import SimpleNamespace
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from IPython.core.displaypub import CapturingDisplayPublisher
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from transformer_lib import plots
+from transformer_lib.plots import architecture, look, thumbnails
+
+SOURCE = ["<s>", "der", "kleine", "Hund", "$5", "</s>"]
+TARGET = ["<s>", "the", "small", "dog", "</s>"]
+ALT = "Each English word looks at the German word it translates."
+
+
+def weights(*shape: int) -> torch.Tensor:
+    scores = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return torch.softmax(scores, dim=-1)
+
+
+def good_figure() -> Figure:
+    return plots.attention_map(weights(5, 6), TARGET, SOURCE, title="Words find their partners")
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """What reached the notebook, without a notebook."""
+    publisher = CapturingDisplayPublisher()
+    monkeypatch.setattr(look, "_shell", lambda: SimpleNamespace(display_pub=publisher))
+    return publisher.outputs
+
+
+# Heatmaps
+
+
+def test_swapped_labels_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"axes swapped\? got a map of shape \(5, 6\)"):
+        plots.token_heatmap(weights(5, 6), SOURCE, TARGET, title="swapped")
+    with pytest.raises(ValueError, match="axes swapped"):
+        plots.attention_map(weights(5, 6).T, TARGET, SOURCE, title="swapped")
+    with pytest.raises(ValueError, match="axes swapped"):
+        plots.attention_grid(weights(2, 5, 6), SOURCE, TARGET, title="swapped")
+
+
+def test_a_batch_is_refused_with_a_hint() -> None:
+    with pytest.raises(ValueError, match=r"shape \(1, 2, 5, 6\).*maps\[0, 0\]"):
+        plots.attention_map(weights(1, 2, 5, 6), TARGET, SOURCE, title="four dimensions")
+
+
+def test_rows_must_add_up_to_one() -> None:
+    wrong_axis = torch.softmax(torch.randn(5, 5), dim=0)
+    with pytest.raises(ValueError, match="rows must add up to 1: found"):
+        plots.attention_map(wrong_axis, TARGET, TARGET, title="softmax over the queries")
+    with pytest.raises(ValueError, match="rows must add up to 1"):
+        plots.attention_grid(wrong_axis[None], TARGET, TARGET, title="softmax over the queries")
+    plots.attention_map(wrong_axis, TARGET, TARGET, title="on purpose", check_rows=False)
+
+
+def test_scores_are_not_weights() -> None:
+    with pytest.raises(ValueError, match="before the softmax"):
+        plots.attention_map(torch.eye(5) * 2 - 0.2, TARGET, TARGET, title="scores")
+    with pytest.raises(ValueError, match="before the softmax"):
+        plots.attention_map(torch.full((5, 5), torch.nan), TARGET, TARGET, title="not a number")
+
+
+def test_a_fully_masked_row_may_add_up_to_zero() -> None:
+    some = weights(5, 6)
+    some[2] = 0.0
+    plots.attention_map(some, TARGET, SOURCE, title="row 2 has nothing to look at")
+
+
+def test_rows_run_down_and_columns_run_right() -> None:
+    fig = good_figure()
+    ax = fig.axes[0]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == TARGET
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == SOURCE
+    assert ax.get_ylim() == (len(TARGET), 0)  # row 0 is on top
+    drawn = ax.collections[0].get_array().reshape(5, 6)
+    np.testing.assert_allclose(drawn, weights(5, 6))
+
+
+def test_gold_links_have_the_source_as_column() -> None:
+    fig = plots.attention_map(weights(5, 6), TARGET, SOURCE, title="gold", gold={(3, 2)})
+    (cell,) = fig.axes[0].patches
+    assert (int(cell.get_x()), int(cell.get_y())) == (3, 2)
+    with pytest.raises(ValueError, match="two numbers swapped"):
+        plots.attention_map(weights(5, 6), TARGET, SOURCE, title="gold", gold={(2, 5)})
+
+
+def test_masks_do_not_rely_on_colour_alone() -> None:
+    causal = torch.ones(5, 5).tril().bool()
+    ax = plots.token_heatmap(causal, TARGET, TARGET, title="No look ahead").axes[0]
+    hatched = [collection for collection in ax.collections if collection.get_hatch()]
+    assert [len(collection.get_paths()) for collection in hatched] == [10]
+    words = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert words == ["may attend", "may not attend"]
+    with pytest.raises(ValueError, match="a mask holds only"):
+        plots.token_heatmap(weights(5, 5), TARGET, TARGET, title="no mask", mask_style=True)
+
+
+def test_signed_values_are_centred_on_zero() -> None:
+    mesh = plots.token_heatmap([[-1.0, 3.0]], ["a"], ["b", "c"], title="signed").axes[0]
+    assert mesh.collections[0].get_clim() == (-3.0, 3.0)
+    assert mesh.collections[0].get_cmap() is plots.DIVERGING
+
+
+@pytest.mark.parametrize("end", [0.0, 0.5, 1.0])
+def test_names_of_lines_stay_apart_and_inside(end: float) -> None:
+    series = {f"line {n}": np.linspace(0.5, end + n / 1e4, 9) for n in range(4)}
+    series |= {"low": np.linspace(0.5, 0, 9), "high": np.linspace(0.5, 1, 9)}
+    fig = plots.line_plot(range(9), series, title="Ends meet", x_label="step", y_label="loss")
+    heights = sorted(text.xy[1] for text in fig.axes[0].texts)
+    assert len(heights) == 6
+    assert heights[0] >= 0.0
+    assert heights[-1] <= 1.0
+    assert min(np.diff(heights)) >= 0.06
+
+
+# Showing
+
+
+def test_the_alternative_text_goes_beside_the_picture(shown: list[dict]) -> None:
+    assert plots.show(good_figure(), alt=ALT) is None  # a cell's last value would be shown again
+    (output,) = shown
+    assert output["metadata"] == {"image/png": {"alt": ALT}}
+    assert output["data"]["text/plain"] == f"Figure: {ALT}"
+    assert base64.b64decode(output["data"]["image/png"]).startswith(b"\x89PNG")
+
+
+def test_a_picture_can_be_replaced_where_it_is(shown: list[dict]) -> None:
+    plots.show(good_figure(), alt=ALT, display_id="loss")
+    plots.show(good_figure(), alt=ALT, display_id="loss", update=True)
+    assert [output["transient"] for output in shown] == [{"display_id": "loss"}] * 2
+    assert [output["update"] for output in shown] == [False, True]
+
+
+def test_outside_a_notebook_the_text_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    plots.show(good_figure(), alt=ALT)
+    assert capsys.readouterr().out == f"Figure: {ALT}\n"
+
+
+@pytest.mark.parametrize("alt", ["", "   ", "a heatmap"])
+def test_a_missing_alternative_text_is_refused(alt: str, shown: list[dict]) -> None:
+    with pytest.raises(ValueError, match="say what the figure shows"):
+        plots.show(good_figure(), alt=alt)
+    assert not shown
+
+
+def break_title(fig: Figure) -> None:
+    fig.suptitle("")
+
+
+def break_label(fig: Figure) -> None:
+    fig.axes[0].set_xlabel("")
+
+
+def break_bar(fig: Figure) -> None:
+    fig.axes[1].set_ylabel("")
+
+
+def break_font(fig: Figure) -> None:
+    fig.axes[0].text(1, 1, "tiny", fontsize=6)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "message"),
+    [
+        (break_title, "no title"),
+        (break_label, "no x label"),
+        (break_bar, "colour bar without a label"),
+        (break_font, "'tiny' is set in 6 points"),
+    ],
+)
+def test_house_rules_are_enforced(breaks, message: str, shown: list[dict]) -> None:
+    fig = good_figure()
+    breaks(fig)
+    with pytest.raises(ValueError, match=message):
+        plots.show(fig, alt=ALT)
+    assert not shown
+
+
+def test_diagrams_shared_labels_and_hidden_axes_are_fine(shown: list[dict]) -> None:
+    plots.show(plots.figure_one(here=3), alt=ALT)
+    plots.show(plots.attention_grid(weights(3, 5, 6), TARGET, SOURCE, title="heads"), alt=ALT)
+    fig, (left, right) = plots.figure(6, 3, ncols=2, sharey=True)
+    plots.name_axes(left, title="Two panels", x="step", y="loss")
+    plots.name_axes(right, x="step")
+    plots.show(fig, alt=ALT)
+    fig, ax = plots.figure(6, 3)
+    plots.name_axes(ax, title="One axis has no meaning", x="dimension")
+    ax.yaxis.set_visible(False)
+    plots.show(fig, alt=ALT)
+    assert len(shown) == 4
+
+
+def test_the_same_figure_gives_the_same_bytes(shown: list[dict]) -> None:
+    for _ in range(2):
+        plots.show(good_figure(), alt=ALT)
+    first, second = (base64.b64decode(output["data"]["image/png"]) for output in shown)
+    assert first == second
+    assert b"Software" not in first
+    assert b"matplotlib" not in first
+
+
+def test_no_figure_is_left_open_and_no_setting_changed(shown: list[dict]) -> None:
+    before = dict(matplotlib.rcParams)
+    plots.show(good_figure(), alt=ALT)
+    mine, ax = plt.subplots()
+    plots.name_axes(ax, title="Made with pyplot", x="x", y="y")
+    plots.show(mine, alt=ALT)
+    assert plt.get_fignums() == []
+    assert dict(matplotlib.rcParams) == before
+
+
+# Figure 1
+
+EVERY_SHAPE = {name: "(1, 10, 37000)" for name in architecture.SHAPES}
+NO_LABEL = {"encoder", "decoder", "causal mask", "padding mask"}  # no words inside
+VIEWS = [dict(here=number) for number in range(1, 8)]
+VIEWS += [{}, dict(here=6, shapes=EVERY_SHAPE), dict(here=4, title="A title of two lines " * 4)]
+
+
+def boxes(fig: Figure) -> dict[Text, Bbox]:
+    """Each visible text and the rectangle it covers, in pixels."""
+    fig.draw_without_rendering()
+    texts = [text for text in fig.findobj(Text) if text.get_text() and text.get_visible()]
+    on_screen = [text for text in texts if text.axes is None or text in text.axes.texts]
+    return {text: text.get_window_extent() for text in on_screen}
+
+
+def frames(fig: Figure) -> list[Patch]:
+    """The boxes, the frames of the stacks and of the mask chips."""
+    return [patch for patch in fig.axes[0].patches if patch.get_gid()]
+
+
+def within(box: Bbox, frame: Patch) -> bool:
+    around = frame.get_window_extent()
+    return around.x0 < box.x0 < box.x1 < around.x1 and around.y0 < box.y0 < box.y1 < around.y1
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_figure_one_can_be_read(view: dict) -> None:
+    fig = plots.figure_one(**view)
+    found = boxes(fig)
+    assert len(found) >= 25
+    for (one, first), (other, second) in itertools.combinations(found.items(), 2):
+        assert not first.overlaps(second), f"{one.get_text()!r} lies on {other.get_text()!r}"
+    for text, box in found.items():
+        inside = fig.bbox.x0 <= box.x0 and box.x1 <= fig.bbox.x1
+        assert inside and fig.bbox.y0 <= box.y0 and box.y1 <= fig.bbox.y1, text.get_text()
+        assert text.get_fontsize() >= look.SMALLEST_FONT
+        for frame in frames(fig):
+            across = box.overlaps(frame.get_window_extent()) and not within(box, frame)
+            number = text.get_text().isdigit()  # sits on a corner
+            assert number or not across, f"{text.get_text()!r} crosses {frame.get_gid()!r}"
+
+
+def test_words_fit_their_boxes() -> None:
+    fig = plots.figure_one()
+    found = boxes(fig)
+    labelled = [frame for frame in frames(fig) if frame.get_gid() not in NO_LABEL]
+    assert len(labelled) == 21
+    for frame in labelled:
+        label = [text for text in found if text.get_text() == frame.get_gid()]
+        assert [within(found[text], frame) for text in label].count(True) == 1, frame.get_gid()
+
+
+def strong(fig: Figure) -> list[str]:
+    """What is drawn in the strong colour."""
+    colour = matplotlib.colors.to_rgba(architecture.HERE)
+    return sorted({frame.get_gid() for frame in frames(fig) if frame.get_edgecolor() == colour})
+
+
+def test_each_notebook_highlights_its_own_parts() -> None:
+    figures = {number: plots.figure_one(here=number, title="one") for number in range(1, 8)}
+    found = {number: strong(fig) for number, fig in figures.items()}
+    ids = ["inputs", "output probabilities", "outputs (shifted right)"]
+    assert found == {
+        1: sorted(["embedding", "linear", "softmax", *ids]),
+        2: ["positional\nencoding"],
+        3: ["causal mask", "padding mask"],
+        4: ["multi-head attention"],
+        5: ["add & norm", "feed-forward"],
+        6: ["decoder", "encoder"],
+        7: sorted(["correct outputs", "loss", *ids]),
+    }
+    pictures = set()
+    for fig in figures.values():
+        buffer = io.BytesIO()
+        fig.savefig(buffer, format="raw", dpi=30)
+        pictures.add(buffer.getvalue())
+    assert len(pictures) == 7
+
+
+def test_parts_go_by_number_by_name_or_several() -> None:
+    assert strong(plots.figure_one(here="attention")) == strong(plots.figure_one(here=4))
+    assert strong(plots.figure_one(here={"add_norm", 2})) == ["add & norm", "positional\nencoding"]
+    assert architecture._parts("model") == {"model", "encoder", "decoder"}
+    for wrong in ("atention", 8, ["attention", 0]):
+        with pytest.raises(ValueError, match="no part"):
+            plots.figure_one(here=wrong)
+    with pytest.raises(ValueError, match="no arrow 'memmory'"):
+        plots.figure_one(shapes={"memmory": "(1, 10, 512)"})
+
+
+def test_thumbnails_are_seven_and_written_with_figure_one(tmp_path) -> None:
+    thumbnails.main([str(tmp_path)])
+    names = [f"{number:02}.png" for number in range(1, 8)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*names, "figure_one.png"]
+    pictures = [plt.imread(tmp_path / name) for name in names]
+    assert all(picture.shape[:2] == (400, 640) for picture in pictures)
+    for one, other in itertools.combinations(pictures, 2):
+        assert (np.abs(one - other).max(-1) > 0.1).mean() > 0.05
+    with pytest.raises(ValueError, match="choose 1 to 7"):
+        plots.thumbnail(8)

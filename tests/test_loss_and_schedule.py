@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from transformer_lib import inverse_sqrt_rate, label_smoothed_loss, noam_rate
+from transformer_lib.schedule import cooldown
 
 
 def by_formula(logits, targets, smoothing, pad_id=0):
@@ -77,3 +78,13 @@ def test_the_rate_rises_to_its_peak_at_warmup_and_falls():
 def test_steps_count_from_one(step, warmup):
     with pytest.raises(ValueError, match="from 1"):
         inverse_sqrt_rate(step, 1e-3, warmup)
+
+
+def test_cooldown_is_one_then_a_straight_line_to_zero():
+    assert [cooldown(step, 10, 20) for step in (1, 10, 15, 20, 30)] == [1.0, 1.0, 0.5, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("start", "end"), [(20, 20), (30, 20), (-1, 5)])
+def test_a_cooldown_that_ends_before_it_starts_is_refused(start, end):
+    with pytest.raises(ValueError, match="start < end"):
+        cooldown(1, start, end)

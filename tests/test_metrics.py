@@ -249,7 +249,9 @@ def test_only_a_map_with_two_axes_is_a_map(shape):
 def test_gold_links_outside_the_map_are_refused():
     attention = torch.full((3, 5), 0.2)
     for link in ((5, 0), (0, 3), (-1, 0), (0, -1)):
-        with pytest.raises(ValueError, match=rf"source {link[0]}, target {link[1]}\) is outside"):
+        with pytest.raises(
+            ValueError, match=rf"= \({link[0]}, {link[1]}\) is outside the \(3, 5\)"
+        ):
             alignment_recall_precision(attention, {(4, 2), link})
     assert alignment_recall_precision(attention, {(4, 2)}).gold == 1
 

@@ -51,7 +51,7 @@ SAME_LEVEL = {
     "lessons": {"grammar"},
 }
 HEADER = re.compile(
-    r"# Written by notebooks/(\d\d)_\w+\.ipynb: edit there, then run `make export`\."
+    r"# Written by notebooks/(\d\d)_\w+\.ipynb: edit there, then `make export`\."
 )
 MACHINE_PATH = re.compile(r"(?<![\w.~/:<)\]])/[A-Za-z_][\w.-]*/[\w.-]+|\b[A-Z]:\\")
 

@@ -36,7 +36,7 @@ def double(x: Tensor) -> "Tensor":
     """Twice x."""
     # a comment inside
     return 2 * x + 0 * math.pi  # and one behind'''
-MODULE = '''# Written by notebooks/01_a.ipynb: edit there, then run `make export`.
+MODULE = '''# Written by notebooks/01_a.ipynb: edit there, then `make export`.
 """What alpha is about."""
 
 import math

@@ -74,6 +74,14 @@ def test_the_rate_depends_on_the_step_alone():
     assert [r.rate for r in results] == [inverse_sqrt_rate(s, 2e-3, 20) for s in range(1, 31)]
 
 
+def test_the_rate_can_cool_down():
+    config = replace(CONFIG, cooldown=(20, 30))
+    _, results = updated(tiny(), batch_of(4), steps=30, config=config)
+    assert results[19].rate == 2e-3
+    assert results[24].rate == pytest.approx(inverse_sqrt_rate(25, 2e-3, 20) / 2)
+    assert results[29].rate == 0
+
+
 def test_long_gradients_are_cut():
     config = replace(CONFIG, max_grad_norm=0.01)
     model = tiny()
@@ -166,5 +174,5 @@ def test_unequal_states_are_not_averaged(states):
 
 
 def test_all_problems_of_a_config_are_told_at_once():
-    with pytest.raises(ValueError, match=r"peak_rate.*warmup.*smoothing.*betas"):
-        TrainConfig(peak_rate=-1.0, warmup=0, smoothing=1.5, betas=(0.9, 1.0))
+    with pytest.raises(ValueError, match=r"peak_rate.*warmup.*smoothing.*betas.*cooldown"):
+        TrainConfig(peak_rate=-1.0, warmup=0, smoothing=1.5, betas=(0.9, 1.0), cooldown=(9, 3))

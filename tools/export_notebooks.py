@@ -19,7 +19,7 @@ from pathlib import Path
 from notebook_head import with_head
 
 PACKAGE = "transformer_lib"
-HEADER = "# Written by notebooks/{}: edit there, then run `make export`."
+HEADER = "# Written by notebooks/{}: edit there, then `make export`."
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 

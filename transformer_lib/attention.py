@@ -1,12 +1,23 @@
+# Written by notebooks/04_multi_head_attention.ipynb: edit there, then `make export`.
 """Attention: the written-out reference, the fused multi-head layer and its key-value cache
 (section 3.2)."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+__all__ = [
+    "attention",
+    "split_heads",
+    "merge_heads",
+    "attend",
+    "KeyValueCache",
+    "MultiHeadAttention",
+]
 
 
 def attention(
@@ -30,8 +41,8 @@ def attention(
     if mask is None:
         weights = scores.softmax(dim=-1)
     else:
-        # The lowest finite number, not -inf: a row without keys must not become NaN, in the
-        # gradient either, and -1e9 does not fit into half precision.
+        # The lowest number of this precision: -1e9 does not fit into half precision, and -inf
+        # would make a row without keys NaN. Such a row is uniform then, so it is set to 0.
         lowest = torch.finfo(scores.dtype).min
         weights = scores.masked_fill(~mask, lowest).softmax(dim=-1).masked_fill(~mask, 0.0)
     return weights @ value, weights
@@ -47,45 +58,56 @@ def merge_heads(x: Float[Tensor, "B H T d_k"]) -> Float[Tensor, "B T D"]:
     return x.transpose(1, 2).flatten(2)
 
 
+def attend(
+    query: Float[Tensor, "*B Q d_k"],
+    key: Float[Tensor, "*B K d_k"],
+    value: Float[Tensor, "*B K d_v"],
+    mask: Bool[Tensor, "..."] | None = None,
+    maps: list[Tensor] | None = None,
+) -> Float[Tensor, "*B Q d_v"]:
+    """The output of `attention`, from torch's fused kernel unless the weights are asked for.
+
+    Args:
+        mask: True = may attend; broadcasts to (*B, Q, K).
+        maps: the caller's list. Where there is one, the written-out version runs and appends its
+            weights (*B, Q, K).
+
+    Source: section 3.2.1, equation 1. Built in notebook 04.
+    """
+    if maps is None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    output, weights = attention(query, key, value, mask)
+    maps.append(weights)
+    return output
+
+
+@dataclass(eq=False)
 class KeyValueCache:
     """Keys and values of the tokens so far, so that each step projects only the new one.
 
-    The memory is taken once, for max_len tokens: adding one costs the same whatever came before.
-
-    Built in notebook 04.
+    The memory is taken once, for L tokens, `length` of them filled. Built in notebook 04.
     """
 
-    def __init__(
-        self, keys: Float[Tensor, "B H L d_k"], values: Float[Tensor, "B H L d_k"]
-    ) -> None:
-        self.keys, self.values = keys, values
-        self.length = 0
+    keys: Float[Tensor, "B H L d_k"]
+    values: Float[Tensor, "B H L d_k"]
+    length: int = 0
 
     @classmethod
     def empty(
         cls, batch: int, n_heads: int, max_len: int, d_k: int, like: Tensor
     ) -> "KeyValueCache":
         """Room for max_len tokens, with the dtype and device of `like`."""
-        shape = (batch, n_heads, max_len, d_k)
-        return cls(like.new_zeros(shape), like.new_zeros(shape))
+        return cls(*(like.new_zeros(batch, n_heads, max_len, d_k) for _ in range(2)))
 
     @classmethod
-    def of(
-        cls, keys: Float[Tensor, "B H L d_k"], values: Float[Tensor, "B H L d_k"]
-    ) -> "KeyValueCache":
+    def of(cls, keys: Tensor, values: Tensor) -> "KeyValueCache":
         """A full cache that will not grow: the encoder's output, projected once."""
-        cache = cls(keys, values)
-        cache.length = keys.size(2)
-        return cache
+        return cls(keys, values, keys.size(2))
 
     def append(
         self, keys: Float[Tensor, "B H T d_k"], values: Float[Tensor, "B H T d_k"]
-    ) -> tuple[Float[Tensor, "B H L d_k"], Float[Tensor, "B H L d_k"]]:
-        """Stores the new keys and values behind the old and returns all of them.
-
-        Raises:
-            ValueError: there is no room left.
-        """
+    ) -> tuple[Float[Tensor, "B H L d_k"], ...]:
+        """Puts these behind the old ones and returns all; ValueError where no room is left."""
         end = self.length + keys.size(2)
         if end > self.keys.size(2):
             raise ValueError(f"cache has room for {self.keys.size(2)} tokens, {end} are needed")
@@ -94,33 +116,21 @@ class KeyValueCache:
         self.length = end
         return self.read()
 
-    def read(self) -> tuple[Float[Tensor, "B H L d_k"], Float[Tensor, "B H L d_k"]]:
-        """Everything stored so far; views, not copies."""
+    def read(self) -> tuple[Float[Tensor, "B H L d_k"], ...]:
+        """Keys and values stored so far; views, not copies."""
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
-        """Keeps these rows of the batch, in this order: beams that live on, sentences not done.
-
-        In place, so there may be no more rows than before; unused room is not copied.
-        """
-        for name in ("keys", "values"):
-            stored = getattr(self, name)
+        """Keeps these rows of the batch, in this order and in place: no more than there were."""
+        for stored in (self.keys, self.values):
             stored[: len(rows), :, : self.length] = stored[rows, :, : self.length]
-            setattr(self, name, stored[: len(rows)])
+        self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
 
 
 class MultiHeadAttention(nn.Module):
-    """h attentions side by side, each on its own d_model / h wide projection.
+    """h attentions side by side, each on its own projections of width d_k = d_model / h.
 
-    Runs on the fused `scaled_dot_product_attention`; where the weights are asked for, on
-    the written-out `attention`. A test holds the two equal, outputs and gradients.
-
-    Args:
-        d_model: width D.
-        n_heads: number of heads H; divides d_model.
-
-    Raises:
-        ValueError: n_heads does not divide d_model.
+    Raises ValueError where n_heads does not divide d_model.
 
     Source: section 3.2.2. Built in notebook 04.
     """
@@ -130,14 +140,10 @@ class MultiHeadAttention(nn.Module):
         if d_model % n_heads:
             raise ValueError(f"d_model={d_model} is not divisible by n_heads={n_heads}")
         self.n_heads = n_heads
-        self.query = nn.Linear(d_model, d_model)
-        self.key = nn.Linear(d_model, d_model)
-        self.value = nn.Linear(d_model, d_model)
-        self.output = nn.Linear(d_model, d_model)
+        self.query, self.key = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
+        self.value, self.output = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
 
-    def project(
-        self, x: Float[Tensor, "B K D"]
-    ) -> tuple[Float[Tensor, "B H K d_k"], Float[Tensor, "B H K d_k"]]:
+    def project(self, x: Float[Tensor, "B K D"]) -> tuple[Float[Tensor, "B H K d_k"], ...]:
         """Keys and values of all heads."""
         return split_heads(self.key(x), self.n_heads), split_heads(self.value(x), self.n_heads)
 
@@ -150,15 +156,9 @@ class MultiHeadAttention(nn.Module):
         cache: KeyValueCache | None = None,
         maps: list[Tensor] | None = None,
     ) -> Float[Tensor, "B Q D"]:
-        """Every vector of x asks, every vector of the source answers.
+        """Every vector of x asks, every vector of `source` answers; mask and maps as in `attend`.
 
-        Args:
-            x: gives the queries.
-            source: gives keys and values: x itself in self-attention, the encoder's output in
-                cross-attention. None reads them from the cache alone.
-            mask: True = may attend; broadcasts to (B, H, Q, K).
-            cache: keys and values of earlier steps; those of `source` are added.
-            maps: the caller's list; the weights (B, H, Q, K) are appended to it.
+        Keys and values of `source` go behind those in the cache; None reads the cache alone.
         """
         queries = split_heads(self.query(x), self.n_heads)  # (B, H, Q, d_k)
         if source is None:
@@ -167,9 +167,4 @@ class MultiHeadAttention(nn.Module):
             keys, values = self.project(source)
         else:
             keys, values = cache.append(*self.project(source))
-        if maps is None:
-            heads = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-        else:
-            heads, weights = attention(queries, keys, values, mask)
-            maps.append(weights)
-        return self.output(merge_heads(heads))
+        return self.output(merge_heads(attend(queries, keys, values, mask, maps)))

@@ -1,3 +1,4 @@
+# Written by notebooks/07_training_copy_task_and_translation.ipynb: edit there, then `make export`.
 """Batches of similar length under a token budget: a pure function of (seed, epoch, rank)."""
 
 import random
@@ -7,6 +8,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+__all__ = ["IdPair", "Batch", "token_batches", "pad", "collate", "epoch_batches"]
 
 IdPair = tuple[Sequence[int], Sequence[int]]
 

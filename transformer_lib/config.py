@@ -1,7 +1,10 @@
+# Written by notebooks/06_encoder_decoder.ipynb: edit there, then `make export`.
 """Every size of the model in one frozen place (section 3 and Table 3)."""
 
 from dataclasses import dataclass
 from typing import Literal
+
+__all__ = ["ModelConfig"]
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+# Written by notebooks/07_training_copy_task_and_translation.ipynb: edit there, then `make export`.
 """From a trained model to text: greedy and beam search on ids alone (section 6.1)."""
 
 from typing import NamedTuple
@@ -10,6 +11,18 @@ from transformer_lib.layers import LayerCache
 from transformer_lib.model import Transformer
 from transformer_lib.vocab import BOS_ID, EOS_ID
 
+__all__ = [
+    "Hypothesis",
+    "length_limits",
+    "next_log_probs",
+    "greedy_decode",
+    "length_penalty",
+    "first_top_k",
+    "Beams",
+    "unfinished",
+    "beam_search",
+]
+
 
 class Hypothesis(NamedTuple):
     """One translation, without `<bos>` and `<eos>`."""
@@ -20,20 +33,24 @@ class Hypothesis(NamedTuple):
     finished: bool  # False: cut off at the length limit
 
 
-def length_penalty(length: int, alpha: float) -> float:
-    """((5 + length) / 6)^alpha, where the length counts `<eos>`.
-
-    Source: Wu et al. (2016), equation 14, as in section 6.1. Built in notebook 07.
-    """
-    return ((5 + length) / 6) ** alpha
-
-
 def length_limits(src: Int[Tensor, "B S"], extra: int, pad_id: int) -> list[int]:
     """Most tokens of each translation, `<eos>` included: its source's and `extra` more.
 
     The limit depends on the sentence alone, so it is the same in every batch.
     """
     return [length + extra for length in (src != pad_id).sum(dim=1).tolist()]
+
+
+def next_log_probs(
+    model: Transformer,
+    last: Int[Tensor, "B 1"],
+    memory: Float[Tensor, "B S D"],
+    src: Int[Tensor, "B S"],
+    cache: list[LayerCache],
+) -> Float[Tensor, "B V"]:
+    """One step further: log-probabilities of what follows the last ids, in float32 or wider."""
+    logits = model.output_projection(model.decode(last, memory, src, cache)[:, -1])
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
 
 
 @torch.no_grad()
@@ -79,16 +96,12 @@ def greedy_decode(
     ]
 
 
-def next_log_probs(
-    model: Transformer,
-    last: Int[Tensor, "B 1"],
-    memory: Float[Tensor, "B S D"],
-    src: Int[Tensor, "B S"],
-    cache: list[LayerCache],
-) -> Float[Tensor, "B V"]:
-    """One step further: log-probabilities of what follows the last ids, in float32 or wider."""
-    logits = model.output_projection(model.decode(last, memory, src, cache)[:, -1])
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+def length_penalty(length: int, alpha: float) -> float:
+    """((5 + length) / 6)^alpha, where the length counts `<eos>`.
+
+    Source: Wu et al. (2016), equation 14, as in section 6.1. Built in notebook 07.
+    """
+    return ((5 + length) / 6) ** alpha
 
 
 def first_top_k(
@@ -159,6 +172,17 @@ class Beams:
         self.sentences = [self.sentences[i] for i in numbers]
         self.ids, self.log_probs = self.ids[rows], self.log_probs[numbers]
         return rows
+
+
+def unfinished(beams: Beams, i: int, length: int, alpha: float) -> list[Hypothesis]:
+    """The hypotheses of sentence i that reached the length limit without `<eos>`."""
+    rows = beams.ids[i * beams.size : (i + 1) * beams.size, 1:].tolist()
+    totals = beams.log_probs[i].tolist()
+    return [
+        Hypothesis(ids, total, total / length_penalty(length, alpha), False)
+        for ids, total in zip(rows, totals, strict=True)
+        if total > -torch.inf
+    ]
 
 
 @torch.no_grad()
@@ -232,14 +256,3 @@ def beam_search(
             layer.self_attention.select(rows)
     model.train(was_training)
     return [sorted(h, key=lambda h: (not h.finished, -h.score))[:n_best] for h in found]
-
-
-def unfinished(beams: Beams, i: int, length: int, alpha: float) -> list[Hypothesis]:
-    """The hypotheses of sentence i that reached the length limit without `<eos>`."""
-    rows = beams.ids[i * beams.size : (i + 1) * beams.size, 1:].tolist()
-    totals = beams.log_probs[i].tolist()
-    return [
-        Hypothesis(ids, total, total / length_penalty(length, alpha), False)
-        for ids, total in zip(rows, totals, strict=True)
-        if total > -torch.inf
-    ]

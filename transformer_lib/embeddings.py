@@ -1,3 +1,4 @@
+# Written by notebooks/01_embeddings.ipynb: edit there, then `make export`.
 """Token embedding times the square root of d_model, and the output projection that shares its
 weights (section 3.4 of the paper)."""
 
@@ -8,13 +9,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+__all__ = ["TokenEmbedding", "OutputProjection"]
+
 
 class TokenEmbedding(nn.Module):
     """A learned vector of width d_model for every id, multiplied by √d_model.
 
     The entries start with a standard deviation of 1/√d_model, so that the same matrix serves
     the output projection; the factor brings the vectors to the size of the positions that are
-    added next. The vector of padding is zero and stays zero as an input.
+    added next. The row of padding starts as zeros and gets no gradient from here. (Shared with
+    the output projection it gets one from there: what hides padding is a mask, not a zero.)
 
     Args:
         vocab_size: number of ids V.

@@ -1,3 +1,4 @@
+# Written by notebooks/05_feed_forward.ipynb: edit there, then `make export`.
 """The position-wise network, and what surrounds every sub-layer: residual, dropout, LayerNorm
 (sections 3.1, 3.3 and 5.4)."""
 
@@ -6,23 +7,7 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-
-def layer_norm(
-    x: Float[Tensor, "*B D"],
-    weight: Float[Tensor, " D"],
-    bias: Float[Tensor, " D"],
-    eps: float = 1e-5,
-) -> Float[Tensor, "*B D"]:
-    """Each vector to mean 0 and variance 1, then scaled and shifted: the written-out reference.
-
-    The variance divides by D, not D - 1, and eps stands under the root. The layers
-    run torch's fused `nn.LayerNorm`; a test holds the two equal.
-
-    Source: section 3.1 (Ba et al., 2016). Built in notebook 05.
-    """
-    mean = x.mean(dim=-1, keepdim=True)
-    variance = x.var(dim=-1, keepdim=True, correction=0)
-    return (x - mean) / (variance + eps).sqrt() * weight + bias
+__all__ = ["FeedForward", "layer_norm", "Residual"]
 
 
 class FeedForward(nn.Module):
@@ -43,6 +28,24 @@ class FeedForward(nn.Module):
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         """Expand to d_ff, cut off what is negative, contract to d_model."""
         return self.contract(self.expand(x).relu())
+
+
+def layer_norm(
+    x: Float[Tensor, "*B D"],
+    weight: Float[Tensor, " D"],
+    bias: Float[Tensor, " D"],
+    eps: float = 1e-5,
+) -> Float[Tensor, "*B D"]:
+    """Each vector to mean 0 and variance 1, then scaled and shifted: the written-out reference.
+
+    The variance divides by D, not D - 1, and eps stands under the root. The layers
+    run torch's fused `nn.LayerNorm`; a test holds the two equal.
+
+    Source: section 3.1 (Ba et al., 2016). Built in notebook 05.
+    """
+    mean = x.mean(dim=-1, keepdim=True)
+    variance = x.var(dim=-1, keepdim=True, correction=0)
+    return (x - mean) / (variance + eps).sqrt() * weight + bias
 
 
 class Residual(nn.Module):

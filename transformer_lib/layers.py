@@ -1,3 +1,4 @@
+# Written by notebooks/06_encoder_decoder.ipynb: edit there, then `make export`.
 """Encoder and decoder layers and the two stacks of N layers (section 3.1)."""
 
 from typing import NamedTuple
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from transformer_lib.attention import KeyValueCache, MultiHeadAttention
 from transformer_lib.config import ModelConfig
 from transformer_lib.feed_forward import FeedForward, Residual
+
+__all__ = ["EncoderLayer", "LayerCache", "DecoderLayer", "Encoder", "Decoder"]
 
 
 class EncoderLayer(nn.Module):

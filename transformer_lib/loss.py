@@ -1,8 +1,11 @@
+# Written by notebooks/07_training_copy_task_and_translation.ipynb: edit there, then `make export`.
 """The label-smoothed loss, as a sum over tokens and their number (section 5.4)."""
 
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+
+__all__ = ["label_smoothed_loss"]
 
 
 def label_smoothed_loss(

@@ -1,8 +1,11 @@
+# Written by notebooks/03_masks.ipynb: edit there, then `make export`.
 """Who may look at whom: padding, causal and combined masks; True = may attend (section 3.2.3)."""
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+__all__ = ["padding_mask", "teacher_forcing", "causal_mask", "target_mask"]
 
 
 def padding_mask(ids: Int[Tensor, "B K"], pad_id: int = 0) -> Bool[Tensor, "B 1 1 K"]:
@@ -11,6 +14,21 @@ def padding_mask(ids: Int[Tensor, "B K"], pad_id: int = 0) -> Bool[Tensor, "B 1 
     Source: section 3.2.3. Built in notebook 03.
     """
     return (ids != pad_id)[:, None, None, :]
+
+
+def teacher_forcing(
+    ids: Int[Tensor, "B L"],
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """Splits `<bos> a b <eos>` into what the decoder reads and what it should say.
+
+    Reads `<bos> a b`, says `a b <eos>`: the shift by one that makes position t predict t + 1.
+
+    Returns:
+        Decoder input and targets, both one shorter than `ids`: T = L - 1.
+
+    Source: section 3.1, "outputs shifted right". Built in notebook 03.
+    """
+    return ids[:, :-1], ids[:, 1:]
 
 
 def causal_mask(
@@ -43,18 +61,3 @@ def target_mask(ids: Int[Tensor, "B T"], pad_id: int = 0) -> Bool[Tensor, "B 1 T
     Source: section 3.2.3. Built in notebook 03.
     """
     return padding_mask(ids, pad_id) & causal_mask(ids.size(1), device=ids.device)
-
-
-def teacher_forcing(
-    ids: Int[Tensor, "B L"],
-) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    """Splits `<bos> a b <eos>` into what the decoder reads and what it should say.
-
-    Reads `<bos> a b`, says `a b <eos>`: the shift by one that makes position t predict t + 1.
-
-    Returns:
-        Decoder input and targets, both one shorter than `ids`: T = L - 1.
-
-    Source: section 3.1, "outputs shifted right". Built in notebook 03.
-    """
-    return ids[:, :-1], ids[:, 1:]

@@ -83,8 +83,8 @@ def bleu(
     _check_texts(hypotheses, references, special_tokens)
     from sacrebleu.metrics import BLEU
 
-    # force: text that we say is tokenised needs no warning that it looks tokenised
-    metric = BLEU(lowercase=lowercase, tokenize=tokenize, force=tokenize == "none")
+    tokenised = tokenize == "none"  # then sacrebleu need not warn that the text looks so
+    metric = BLEU(lowercase=lowercase, tokenize=tokenize, force=tokenised)
     return _score(metric, hypotheses, references)
 
 
@@ -119,8 +119,7 @@ def exact_match(predictions: Sequence, references: Sequence) -> float:
         ValueError: nothing to compare, or unequal numbers.
     """
     _check_counts(predictions, references)
-    pairs = zip(predictions, references, strict=True)
-    return sum(p == r for p, r in pairs) / len(references)
+    return sum(p == r for p, r in zip(predictions, references, strict=True)) / len(references)
 
 
 @dataclass(frozen=True)
@@ -144,8 +143,7 @@ class AlignmentScore:
     gold: int
 
     def __add__(self, other: AlignmentScore) -> AlignmentScore:
-        pairs = zip(astuple(self), astuple(other), strict=True)
-        return AlignmentScore(*(a + b for a, b in pairs))
+        return AlignmentScore(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def found(self) -> float:
@@ -178,6 +176,8 @@ class AlignmentScore:
 def attention_links(attention: Float[Tensor, "T S"]) -> frozenset[Link]:
     """For each target position the source position it looks at most: {(argmax of row t, t)}.
 
+    Of equal weights the first column wins; a row of zeros (all masked) has no link.
+
     Args:
         attention: one cross-attention map, rows are queries (target), columns are keys
             (source); a head, or the mean of several. Row t must be the query that *predicts*
@@ -185,13 +185,8 @@ def attention_links(attention: Float[Tensor, "T S"]) -> frozenset[Link]:
             off the rows and columns of padding, and the row that predicts `<eos>`. If the
             source ends with `<eos>`, its column may stay: looking there is a miss.
 
-    Returns:
-        At most one link for each row. Of equal weights the first column wins; a row of zeros
-        (all masked) has no link.
-
     Raises:
-        ValueError: weights that are not finite, or negative, or rows that add up to more than
-            1: raw scores, or a transposed map.
+        ValueError: raw scores or a transposed map: rows are weights and add up to at most 1.
     """
     if attention.ndim != 2 or attention.shape[1] == 0:
         raise ValueError(f"an attention map here is (T, S), got {tuple(attention.shape)}")
@@ -200,10 +195,8 @@ def attention_links(attention: Float[Tensor, "T S"]) -> frozenset[Link]:
     sums = attention.double().sum(dim=1)
     if (sums > 1.01).any():  # 1 % for half precision; a cut column only lowers a sum
         row = int(sums.argmax())
-        raise ValueError(
-            f"attention row {row} adds up to {sums[row]:.2f}, expected at most 1; rows are "
-            "queries (target): is the map transposed?"
-        )
+        found = f"attention row {row} adds up to {sums[row]:.2f}, expected at most 1"
+        raise ValueError(f"{found}; rows are queries (target): is the map transposed?")
     best = attention.argmax(dim=1).tolist()
     return frozenset((s, t) for t, s in enumerate(best) if sums[t] > 0)
 
@@ -227,8 +220,7 @@ def alignment_recall_precision(
         links, (T, S) = attention_links(predicted), predicted.shape
         outside = [(s, t) for s, t in sorted(gold) if not (0 <= s < S and 0 <= t < T)]
         if outside:
-            s, t = outside[0]
-            raise ValueError(f"gold link (source {s}, target {t}) is outside the ({T}, {S}) map")
+            raise ValueError(f"gold link (s, t) = {outside[0]} is outside the ({T}, {S}) map")
     else:
         links = frozenset(predicted)
     right_rows = {t for _, t in links & gold}

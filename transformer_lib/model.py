@@ -1,3 +1,4 @@
+# Written by notebooks/06_encoder_decoder.ipynb: edit there, then `make export`.
 """The whole Transformer of Figure 1: embeddings, encoder, decoder, output projection."""
 
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from transformer_lib.embeddings import OutputProjection, TokenEmbedding
 from transformer_lib.layers import Decoder, Encoder, LayerCache
 from transformer_lib.masks import causal_mask, padding_mask, target_mask
 from transformer_lib.positional import LearnedPositionalEncoding, SinusoidalPositionalEncoding
+
+__all__ = ["AttentionMaps", "NoPositionalEncoding", "Transformer"]
 
 
 class AttentionMaps(NamedTuple):

@@ -1,3 +1,4 @@
+# Written by notebooks/02_positional_encoding.ipynb: edit there, then `make export`.
 """Where a token stands: sinusoids of many wavelengths, or a learned table (section 3.5)."""
 
 import math
@@ -5,6 +6,13 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+__all__ = [
+    "sinusoidal_table",
+    "position_rows",
+    "SinusoidalPositionalEncoding",
+    "LearnedPositionalEncoding",
+]
 
 
 def sinusoidal_table(
@@ -26,6 +34,20 @@ def sinusoidal_table(
     angle = position * torch.exp(even * (-math.log(10_000.0) / d_model))  # (P, D/2)
     table = torch.stack([angle.sin(), angle.cos()], dim=-1)  # (P, D/2, 2)
     return table.flatten(1).to(dtype)  # (P, D): sine, cosine, sine, cosine, …
+
+
+def position_rows(table: Float[Tensor, "P D"], offset: int, length: int) -> Float[Tensor, "T D"]:
+    """Rows offset … offset + length - 1 of the table.
+
+    Raises:
+        ValueError: the table ends before that.
+    """
+    if offset + length > len(table):
+        raise ValueError(
+            f"sequence of {offset + length} positions, but max_len is {len(table)}: "
+            "shorten it or build the model with a larger max_len"
+        )
+    return table[offset : offset + length]
 
 
 class SinusoidalPositionalEncoding(nn.Module):
@@ -77,17 +99,3 @@ class LearnedPositionalEncoding(nn.Module):
     def forward(self, x: Float[Tensor, "B T D"], offset: int = 0) -> Float[Tensor, "B T D"]:
         """x plus the rows `offset … offset + T - 1`; errors as the sinusoidal variant."""
         return x + position_rows(self.table, offset, x.size(1))
-
-
-def position_rows(table: Float[Tensor, "P D"], offset: int, length: int) -> Float[Tensor, "T D"]:
-    """Rows offset … offset + length - 1 of the table.
-
-    Raises:
-        ValueError: the table ends before that.
-    """
-    if offset + length > len(table):
-        raise ValueError(
-            f"sequence of {offset + length} positions, but max_len is {len(table)}: "
-            "shorten it or build the model with a larger max_len"
-        )
-    return table[offset : offset + length]

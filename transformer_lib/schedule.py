@@ -1,4 +1,7 @@
+# Written by notebooks/07_training_copy_task_and_translation.ipynb: edit there, then `make export`.
 """Learning rates as pure functions of the step (section 5.3)."""
+
+__all__ = ["inverse_sqrt_rate", "noam_rate", "cooldown"]
 
 
 def inverse_sqrt_rate(step: int, peak: float, warmup: int) -> float:
@@ -25,3 +28,19 @@ def noam_rate(step: int, d_model: int = 512, warmup: int = 4000) -> float:
     Source: section 5.3, equation 3. Built in notebook 07.
     """
     return inverse_sqrt_rate(step, (d_model * warmup) ** -0.5, warmup)
+
+
+def cooldown(step: int, start: int, end: int) -> float:
+    """A factor for the rate: 1 up to step `start`, then in a straight line to 0 at step `end`.
+
+    Not in the paper, which takes the mean of the last checkpoints instead (section 6.1). Where
+    the number of steps is known beforehand, it lets a short training settle.
+
+    Raises:
+        ValueError: it would end before it starts.
+
+    Built in notebook 07.
+    """
+    if not 0 <= start < end:
+        raise ValueError(f"a cooldown needs 0 <= start < end, got start={start}, end={end}")
+    return min(1.0, max(0.0, (end - step) / (end - start)))

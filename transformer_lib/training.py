@@ -1,3 +1,4 @@
+# Written by notebooks/07_training_copy_task_and_translation.ipynb: edit there, then `make export`.
 """What one training step and one evaluation mean, and the mean of several sets of weights
 (section 5)."""
 
@@ -12,7 +13,18 @@ from torch import Tensor, nn
 from transformer_lib.batching import Batch
 from transformer_lib.loss import label_smoothed_loss
 from transformer_lib.masks import teacher_forcing
-from transformer_lib.schedule import inverse_sqrt_rate
+from transformer_lib.schedule import cooldown, inverse_sqrt_rate
+
+__all__ = [
+    "TrainConfig",
+    "make_optimizer",
+    "rate_at",
+    "StepResult",
+    "train_step",
+    "Evaluation",
+    "evaluate",
+    "average_weights",
+]
 
 
 @dataclass(frozen=True)
@@ -22,6 +34,7 @@ class TrainConfig:
     Args:
         peak_rate: highest learning rate; the paper's (512 · 4000)^-0.5.
         warmup: steps until it is reached.
+        cooldown: first and last step of a final straight line to a rate of 0; the paper has none.
         smoothing: ε of the label-smoothed loss.
         max_grad_norm: longer gradients are cut to this length; the paper does not cut.
         betas, eps: Adam's.
@@ -32,6 +45,7 @@ class TrainConfig:
 
     peak_rate: float = (512 * 4000) ** -0.5
     warmup: int = 4000
+    cooldown: tuple[int, int] | None = None
     smoothing: float = 0.1
     max_grad_norm: float = math.inf
     betas: tuple[float, float] = (0.9, 0.98)
@@ -48,6 +62,8 @@ class TrainConfig:
             problems.append(f"smoothing must be at least 0 and below 1, got {self.smoothing}")
         if not all(0 <= beta < 1 for beta in self.betas):
             problems.append(f"betas must be at least 0 and below 1, got {self.betas}")
+        if self.cooldown and not 0 <= self.cooldown[0] < self.cooldown[1]:
+            problems.append(f"cooldown must be two rising steps, got {self.cooldown}")
         if problems:
             raise ValueError("invalid TrainConfig: " + "; ".join(problems))
 
@@ -57,6 +73,12 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Adam:
     return torch.optim.Adam(
         model.parameters(), lr=config.peak_rate, betas=config.betas, eps=config.eps, fused=True
     )
+
+
+def rate_at(step: int, config: TrainConfig) -> float:
+    """The learning rate of an update, counted from 1."""
+    rate = inverse_sqrt_rate(step, config.peak_rate, config.warmup)
+    return rate * cooldown(step, *config.cooldown) if config.cooldown else rate
 
 
 class StepResult(NamedTuple):
@@ -101,7 +123,7 @@ def train_step(
         (loss / n_tokens).backward()
         total += loss.detach()
     grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
-    rate = inverse_sqrt_rate(step, config.peak_rate, config.warmup)
+    rate = rate_at(step, config)
     if not math.isfinite(grad_norm):
         raise FloatingPointError(
             f"loss {float(total) / n_tokens:.4g}, gradient norm {grad_norm:.4g} "

@@ -1,17 +1,30 @@
+# Written by notebooks/01_embeddings.ipynb: edit there, then `make export`.
 """Text to tokens to ids, and back: the only door to spaCy, torchtext and sentencepiece."""
-
-from __future__ import annotations
 
 import io
 import json
+import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
-PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
+__all__ = [
+    "normalize_text",
+    "WordTokenizer",
+    "SPECIALS",
+    "PAD_ID",
+    "UNK_ID",
+    "BOS_ID",
+    "EOS_ID",
+    "frequent_words",
+    "TokenTable",
+    "Vocab",
+    "WordVocab",
+    "train_subwords",
+    "SubwordVocab",
+]
 
 
 def normalize_text(line: str) -> str:
@@ -24,12 +37,9 @@ def normalize_text(line: str) -> str:
 
 
 class WordTokenizer:
-    """Sentence to words and punctuation marks with spaCy's rules for one language.
+    """Sentence to words and punctuation marks with spaCy's rules for one language ("de", "en", …).
 
     `spacy.blank` holds rules only, no trained model, so nothing is downloaded.
-
-    Args:
-        language: ISO code such as "de" or "en".
 
     Raises:
         ValueError: spaCy has no rules for the language.
@@ -49,10 +59,28 @@ class WordTokenizer:
         return [token.text for token in self._tokenizer(normalize_text(text))]
 
 
-class Vocab(ABC):
+SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
+PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
+
+
+def frequent_words(
+    counts: Mapping[str, int], min_freq: int = 1, max_size: int | None = None
+) -> list[str]:
+    """The words, most frequent first, equally frequent ones by the alphabet.
+
+    Words rarer than `min_freq` are left out, and all that come after the first `max_size`.
+    """
+    from torchtext.vocab import Vocab as TorchtextVocab
+
+    # a literal "<pad>" in a text is not our <pad>
+    ours = Counter({word: count for word, count in counts.items() if word not in SPECIALS})
+    return TorchtextVocab(ours, max_size, min_freq, specials=[]).itos
+
+
+class TokenTable(ABC):
     """Tokens and their ids: 0 `<pad>`, 1 `<unk>`, 2 `<bos>`, 3 `<eos>`, then the rest.
 
-    Two ways to cut a sentence share this interface: `WordVocab` and `SubwordVocab`.
+    What a way to cut sentences has to provide; `Vocab` builds on it.
     """
 
     pad_id, unk_id, bos_id, eos_id = PAD_ID, UNK_ID, BOS_ID, EOS_ID
@@ -81,6 +109,10 @@ class Vocab(ABC):
     def to_bytes(self) -> bytes:
         """What `Vocab.from_bytes` needs to build the same vocabulary again."""
 
+
+class Vocab(TokenTable):
+    """Sentences to ids and back; by whole words (`WordVocab`) or by pieces (`SubwordVocab`)."""
+
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
         """Sentence to ids, framed by `<bos>` and `<eos>` on request.
 
@@ -99,12 +131,12 @@ class Vocab(ABC):
         Path(path).write_bytes(self.to_bytes())
 
     @staticmethod
-    def load(path: str | Path) -> Vocab:
+    def load(path: str | Path) -> "Vocab":
         """Reads what `save` wrote."""
         return Vocab.from_bytes(Path(path).read_bytes())
 
     @staticmethod
-    def from_bytes(data: bytes) -> Vocab:
+    def from_bytes(data: bytes) -> "Vocab":
         """Rebuilds a `WordVocab` (JSON) or a `SubwordVocab` (a sentencepiece model)."""
         if not data.startswith(b"{"):
             return SubwordVocab(data)
@@ -125,34 +157,23 @@ class WordVocab(Vocab):
             raise ValueError(f"a vocabulary starts with {SPECIALS}, got {tuple(tokens[:4])}")
         self._tokens = list(tokens)
         self._ids = {token: id for id, token in enumerate(tokens) if id >= len(SPECIALS)}
+        self._cut = WordTokenizer(language)
         self.language = language
-        self._tokenizer = WordTokenizer(language)
 
     @classmethod
     def train(
         cls, texts: Iterable[str], language: str, *, min_freq: int = 2, max_size: int | None = None
-    ) -> WordVocab:
-        """Numbers the words of the *training* texts, the most frequent first.
-
-        Args:
-            texts: training sentences. Validation and test sentences never belong here.
-            min_freq: rarer words become `<unk>`.
-            max_size: most words to keep, special tokens not counted.
-        """
-        from torchtext.vocab import Vocab as TorchtextVocab
-
-        tokenize = WordTokenizer(language)
-        counts = Counter(token for text in texts for token in tokenize(text))
-        for special in SPECIALS:  # a literal "<pad>" in a text is not our <pad>
-            counts.pop(special, None)
-        table = TorchtextVocab(counts, max_size, min_freq, specials=list(SPECIALS))
-        return cls(table.itos, language)
+    ) -> "WordVocab":
+        """Numbers the words of the *training* texts; the limits as in `frequent_words`."""
+        cut = WordTokenizer(language)
+        counts = Counter(word for text in texts for word in cut(text))
+        return cls([*SPECIALS, *frequent_words(counts, min_freq, max_size)], language)
 
     def __len__(self) -> int:
         return len(self._tokens)
 
     def tokenize(self, text: str) -> list[str]:
-        return self._tokenizer(text)
+        return self._cut(text)
 
     def token_to_id(self, token: str) -> int:
         return self._ids.get(token, self.unk_id)
@@ -161,71 +182,62 @@ class WordVocab(Vocab):
         return self._tokens[id]
 
     def join(self, tokens: Sequence[str]) -> str:
-        text = " ".join(tokens)
-        for mark in ".,!?;:":
-            text = text.replace(f" {mark}", mark)
-        return text
+        return re.sub(" ([.,!?;:])", r"\1", " ".join(tokens))
 
     def to_bytes(self) -> bytes:
         fields = {"language": self.language, "tokens": self._tokens}
         return json.dumps(fields, ensure_ascii=False).encode()
 
 
+def train_subwords(texts: Iterable[str], size: int) -> bytes:
+    """A sentencepiece model of `size` pieces, special ones included, by byte-pair encoding.
+
+    Raises:
+        ValueError: the texts have too few words for that many, or too many letters for that few.
+    """
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    names = ("pad", "unk", "bos", "eos")
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=(normalize_text(text) for text in texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=size,
+            character_coverage=1.0,
+            normalization_rule_name="identity",  # normalize_text is our one rule
+            **{f"{name}_id": id for id, name in enumerate(names)},
+            **{f"{name}_piece": SPECIALS[id] for id, name in enumerate(names)},
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ValueError(f"cannot learn {size} subwords from these texts: {error}") from error
+    return model.getvalue()
+
+
 class SubwordVocab(Vocab):
-    """Frequent pieces of words: byte-pair encoding by sentencepiece.
+    """Frequent pieces of words: byte-pair encoding by sentencepiece, from the bytes of a model.
 
     No word is unknown as long as its letters are known; spaces are part of the pieces
     (drawn as ▁), so joining them gives the sentence back exactly.
-
-    Args:
-        model: the bytes of a sentencepiece model.
     """
 
     def __init__(self, model: bytes) -> None:
         from sentencepiece import SentencePieceProcessor
 
-        self._model = model
         try:
-            self._pieces = SentencePieceProcessor(model_proto=model)
+            # no bytes at all would pass as "the model comes later"
+            self._pieces = SentencePieceProcessor(model_proto=model or b"empty")
         except RuntimeError as error:
             raise ValueError("not a sentencepiece model") from error
+        self._model = model
 
     @classmethod
-    def train(cls, texts: Iterable[str], *, size: int = 8000) -> SubwordVocab:
-        """Learns the pieces from the *training* texts; for two languages, give both.
-
-        Args:
-            texts: training sentences of every language that shares the vocabulary.
-            size: number of ids, special ones included.
-
-        Raises:
-            ValueError: the texts are too few for that many pieces.
-        """
-        from sentencepiece import SentencePieceTrainer
-
-        model = io.BytesIO()
-        try:
-            SentencePieceTrainer.train(
-                sentence_iterator=(normalize_text(text) for text in texts),
-                model_writer=model,
-                model_type="bpe",
-                vocab_size=size,
-                character_coverage=1.0,
-                normalization_rule_name="identity",  # normalize_text is our one rule
-                pad_id=PAD_ID,
-                unk_id=UNK_ID,
-                bos_id=BOS_ID,
-                eos_id=EOS_ID,
-                pad_piece=SPECIALS[PAD_ID],
-                unk_piece=SPECIALS[UNK_ID],
-                bos_piece=SPECIALS[BOS_ID],
-                eos_piece=SPECIALS[EOS_ID],
-                num_threads=1,
-                minloglevel=2,
-            )
-        except RuntimeError as error:
-            raise ValueError(f"cannot learn {size} subwords from these texts: {error}") from error
-        return cls(model.getvalue())
+    def train(cls, texts: Iterable[str], *, size: int = 8000) -> "SubwordVocab":
+        """Learns `size` pieces from the *training* texts; for two languages, give both."""
+        return cls(train_subwords(texts, size))
 
     def __len__(self) -> int:
         return self._pieces.get_piece_size()

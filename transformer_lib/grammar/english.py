@@ -79,17 +79,15 @@ def finite(base: str, meaning: str, plural: bool, negation: Words) -> Words:
 
 
 def verbs(clause: Clause) -> Words:
-    """The whole verb group: `gives`, `is not`, `cannot open`, `does not want to sleep`."""
+    """The whole verb group: `gives`, `is not`, `can not open`, `does not want to sleep`."""
     plural, modal, base = clause.subject.plural, clause.modal, clause.verb.english
     negation = words("not", "not") if clause.negative else ()
     if clause.verb is BE:
         return words("are" if plural else "is", "verb") + negation
     if modal is None:
         return finite(base, "verb", plural, negation)
-    if modal is CAN and negation:
-        return words("cannot", "modal", "not") + words(base, "verb")
-    if modal in (CAN, MUST):
-        return words(modal.english, "modal") + words(base, "verb")
+    if modal in (CAN, MUST):  # "can not": tokens, so the two words of "cannot" stand apart
+        return words(modal.english, "modal") + negation + words(base, "verb")
     return finite(modal.english, "modal", plural, negation) + words(base, "verb")
 
 

@@ -1,0 +1,249 @@
+"""Text to ids and back, without a sentence that reads like another or ends where it should not."""
+
+import unicodedata
+from collections import Counter
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from transformer_lib.vocab import (
+    SPECIALS,
+    SubwordVocab,
+    Vocab,
+    WordTokenizer,
+    WordVocab,
+    frequent_words,
+    normalize_text,
+)
+
+TEXTS = [
+    "Der alte Mann gibt dem Kind den Ball.",
+    "Das Kind sieht den schönen Garten, aber der Mann sieht ihn nicht.",
+    "Die Frau öffnet die Tür und das Fenster.",
+    "Der Mann kauft einen Apfel; die Frau kauft zwei Äpfel.",
+    "Übrigens schläft der Hund unter dem großen Baum!",
+    "Schläft der Hund?",
+]
+HOSTILE = [*TEXTS, "<pad> <unk> <bos> <eos>", "<eos><eos> a<pad>b <s> </s>"] * 3
+LETTERS = sorted(set("".join(TEXTS)))
+
+quick = settings(max_examples=60, deadline=None)
+sentences = st.lists(st.sampled_from([*"".join(LETTERS), "der", "Kind", "schön"]), max_size=25).map(
+    "".join
+)
+
+
+@pytest.fixture(scope="module")
+def words():
+    return WordVocab.train(TEXTS, "de", min_freq=1)
+
+
+@pytest.fixture(scope="module")
+def pieces():
+    return SubwordVocab.train(TEXTS, size=90)
+
+
+@pytest.fixture(scope="module", params=["words", "pieces"])
+def vocab(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module", params=["words", "pieces"])
+def hostile(request):
+    """Trained on texts in which somebody has typed our special tokens."""
+    if request.param == "words":
+        return WordVocab.train(HOSTILE, "de", min_freq=1)
+    return SubwordVocab.train(HOSTILE, size=95)
+
+
+# --- one spelling
+
+
+@quick
+@given(st.text())
+@example("e\ufeff\u0301 \u2028x")
+def test_normalising_twice_changes_nothing_more(text):
+    once = normalize_text(text)
+    assert normalize_text(once) == once
+    assert once == " ".join(once.split()) and "\ufeff" not in once
+    assert unicodedata.is_normalized("NFC", once)
+
+
+VARIANTS = {
+    "NFD": lambda text: unicodedata.normalize("NFD", text),
+    "no-break space": lambda text: text.replace(" ", "\u00a0"),
+    "tab": lambda text: text.replace(" ", "\t"),
+    "line separator": lambda text: text.replace(" ", "\u2028"),
+    "next line": lambda text: text.replace(" ", "\u0085"),
+    "two spaces": lambda text: text.replace(" ", "  "),
+    "spaces around": lambda text: f" {text} \n",
+    "byte order mark": lambda text: f"\ufeff{text}",
+}
+
+
+@pytest.mark.parametrize("change", VARIANTS.values(), ids=VARIANTS)
+def test_what_looks_the_same_gets_the_same_ids(vocab, change):
+    changed = []
+    for text in TEXTS:
+        changed.append(change(text) != text)
+        assert vocab.encode(change(text)) == vocab.encode(text)
+    assert any(changed)
+
+
+@quick
+@given(sentences, st.sampled_from(list(VARIANTS.values())))
+def test_what_looks_the_same_gets_the_same_ids_for_any_text(vocab, text, change):
+    text = normalize_text(text)
+    assert vocab.encode(change(text)) == vocab.encode(text)
+
+
+def test_training_texts_are_normalised_too():
+    changed = [unicodedata.normalize("NFD", text).replace(" ", "\u00a0") for text in TEXTS]
+    for train in (lambda t: WordVocab.train(t, "de"), lambda t: SubwordVocab.train(t, size=90)):
+        assert train(changed).to_bytes() == train(TEXTS).to_bytes()
+
+
+# --- words
+
+
+def test_words_and_punctuation_marks_are_cut():
+    assert WordTokenizer("de")("Er gibt,  z.B. dem Kind, 3,5 Euro.") == [
+        *("Er", "gibt", ",", "z.B.", "dem", "Kind", ",", "3,5", "Euro", ".")
+    ]
+    assert WordTokenizer("en")("He doesn't.") == ["He", "does", "n't", "."]
+    assert WordTokenizer("en")("") == []
+
+
+def test_an_unknown_language_is_named():
+    with pytest.raises(ValueError, match="'qq'"):
+        WordTokenizer("qq")
+
+
+@quick
+@given(st.dictionaries(st.text(min_size=1, max_size=3), st.integers(1, 4)))
+@example({"<pad>": 4, "b": 2, "a": 2, "c": 3})
+def test_frequent_words_are_counted_as_by_hand(counts):
+    by_hand = sorted(set(counts) - set(SPECIALS), key=lambda word: (-counts[word], word))
+    assert frequent_words(counts) == by_hand
+    assert frequent_words(counts, min_freq=3) == [w for w in by_hand if counts[w] >= 3]
+    assert frequent_words(counts, max_size=2) == by_hand[:2]
+
+
+def test_word_ids_go_by_frequency_and_then_by_the_alphabet(words):
+    counts = Counter(token for text in TEXTS for token in words.tokenize(text))
+    ordered = sorted(counts, key=lambda word: (-counts[word], word))
+    assert [words.id_to_token(i) for i in range(len(words))] == [*SPECIALS, *ordered]
+    shuffled = WordVocab.train(reversed(TEXTS), "de", min_freq=1)
+    assert shuffled.to_bytes() == words.to_bytes()
+
+
+def test_min_freq_leaves_rare_words_out(words):
+    vocab = WordVocab.train(TEXTS, "de", min_freq=2)
+    counts = Counter(token for text in TEXTS for token in words.tokenize(text))
+    kept = {word for word, count in counts.items() if count >= 2}
+    assert {vocab.id_to_token(i) for i in range(4, len(vocab))} == kept
+    assert WordVocab.train(TEXTS, "de").to_bytes() == vocab.to_bytes()
+    assert all((vocab.token_to_id(word) == vocab.unk_id) == (word not in kept) for word in counts)
+
+
+def test_max_size_does_not_count_the_special_tokens():
+    assert len(WordVocab.train(TEXTS, "de", min_freq=1, max_size=5)) == 9
+
+
+def test_an_unknown_word_becomes_unk_and_is_seen_again(words):
+    assert words.encode("Der Zebra gibt dem Kind den Ball.").count(words.unk_id) == 1
+    assert words.decode(words.encode("Der Zebra schläft.")) == "Der <unk> schläft."
+
+
+def test_words_come_back_as_a_sentence(words):
+    for text in TEXTS:
+        assert words.decode(words.encode(text)) == text
+
+
+@pytest.mark.parametrize("tokens", [[], ["a", "b"], ["<unk>", "<pad>", "<bos>", "<eos>", "a"]])
+def test_a_word_vocabulary_starts_with_the_special_tokens(tokens):
+    with pytest.raises(ValueError, match="starts with"):
+        WordVocab(tokens, "de")
+
+
+# --- subwords
+
+
+@quick
+@given(sentences)
+def test_subwords_give_any_text_with_known_letters_back(pieces, text):
+    ids = pieces.encode(text)
+    assert pieces.unk_id not in ids
+    assert pieces.decode(ids) == normalize_text(text)
+
+
+def test_subwords_know_new_words_and_not_new_letters(pieces):
+    assert pieces.unk_id not in pieces.encode("Gartentür")
+    assert pieces.unk_id in pieces.encode("Garten日")
+
+
+def test_frequent_words_are_one_piece(pieces):
+    assert len(pieces.encode("der")) == 1 < len(pieces.encode("Garten"))
+
+
+def test_subwords_have_the_size_that_was_asked_for(pieces):
+    assert len(pieces) == 90
+    assert [pieces.id_to_token(i) for i in range(4)] == list(SPECIALS)
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+def test_a_size_that_does_not_fit_the_texts_is_refused(size):
+    with pytest.raises(ValueError, match=f"{size} subwords"):
+        SubwordVocab.train(TEXTS, size=size)
+
+
+# --- both
+
+
+def test_the_special_tokens_have_the_same_ids_everywhere(vocab):
+    assert (vocab.pad_id, vocab.unk_id, vocab.bos_id, vocab.eos_id) == (0, 1, 2, 3)
+    assert [vocab.id_to_token(i) for i in range(4)] == list(SPECIALS)
+
+
+def test_encode_frames_on_request_only(vocab):
+    plain = vocab.encode(TEXTS[0])
+    assert not {vocab.pad_id, vocab.bos_id, vocab.eos_id} & set(plain)
+    assert vocab.encode(TEXTS[0], bos=True) == [2, *plain]
+    assert vocab.encode(TEXTS[0], eos=True) == [*plain, 3]
+    assert vocab.encode("", bos=True, eos=True) == [2, 3]
+
+
+def test_decode_leaves_frame_and_padding_out(vocab):
+    assert vocab.decode([2, *vocab.encode(TEXTS[0]), 3, 0, 0]) == TEXTS[0]
+    assert vocab.decode([]) == ""
+
+
+@pytest.mark.parametrize("special", SPECIALS)
+def test_a_token_that_reads_like_a_special_one_is_unknown(hostile, special):
+    assert hostile.token_to_id(special) == hostile.unk_id
+
+
+@quick
+@given(st.lists(st.sampled_from([*SPECIALS, " ", "a", "<", ">", "pad", "Der"]), max_size=12))
+@example(list(SPECIALS))
+@example(["<", "eos", ">"])
+def test_literal_special_tokens_never_become_special_ids(hostile, parts):
+    ids = hostile.encode("".join(parts))
+    assert not {hostile.pad_id, hostile.bos_id, hostile.eos_id} & set(ids)
+
+
+def test_bytes_and_files_give_the_same_vocabulary_back(vocab, tmp_path):
+    vocab.save(tmp_path / "a.vocab")
+    for again in (Vocab.from_bytes(vocab.to_bytes()), Vocab.load(tmp_path / "a.vocab")):
+        assert type(again) is type(vocab) and len(again) == len(vocab)
+        for text in [*TEXTS, "Der Zebra 日!"]:
+            assert again.encode(text) == vocab.encode(text)
+            assert again.decode(again.encode(text)) == vocab.decode(vocab.encode(text))
+        assert again.to_bytes() == vocab.to_bytes()
+
+
+@pytest.mark.parametrize("data", [b"", b"no model", b'{"tokens": ['], ids=["empty", "text", "half"])
+def test_what_is_no_vocabulary_is_refused(data):
+    with pytest.raises(ValueError):
+        Vocab.from_bytes(data)

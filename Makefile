@@ -18,7 +18,7 @@ run: $(STAMP) ## run the seven notebooks, pages with all figures in build/html
 
 test: $(STAMP) ## lint, unit tests, and every notebook against its stored outputs
 	@started=$$(date +%s) && $(MAKE) --no-print-directory lint \
-	  && LINT_SECONDS=$$(($$(date +%s) - started)) OMP_NUM_THREADS=1 \
+	  && LINT_SECONDS=$$(($$(date +%s) - started)) OMP_WAIT_POLICY=PASSIVE \
 	  $(PY) -m pytest tests notebooks --nbval --nbval-current-env --nbval-cell-timeout=900 \
 	  --nbval-sanitize-with=tests/nbval.cfg
 
@@ -32,7 +32,7 @@ export: $(STAMP) ## write the exported modules and the head of every notebook
 	$(PY) tools/export_notebooks.py
 
 notebooks: $(STAMP) ## run the seven notebooks in place, to commit them with their outputs
-	OMP_NUM_THREADS=1 $(PY) tools/run_notebooks.py --inplace
+	OMP_WAIT_POLICY=PASSIVE $(PY) tools/run_notebooks.py --inplace
 
 student: $(STAMP) ## copies without the solutions in build/student
 	$(PY) tools/student_notebooks.py

@@ -757,6 +757,24 @@ def test_the_files_are_what_the_generator_writes(tmp_path, monkeypatch):
     assert b"\r" not in content and content.endswith(b"\n")
 
 
+def test_the_readme_counts_right():
+    readme = (FOLDER / "README.md").read_text("utf-8")
+    splits = vars(corpus()).values()
+    assert "| sentence pairs | {:,} | {} | {} |".format(*map(len, splits)) in readme
+    words = []
+    for language, side in (("German", "source"), ("English", "target")):
+        texts = [[getattr(pair, side).split() for pair in pairs] for pairs in splits]
+        means = [f"{sum(map(len, sentences)) / len(sentences):.1f}" for sentences in texts]
+        lengths = {len(words) for sentences in texts for words in sentences}
+        row = f"{language} tokens per sentence, mean ({min(lengths)} to {max(lengths)})"
+        assert f"| {row} | {' | '.join(means)} |" in readme
+        words.append({word for sentence in texts[0] for word in sentence})
+    german, english = map(len, words)
+    few, fewer = (len({word.lower() for word in found}) for found in words)
+    said = f"{german} different German words and {english} English ones, {few} and {fewer} when"
+    assert said in readme
+
+
 def test_the_command_asks_for_a_folder(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["grammar"])
     with pytest.raises(SystemExit, match="usage"):

@@ -4,77 +4,46 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["ModelConfig"]
+__all__ = ["TINY", "BIG", "ModelConfig", "config_problems"]
+
+TINY = {"d_model": 128, "n_heads": 4, "n_layers": 4, "d_ff": 256}
+BIG = {"d_model": 1024, "n_heads": 16, "d_ff": 4096, "dropout": 0.3}
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Every size of the model. The defaults are the paper's base model.
-
-    Args:
-        src_vocab_size: number of source ids.
-        tgt_vocab_size: number of target ids.
-        d_model: width D of all vectors between the sub-layers.
-        n_heads: number of attention heads H; divides d_model.
-        n_layers: number of encoder layers, and of decoder layers (N).
-        d_ff: inner width F of the feed-forward network.
-        dropout: share dropped behind every sub-layer and behind embedding + position.
-        max_len: positions held ready.
-        norm_first: pre-norm instead of the paper's post-norm.
-        tie_embeddings: one matrix for target embedding and output projection, and for the source
-            embedding too when both vocabularies have the same size: they are then taken as one.
-        pad_id: the id of padding, the same on both sides.
-        positions: "sinusoidal" as in the paper, "learned", or "none" for experiments.
+    """Every size of the model. The defaults are the paper's base model (Table 3).
 
     Raises:
         ValueError: one message that lists all problems.
-
-    Source: section 3 and Table 3. Built in notebook 06.
     """
 
-    src_vocab_size: int
-    tgt_vocab_size: int
-    d_model: int = 512
-    n_heads: int = 8
-    n_layers: int = 6
-    d_ff: int = 2048
-    dropout: float = 0.1
-    max_len: int = 5000
-    norm_first: bool = False
-    tie_embeddings: bool = True
-    pad_id: int = 0
+    src_vocab_size: int  # number of source ids
+    tgt_vocab_size: int  # number of target ids
+    d_model: int = 512  # width D of all vectors between the sub-layers
+    n_heads: int = 8  # attention heads H; divides d_model
+    n_layers: int = 6  # encoder layers, and as many decoder layers: N
+    d_ff: int = 2048  # inner width F of the feed-forward network
+    dropout: float = 0.1  # share dropped behind every sub-layer and behind embedding + position
+    max_len: int = 5000  # positions held ready
+    norm_first: bool = False  # pre-norm instead of the paper's post-norm
+    tie_embeddings: bool = True  # see shares_vocabulary
+    pad_id: int = 0  # the id of padding, the same on both sides
     positions: Literal["sinusoidal", "learned", "none"] = "sinusoidal"
 
     def __post_init__(self) -> None:
-        sizes = ["src_vocab_size", "tgt_vocab_size", "d_model", "n_heads", "n_layers", "d_ff"]
-        problems = [
-            f"{name} must be a whole number of at least 1, got {value!r}"
-            for name in [*sizes, "max_len"]
-            if not isinstance(value := getattr(self, name), int) or value < 1
-        ]
-        if not problems and self.d_model % self.n_heads:
-            problems.append(f"d_model={self.d_model} is not divisible by n_heads={self.n_heads}")
-        if not problems and self.positions == "sinusoidal" and self.d_model % 2:
-            problems.append(f"sinusoidal positions need an even d_model, got {self.d_model}")
-        if not problems and not 0 <= self.pad_id < min(self.src_vocab_size, self.tgt_vocab_size):
-            problems.append(f"pad_id={self.pad_id} is not an id of both vocabularies")
-        if not 0 <= self.dropout < 1:
-            problems.append(f"dropout must be at least 0 and below 1, got {self.dropout}")
-        if self.positions not in ("sinusoidal", "learned", "none"):
-            problems.append(f"positions must be sinusoidal, learned or none, got {self.positions}")
-        if problems:
+        if problems := config_problems(self):
             raise ValueError("invalid ModelConfig: " + "; ".join(problems))
 
     @property
     def shares_vocabulary(self) -> bool:
-        """Whether source and target use one embedding matrix."""
+        """One matrix for source, target and output? Tied, and both vocabularies of one size."""
         return self.tie_embeddings and self.src_vocab_size == self.tgt_vocab_size
 
     @classmethod
     def tiny(cls, vocab_size: int, **changes) -> "ModelConfig":
         """4 layers, width 128: trains on a laptop. `changes` replace single fields."""
-        sizes = {"d_model": 128, "n_heads": 4, "n_layers": 4, "d_ff": 256}
-        return cls(vocab_size, vocab_size, **(sizes | changes))
+        return cls(vocab_size, vocab_size, **(TINY | changes))
 
     @classmethod
     def base(cls, vocab_size: int, **changes) -> "ModelConfig":
@@ -84,5 +53,30 @@ class ModelConfig:
     @classmethod
     def big(cls, vocab_size: int, **changes) -> "ModelConfig":
         """The paper's big model: 6 layers, width 1024, 16 heads, dropout 0.3."""
-        sizes = {"d_model": 1024, "n_heads": 16, "d_ff": 4096, "dropout": 0.3}
-        return cls(vocab_size, vocab_size, **(sizes | changes))
+        return cls(vocab_size, vocab_size, **(BIG | changes))
+
+
+def config_problems(config: "ModelConfig") -> list[str]:
+    """Everything that is wrong with the sizes, each in one sentence."""
+    vocab_sizes = ("src_vocab_size", "tgt_vocab_size")
+    sizes = (*vocab_sizes, "d_model", "n_heads", "n_layers", "d_ff", "max_len")
+    problems = [
+        f"{name} must be a whole number of at least 1, got {value!r}"
+        for name in sizes
+        if not isinstance(value := getattr(config, name), int) or value < 1
+    ]
+    if not problems:
+        vocab_size = min(config.src_vocab_size, config.tgt_vocab_size)
+        if config.d_model % config.n_heads:
+            problems.append(
+                f"d_model={config.d_model} is not divisible by n_heads={config.n_heads}"
+            )
+        if config.positions == "sinusoidal" and config.d_model % 2:
+            problems.append(f"sinusoidal positions need an even d_model, got {config.d_model}")
+        if not 0 <= config.pad_id < vocab_size:
+            problems.append(f"pad_id={config.pad_id} is not an id of both vocabularies")
+    if not 0 <= config.dropout < 1:
+        problems.append(f"dropout must be at least 0 and below 1, got {config.dropout}")
+    if config.positions not in ("sinusoidal", "learned", "none"):
+        problems.append(f"positions must be sinusoidal, learned or none, got {config.positions}")
+    return problems

@@ -18,8 +18,11 @@ __all__ = [
     "greedy_decode",
     "length_penalty",
     "first_top_k",
+    "among_the_best",
     "Beams",
+    "collect",
     "unfinished",
+    "check_widths",
     "beam_search",
 ]
 
@@ -118,11 +121,25 @@ def first_top_k(
     return torch.cat([f.values for f in found], 1), torch.cat([f.indices for f in found], 1)
 
 
-class Beams:
-    """The hypotheses of every sentence that is still searched: k rows of the batch for each.
+def among_the_best(
+    endings: Float[Tensor, "n k"],
+    eos_index: Int[Tensor, "n k"],
+    going_on: Float[Tensor, "n k"],
+    index: Int[Tensor, "n k"],
+) -> Bool[Tensor, "n k"]:
+    """Whether fewer than k continuations of the sentence are ahead of each ending.
 
-    Built in notebook 07.
+    Ahead is a higher score or, of equals, a smaller index: the rule of `first_top_k`.
     """
+    rivals = torch.cat([going_on, endings], dim=1)[:, None, :]  # (n, 1, 2k)
+    rival_index = torch.cat([index, eos_index], dim=1)[:, None, :]
+    score, place = endings[:, :, None], eos_index[:, :, None]  # (n, k, 1)
+    ahead = (rivals > score) | ((rivals == score) & (rival_index < place))
+    return (ahead.sum(-1) < endings.size(1)) & endings.isfinite()
+
+
+class Beams:
+    """The hypotheses of every sentence that is still searched: k rows of the batch for each."""
 
     def __init__(self, n_sentences: int, beam_size: int, bos_id: int, like: Tensor) -> None:
         self.size = beam_size
@@ -146,43 +163,54 @@ class Beams:
         endings = totals[:, :, eos_id].clone()  # (n, k)
         totals[:, :, eos_id] = -torch.inf
         self.log_probs, index = first_top_k(totals.view(n, k * v), k)  # (n, k)
-        ends = self._among_the_best(endings, index, v, eos_id)
+        eos_index = (torch.arange(k, device=index.device) * v + eos_id).expand_as(index)
+        ends = among_the_best(endings, eos_index, self.log_probs, index)
         parents = (index // v + torch.arange(n, device=index.device)[:, None] * k).flatten()
         self.ids = torch.cat([self.ids[parents], (index % v).view(-1, 1)], dim=1)
         return parents, endings, ends
 
-    def _among_the_best(
-        self, endings: Float[Tensor, "n k"], index: Int[Tensor, "n k"], v: int, eos_id: int
-    ) -> Bool[Tensor, "n k"]:
-        """Whether fewer than k continuations of the sentence are ahead of each ending.
-
-        Ahead is a higher score or, of equals, a smaller index: the rule of `first_top_k`.
-        """
-        places = (torch.arange(self.size, device=index.device) * v + eos_id).expand_as(index)
-        rivals = torch.cat([self.log_probs, endings], 1)[:, None, :]  # (n, 1, 2k)
-        rival_places = torch.cat([index, places], 1)[:, None, :]
-        score, place = endings[:, :, None], places[:, :, None]  # (n, k, 1)
-        ahead = (rivals > score) | ((rivals == score) & (rival_places < place))
-        return (ahead.sum(-1) < self.size) & endings.isfinite()
-
     def keep(self, numbers: list[int]) -> Int[Tensor, " rows"]:
         """Drops all sentences but these and returns the rows that stay."""
-        rows = torch.tensor(numbers, device=self.ids.device)[:, None] * self.size
-        rows = (rows + torch.arange(self.size, device=self.ids.device)).flatten()
+        first = torch.tensor(numbers, dtype=torch.long, device=self.ids.device)[:, None] * self.size
+        rows = (first + torch.arange(self.size, device=self.ids.device)).flatten()
         self.sentences = [self.sentences[i] for i in numbers]
         self.ids, self.log_probs = self.ids[rows], self.log_probs[numbers]
         return rows
 
 
-def unfinished(beams: Beams, i: int, length: int, alpha: float) -> list[Hypothesis]:
+def collect(
+    found: list[list[Hypothesis]],
+    beams: Beams,
+    before: Int[Tensor, "rows T"],
+    endings: Float[Tensor, "n k"],
+    ends: Bool[Tensor, "n k"],
+    alpha: float,
+) -> None:
+    """Adds the hypotheses that end here to those found; `before` are the ids up to here."""
+    length = before.size(1)  # <bos> is not counted, <eos> is
+    for i, j in ends.nonzero().tolist():
+        ids, total = before[i * beams.size + j, 1:].tolist(), float(endings[i, j])
+        score = total / length_penalty(length, alpha)
+        found[beams.sentences[i]].append(Hypothesis(ids, total, score, True))
+
+
+def unfinished(beams: Beams, i: int, alpha: float) -> list[Hypothesis]:
     """The hypotheses of sentence i that reached the length limit without `<eos>`."""
     rows = beams.ids[i * beams.size : (i + 1) * beams.size, 1:].tolist()
-    totals = beams.log_probs[i].tolist()
     return [
-        Hypothesis(ids, total, total / length_penalty(length, alpha), False)
-        for ids, total in zip(rows, totals, strict=True)
+        Hypothesis(ids, total, total / length_penalty(len(ids), alpha), False)
+        for ids, total in zip(rows, beams.log_probs[i].tolist(), strict=True)
         if total > -torch.inf
     ]
+
+
+def check_widths(n_best: int, beam_size: int, vocab_size: int) -> None:
+    """Refuses a beam that is wider than the vocabulary, or fewer beams than wanted results."""
+    if not 1 <= n_best <= beam_size <= vocab_size:
+        raise ValueError(
+            f"need 1 <= n_best <= beam_size <= vocabulary size, got n_best={n_best}, "
+            f"beam_size={beam_size}, vocabulary size {vocab_size}"
+        )
 
 
 @torch.no_grad()
@@ -197,60 +225,33 @@ def beam_search(
     bos_id: int = BOS_ID,
     eos_id: int = EOS_ID,
 ) -> list[list[Hypothesis]]:
-    """The k likeliest beginnings at once, for all sentences of the batch together.
+    """The `beam_size` likeliest beginnings of all sentences at once (section 6.1).
 
-    A hypothesis ends when `<eos>` is among the k best continuations of its sentence; the search
-    for a sentence ends with k finished hypotheses or at its length limit. With k = 1 this is
-    greedy decoding.
-
-    Args:
-        src: source ids, padded at the end.
-        beam_size: k.
-        alpha: exponent of the length penalty; 0 ranks by plain log-probability.
-        n_best: how many hypotheses to return per sentence, at most k.
-        extra: a translation may be this many tokens longer than its source.
-
-    Returns:
-        For each sentence its hypotheses, finished ones first, then by score.
-
-    Raises:
-        ValueError: k is not between 1 and the vocabulary size, or n_best not between 1 and k.
-
-    Source: section 6.1 (beam 4, alpha 0.6, limit + 50). Built in notebook 07.
+    A sentence is done with `beam_size` finished hypotheses or at its length + `extra`. Returns
+    its `n_best`, finished ones first, then by score. ValueError: impossible widths.
     """
-    if not 1 <= beam_size <= model.config.tgt_vocab_size or not 1 <= n_best <= beam_size:
-        raise ValueError(
-            f"need 1 <= n_best <= beam_size <= vocabulary size, got n_best={n_best}, "
-            f"beam_size={beam_size}, vocabulary size {model.config.tgt_vocab_size}"
-        )
+    check_widths(n_best, beam_size, model.config.tgt_vocab_size)
     was_training = model.training
-    model.eval()
+    memory = model.eval().encode(src).repeat_interleave(beam_size, dim=0)
     limits = length_limits(src, extra, model.config.pad_id)
-    found: list[list[Hypothesis]] = [[] for _ in limits]
-    beams = Beams(len(src), beam_size, bos_id, like=src)
-    memory = model.encode(src).repeat_interleave(beam_size, dim=0)
+    found, beams = [[] for _ in limits], Beams(len(src), beam_size, bos_id, like=src)
     src = src.repeat_interleave(beam_size, dim=0)
     cache = model.start_cache(memory, max(limits))
-    for length in range(1, max(limits) + 1):
-        log_probs = next_log_probs(model, beams.ids[:, -1:], memory, src, cache)
+    while beams.sentences:
         before = beams.ids
+        log_probs = next_log_probs(model, before[:, -1:], memory, src, cache)
         rows, endings, ends = beams.extend(log_probs, eos_id)
-        for i, j in ends.nonzero().tolist():
-            ids, total = before[i * beam_size + j, 1:].tolist(), float(endings[i, j])
-            score = total / length_penalty(length, alpha)
-            found[beams.sentences[i]].append(Hypothesis(ids, total, score, True))
+        collect(found, beams, before, endings, ends, alpha)
         going_on = []
         for i, sentence in enumerate(beams.sentences):
-            if length == limits[sentence]:
-                found[sentence] += unfinished(beams, i, length, alpha)
+            if before.size(1) == limits[sentence]:
+                found[sentence] += unfinished(beams, i, alpha)
             elif len(found[sentence]) < beam_size:
                 going_on.append(i)
-        if not going_on:
-            break
-        if len(going_on) < len(beams.sentences):
-            kept = beams.keep(going_on)
+        kept = beams.keep(going_on)
+        if len(kept) < len(rows):  # the beams of a sentence share one memory
             rows, memory, src = rows[kept], memory[kept], src[kept]
-            for layer in cache:  # the beams of a sentence share its memory: only now it changes
+            for layer in cache:
                 layer.cross_attention.select(kept)
         for layer in cache:
             layer.self_attention.select(rows)

@@ -85,10 +85,12 @@ class Ledger:
         letters, shape = symbols.split(), tuple(tensor.shape)
         if len(letters) != len(shape):
             raise ValueError(f"{name}: {len(letters)} symbols for a tensor of shape {shape}")
+        sizes = dict(self.sizes)  # a row that is refused leaves nothing behind
         for letter, size in zip(letters, shape, strict=True):
-            known = int(letter) if letter.isdigit() else self.sizes.setdefault(letter, size)
+            known = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
             if known != size:
                 raise ValueError(f"{name}: {letter} was {known}, now it is {size}")
+        self.sizes = sizes
         self.rows.append((self.notebook, name, symbols, shape))
 
     def __str__(self) -> str:

@@ -4,7 +4,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from transformer_lib.config import ModelConfig
@@ -13,7 +13,14 @@ from transformer_lib.layers import Decoder, Encoder, LayerCache
 from transformer_lib.masks import causal_mask, padding_mask, target_mask
 from transformer_lib.positional import LearnedPositionalEncoding, SinusoidalPositionalEncoding
 
-__all__ = ["AttentionMaps", "NoPositionalEncoding", "Transformer"]
+__all__ = [
+    "AttentionMaps",
+    "NoPositionalEncoding",
+    "POSITIONS",
+    "new_token_mask",
+    "EncoderDecoder",
+    "Transformer",
+]
 
 
 class AttentionMaps(NamedTuple):
@@ -27,12 +34,74 @@ class AttentionMaps(NamedTuple):
 class NoPositionalEncoding(nn.Module):
     """Adds nothing: the model without any sense of order, for experiments."""
 
+    def __init__(self, d_model: int, max_len: int) -> None:
+        super().__init__()
+
     def forward(self, x: Float[Tensor, "B T D"], offset: int = 0) -> Float[Tensor, "B T D"]:
         """x itself."""
         return x
 
 
-class Transformer(nn.Module):
+POSITIONS = {
+    "sinusoidal": SinusoidalPositionalEncoding,
+    "learned": LearnedPositionalEncoding,
+    "none": NoPositionalEncoding,
+}
+
+
+def new_token_mask(new: Int[Tensor, "B T"], offset: int) -> Bool[Tensor, "T K"] | None:
+    """What new tokens may see behind a cache of `offset` tokens; one alone may see everything."""
+    n_new = new.size(1)
+    return None if n_new == 1 else causal_mask(n_new, offset + n_new, device=new.device)
+
+
+class EncoderDecoder(nn.Module):
+    """From ids to hidden vectors: all of Figure 1 below the output projection (section 3.1)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config, width, pad_id = config, config.d_model, config.pad_id
+        self.tgt_embedding = TokenEmbedding(config.tgt_vocab_size, width, pad_id)
+        self.src_embedding = self.tgt_embedding  # the same module: one matrix
+        if not config.shares_vocabulary:
+            self.src_embedding = TokenEmbedding(config.src_vocab_size, width, pad_id)
+        self.positions = POSITIONS[config.positions](width, config.max_len)
+        self.dropout = nn.Dropout(config.dropout)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def embed(
+        self, ids: Int[Tensor, "B T"], embedding: TokenEmbedding, offset: int = 0
+    ) -> Float[Tensor, "B T D"]:
+        """Embedding plus position, with dropout (section 5.4)."""
+        return self.dropout(self.positions(embedding(ids), offset))
+
+    def encode(
+        self, src: Int[Tensor, "B S"], maps: list[Tensor] | None = None
+    ) -> Float[Tensor, "B S D"]:
+        """Source ids to memory: one vector per source token."""
+        mask = padding_mask(src, self.config.pad_id)
+        return self.encoder(self.embed(src, self.src_embedding), mask, maps)
+
+    def decode(
+        self,
+        tgt: Int[Tensor, "B T"],
+        memory: Float[Tensor, "B S D"],
+        src: Int[Tensor, "B S"],
+        cache: list[LayerCache] | None = None,
+        maps: list[Tensor] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Target ids to hidden vectors; position t has seen the targets up to t and the memory.
+
+        With a cache from `start_cache`, tgt holds only the ids that are new since the last call.
+        """
+        offset = cache[0].self_attention.length if cache else 0
+        mask = new_token_mask(tgt, offset) if cache else target_mask(tgt, self.config.pad_id)
+        x = self.embed(tgt, self.tgt_embedding, offset)
+        return self.decoder(x, mask, memory, padding_mask(src, self.config.pad_id), cache, maps)
+
+
+class Transformer(EncoderDecoder):
     """The whole model of Figure 1.
 
     Args:
@@ -42,23 +111,7 @@ class Transformer(nn.Module):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        pad, width = config.pad_id, config.d_model
-        self.tgt_embedding = TokenEmbedding(config.tgt_vocab_size, width, pad)
-        self.src_embedding = (
-            self.tgt_embedding  # the same module: one matrix
-            if config.shares_vocabulary
-            else TokenEmbedding(config.src_vocab_size, width, pad)
-        )
-        self.positions = {
-            "sinusoidal": lambda: SinusoidalPositionalEncoding(width, config.max_len),
-            "learned": lambda: LearnedPositionalEncoding(width, config.max_len),
-            "none": NoPositionalEncoding,
-        }[config.positions]()
-        self.dropout = nn.Dropout(config.dropout)
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        super().__init__(config)
         shared = self.tgt_embedding.weight
         self.output_projection = OutputProjection(
             shared if config.tie_embeddings else nn.Parameter(torch.empty_like(shared))
@@ -75,58 +128,13 @@ class Transformer(nn.Module):
         if not self.config.tie_embeddings:
             nn.init.normal_(self.output_projection.weight, std=self.config.d_model**-0.5)
 
-    def embed(
-        self, ids: Int[Tensor, "B T"], embedding: TokenEmbedding, offset: int = 0
-    ) -> Float[Tensor, "B T D"]:
-        """Embedding plus position, with dropout (section 5.4)."""
-        return self.dropout(self.positions(embedding(ids), offset))
-
-    def encode(
-        self, src: Int[Tensor, "B S"], maps: list[Tensor] | None = None
-    ) -> Float[Tensor, "B S D"]:
-        """Source ids to memory: one vector per source token."""
-        mask = padding_mask(src, self.config.pad_id)
-        return self.encoder(self.embed(src, self.src_embedding), mask, maps)
+    def forward(self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Logits of the next token at every target position, in one pass (teacher forcing)."""
+        return self.output_projection(self.decode(tgt, self.encode(src), src))
 
     def start_cache(self, memory: Float[Tensor, "B S D"], max_len: int) -> list[LayerCache]:
         """An empty cache for decoding up to max_len target tokens step by step."""
         return [layer.start_cache(memory, max_len) for layer in self.decoder.layers]
-
-    def decode(
-        self,
-        tgt: Int[Tensor, "B T"],
-        memory: Float[Tensor, "B S D"],
-        src: Int[Tensor, "B S"],
-        cache: list[LayerCache] | None = None,
-        maps: list[Tensor] | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        """Target ids to hidden vectors; position t has seen the targets up to t and the memory.
-
-        Args:
-            tgt: with a cache only the new ids, else all of them from `<bos>` on.
-            memory: what `encode` returned.
-            src: the source ids, for their padding.
-            cache: from `start_cache`; filled by one more call after the other.
-        """
-        offset = cache[0].self_attention.length if cache else 0
-        if cache is None:
-            mask = target_mask(tgt, self.config.pad_id)
-        elif tgt.size(1) == 1:
-            mask = None  # one new token may see all that came before it
-        else:
-            mask = causal_mask(tgt.size(1), offset + tgt.size(1), device=tgt.device)
-        return self.decoder(
-            self.embed(tgt, self.tgt_embedding, offset),
-            mask,
-            memory,
-            padding_mask(src, self.config.pad_id),
-            cache,
-            maps,
-        )
-
-    def forward(self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Logits of the next token at every target position, in one pass (teacher forcing)."""
-        return self.output_projection(self.decode(tgt, self.encode(src), src))
 
     def attention_maps(self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"]) -> AttentionMaps:
         """The weights of all layers and heads, from the same pass that computes the output."""

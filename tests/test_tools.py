@@ -1,8 +1,11 @@
 """The three tools that write: modules from notebooks, executed notebooks, student copies."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -267,11 +270,15 @@ def test_a_solution_without_its_end_stops_the_student_copy(root, capsys):
     assert not (root / "student" / "01_a.ipynb").exists()
 
 
-def run(root, *flags):
+def command(root, *flags):
     """The runner as `make` starts it."""
-    command = [sys.executable, str(ROOT / "tools" / "run_notebooks.py"), *flags]
-    command += ["--build", str(root / "build"), *map(str, (root / "notebooks").glob("*.ipynb"))]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    paths = map(str, (root / "notebooks").glob("*.ipynb"))
+    tool = str(ROOT / "tools" / "run_notebooks.py")
+    return [sys.executable, tool, *flags, "--build", str(root / "build"), *paths]
+
+
+def run(root, *flags):
+    return subprocess.run(command(root, *flags), capture_output=True, text=True, check=False)
 
 
 def test_a_failing_cell_is_named_in_one_line_and_the_page_is_written(root):
@@ -281,6 +288,21 @@ def test_a_failing_cell_is_named_in_one_line_and_the_page_is_written(root):
     assert done.returncode == 1
     assert done.stderr == "01_a.ipynb, cell [2] `# halves`: ZeroDivisionError: division by zero\n"
     assert "ZeroDivisionError" in (root / "build" / "html" / "01_a.html").read_text("utf-8")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_run_without_a_traceback(root, number):
+    mark = root / "started"
+    path = write_notebook(root, "01_a", f"import time\n\nopen({str(mark)!r}, 'w')\ntime.sleep(300)")
+    before = path.read_bytes()
+    process = subprocess.Popen(command(root, "--inplace"), stderr=subprocess.PIPE, text=True)
+    while not mark.exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (128 + number, "stopped\n")
     assert path.read_bytes() == before
 
 

@@ -67,10 +67,15 @@ def execute(notebook, path, timeout, progress):
     """Run every cell, in the notebook's own folder; outputs and numbers go into `notebook`."""
     stopped = []
 
-    def at_start(**_):  # Ctrl-C cancels this task, and nbclient then shuts the kernel down
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    def stop(number, task):
+        stopped.append(number)
+        task.cancel()  # nbclient then shuts the kernel down
+
+    def at_start(**_):
         with contextlib.suppress(NotImplementedError):  # Windows
-            loop.add_signal_handler(signal.SIGINT, lambda: (stopped.append(True), task.cancel()))
+            for number in (signal.SIGINT, signal.SIGTERM):
+                task = asyncio.current_task()
+                asyncio.get_running_loop().add_signal_handler(number, stop, number, task)
 
     def at_cell(cell, **_):
         progress.cell += cell.cell_type == "code"
@@ -96,7 +101,7 @@ def execute(notebook, path, timeout, progress):
         reason = f"no answer within {timeout} s (--timeout)"
     except (DeadKernelError, asyncio.CancelledError):
         if stopped:
-            raise KeyboardInterrupt from None
+            raise KeyboardInterrupt(*stopped[:1]) from None
         reason = "the kernel died"
     failed = code_cells(notebook)[progress.cell - 1]
     raise NotebookError(f"{where(path, progress.cell, failed)}: {reason}")
@@ -194,9 +199,9 @@ def main(argv=None):
         except NotebookError as error:
             print(error, file=sys.stderr)
             return 1
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             print("stopped", file=sys.stderr)
-            return 130
+            return 128 + (stopped.args or (signal.SIGINT,))[0]
     if not options.inplace:
         print(f"\nPages to read: {options.build / 'html'}")
     for text in printed:

@@ -196,16 +196,18 @@ class LiveCurves:
 
     @style()
     def figure(self) -> Figure:
-        """The two curves side by side."""
-        fig, (left, right) = figure(9, 3.3, ncols=2)
-        line = running_mean(self.losses, 10)
-        left.plot(np.arange(len(line)) + 1, line, color=PALETTE[0])
-        name_axes(left, title="loss", x="step", y="nats per token")
-        right.plot(list(self.scores), list(self.scores.values()), "o-", color=PALETTE[2])
-        right.set(ylim=(-0.03, 1.03))
-        right.yaxis.set_major_formatter(PercentFormatter(1.0))
-        name_axes(right, title="sentences exactly right", x="step", y="share of held-out pairs")
-        for ax in (left, right):
+        """The loss, and beside it the share that is right once there is one."""
+        fig, axes = figure(9, 3.3, ncols=2 if self.scores else 1, squeeze=False)
+        line = running_mean(self.losses, max(10, self.steps // 50))
+        axes[0, 0].plot(np.arange(len(line)) + len(self.losses) - len(line), line)
+        name_axes(axes[0, 0], title="loss", x="step", y="nats per token")
+        if self.scores:
+            right = axes[0, 1]
+            right.plot(list(self.scores), list(self.scores.values()), "o-", color=PALETTE[2])
+            right.set(ylim=(-0.03, 1.03))
+            right.yaxis.set_major_formatter(PercentFormatter(1.0))
+            name_axes(right, title="sentences exactly right", x="step", y="share of held-out pairs")
+        for ax in axes[0]:
             ax.set_xlim(0, self.steps)
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.grid(True)

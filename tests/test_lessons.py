@@ -42,7 +42,7 @@ def test_the_pair_is_held_out():
 def test_the_vocabularies_hold_the_words_of_training_and_no_others():
     train = grammar_corpus().train
     german = " ".join(pair.source for pair in train)
-    english = " ".join(pair.target for pair in train).replace("cannot", "can not")  # as spaCy cuts
+    english = " ".join(pair.target for pair in train)
     for vocab, text in zip(vocabularies(), (german, english), strict=True):
         assert {vocab.id_to_token(i) for i in range(4, len(vocab))} == set(text.split())
         assert len(vocab) == 4 + len(set(text.split()))  # <pad>, <unk>, <bos>, <eos> come first

@@ -50,9 +50,7 @@ SAME_LEVEL = {
     "corpora": {"download"},
     "lessons": {"grammar"},
 }
-HEADER = re.compile(
-    r"# Written by notebooks/(\d\d)_\w+\.ipynb: edit there, then `make export`\."
-)
+HEADER = re.compile(r"# Written by notebooks/(\d\d)_\w+\.ipynb: edit there, then `make export`\.")
 MACHINE_PATH = re.compile(r"(?<![\w.~/:<)\]])/[A-Za-z_][\w.-]*/[\w.-]+|\b[A-Z]:\\")
 
 for_each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -531,7 +531,8 @@ def test_command_line_folder_that_is_a_file(tmp_path, site, capsys):
 
 def command(site, folder):
     """The command line in a process of its own, with our server and all warnings as errors."""
-    code = (
+    code = (  # a shell that starts us in the background has SIGINT ignored: take it back
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "import sys; from transformer_lib import corpora, download; "
         f"download.MULTI30K_SHA256.update({dict(MULTI30K_SHA256)!r}); "
         f"sys.exit(corpora.main(sys.argv[1:], base_url={site.url!r}))"

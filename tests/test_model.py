@@ -67,7 +67,7 @@ def test_one_error_lists_all_problems():
     "name",
     ["src_vocab_size", "tgt_vocab_size", "d_model", "n_heads", "n_layers", "d_ff", "max_len"],
 )
-@pytest.mark.parametrize("value", [0, 2.0])
+@pytest.mark.parametrize("value", [0, 2.0, True])
 def test_every_size_is_a_whole_number_of_at_least_1(name, value):
     with pytest.raises(
         ValueError, match=f"{name} must be a whole number of at least 1, got {value}"
@@ -90,6 +90,14 @@ def test_every_size_is_a_whole_number_of_at_least_1(name, value):
 def test_a_size_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         ModelConfig(10, 12, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("pad_id", 1.5), ("pad_id", True), ("pad_id", None), ("dropout", "0.1")]
+)
+def test_a_value_of_another_kind_is_a_problem_like_any_other(name, value):
+    with pytest.raises(ValueError, match=rf"invalid ModelConfig: {name}.*{value!r}"):
+        unchecked(**{name: value})
 
 
 def test_problems_between_the_sizes_are_all_listed():

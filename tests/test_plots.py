@@ -116,10 +116,14 @@ def test_signed_values_are_centred_on_zero() -> None:
 
 
 @pytest.mark.parametrize("end", [0.0, 0.5, 1.0])
-def test_names_of_lines_stay_apart_and_inside(end: float) -> None:
-    series = {f"line {n}": np.linspace(0.5, end + n / 1e4, 9) for n in range(4)}
-    series |= {"low": np.linspace(0.5, 0, 9), "high": np.linspace(0.5, 1, 9)}
-    fig = plots.line_plot(range(9), series, title="Ends meet", x_label="step", y_label="loss")
+@pytest.mark.parametrize("draw", ["line_plot", "loss_curves"])
+def test_names_of_lines_stay_apart_and_inside(draw: str, end: float) -> None:
+    series = {f"line {n}": np.linspace(0.5, end + n / 1e4, 99) for n in range(4)}
+    series |= {"low": np.linspace(0.5, 0, 99), "high": np.linspace(0.5, 1, 99)}
+    if draw == "line_plot":
+        fig = plots.line_plot(range(99), series, title="Ends", x_label="step", y_label="loss")
+    else:
+        fig = plots.loss_curves({n: y.tolist() for n, y in series.items()}, title="Ends", smooth=1)
     heights = sorted(text.xy[1] for text in fig.axes[0].texts)
     assert len(heights) == 6
     assert heights[0] >= 0.0

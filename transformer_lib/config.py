@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["TINY", "BIG", "ModelConfig", "config_problems"]
+__all__ = ["TINY", "BIG", "ModelConfig", "is_whole", "config_problems"]
 
 TINY = {"d_model": 128, "n_heads": 4, "n_layers": 4, "d_ff": 256}
 BIG = {"d_model": 1024, "n_heads": 16, "d_ff": 4096, "dropout": 0.3}
@@ -56,6 +56,11 @@ class ModelConfig:
         return cls(vocab_size, vocab_size, **(BIG | changes))
 
 
+def is_whole(value: object) -> bool:
+    """Is it a whole number? To Python, True and False are, too; not here."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def config_problems(config: "ModelConfig") -> list[str]:
     """Everything that is wrong with the sizes, each in one sentence."""
     vocab_sizes = ("src_vocab_size", "tgt_vocab_size")
@@ -63,7 +68,7 @@ def config_problems(config: "ModelConfig") -> list[str]:
     problems = [
         f"{name} must be a whole number of at least 1, got {value!r}"
         for name in sizes
-        if not isinstance(value := getattr(config, name), int) or value < 1
+        if not is_whole(value := getattr(config, name)) or value < 1
     ]
     if not problems:
         vocab_size = min(config.src_vocab_size, config.tgt_vocab_size)
@@ -73,10 +78,10 @@ def config_problems(config: "ModelConfig") -> list[str]:
             )
         if config.positions == "sinusoidal" and config.d_model % 2:
             problems.append(f"sinusoidal positions need an even d_model, got {config.d_model}")
-        if not 0 <= config.pad_id < vocab_size:
-            problems.append(f"pad_id={config.pad_id} is not an id of both vocabularies")
-    if not 0 <= config.dropout < 1:
-        problems.append(f"dropout must be at least 0 and below 1, got {config.dropout}")
+        if not is_whole(config.pad_id) or not 0 <= config.pad_id < vocab_size:
+            problems.append(f"pad_id={config.pad_id!r} is not an id of both vocabularies")
+    if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
+        problems.append(f"dropout must be at least 0 and below 1, got {config.dropout!r}")
     if config.positions not in ("sinusoidal", "learned", "none"):
         problems.append(f"positions must be sinusoidal, learned or none, got {config.positions}")
     return problems

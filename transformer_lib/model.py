@@ -119,7 +119,8 @@ class Transformer(EncoderDecoder):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier for the matrices of the layers, zero for their biases; embeddings as theirs."""
+        """Draw the layers anew: Xavier for matrices, zero for biases. The embeddings stay; they
+        have a `reset_parameters` of their own."""
         for name, parameter in self.named_parameters():
             if ".layers." in name and parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)

@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from transformer_lib.plots import attention_maps, heatmaps, look
 from transformer_lib.plots.attention_maps import *  # noqa: F403
@@ -47,11 +48,11 @@ def line_plot(
     lines = {name: ax.plot(points, as_array(y, 1))[0] for name, y in series.items()}
     ax.margins(x=0.01)
     name_axes(ax, x=x_label, y=y_label)
-    _name_lines(ax, lines)
+    name_lines(ax, lines)
     return ax.get_figure(root=True)
 
 
-def _name_lines(ax: Axes, lines: Mapping[str, Any]) -> None:
+def name_lines(ax: Axes, lines: Mapping[str, Line2D]) -> None:
     """Write each line's name at its end, at least `gap` of the height apart."""
     gap = 0.068
     ax.autoscale_view()  # the limits are settled at the first draw: settle them now

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from transformer_lib.plots.base import name_lines
 from transformer_lib.plots.heatmaps import colour_bar, draw_values, token_axes
 from transformer_lib.plots.look import (
     MUTED,
@@ -83,21 +84,19 @@ def loss_curves(
 ) -> Figure:
     """Loss against the step, each curve a running mean over `smooth` steps, named at its end."""
     fig, ax = figure(8, 4)
+    lines = {}
     for (name, values), colour in zip(curves.items(), PALETTE, strict=False):
-        line = running_mean(values, smooth)
-        steps = np.arange(len(line)) + smooth
-        ax.plot(steps, line, color=colour)
-        ax.annotate(
-            name, (steps[-1], line[-1]), xytext=(7, 0), textcoords="offset points",
-            va="center", color=colour, fontweight="bold", annotation_clip=False,
-        )  # fmt: skip
+        means = running_mean(values, smooth)
+        (lines[name],) = ax.plot(np.arange(len(means)) + smooth, means, color=colour)
     if floor is not None:
         ax.axhline(floor, color=MUTED, linestyle="--", linewidth=1.2)
         ax.annotate(
             "lowest possible", (0, floor), xytext=(4, 5), textcoords="offset points", color=MUTED
         )
     ax.grid(True)
+    ax.margins(x=0.01)
     name_axes(ax, x="step", y=y_label)
+    name_lines(ax, lines)
     headline(fig, title)
     return fig
 

@@ -105,13 +105,13 @@ def attention_grid(
 ) -> Figure:
     """All heads (H, queries, keys) side by side, up to four in a row, on one colour scale.
 
-    `panels` names the panels ("head 1", "head 2", … without it). Checks as `attention_map`.
+    `panels` names the panels ("head 0", "head 1", … without it). Checks as `attention_map`.
     """
     array = as_array(weights, 3)
     check_tokens(array, queries, keys)
     if check_rows:
         _check_weights(array)
-    names = panels or [f"head {number + 1}" for number in range(len(array))]
+    names = panels or [f"head {number}" for number in range(len(array))]
     ncols = min(4, len(array))
     nrows = -(-len(array) // ncols)
     side = min(3.2, 8.4 / ncols)

@@ -42,7 +42,7 @@ def head_split(
         _cells(ax, before[:, head * d_k : (head + 1) * d_k], x_piece, y, 1, colour)
         _small_map(ax, weights[head], x_map, y, colour)
         ax.text(
-            x_map + length / 2, y - 0.25, f"head {head + 1}", color=colour, ha="center",
+            x_map + length / 2, y - 0.25, f"head {head}", color=colour, ha="center",
             va="bottom", fontsize=9, fontweight="bold",
         )  # fmt: skip
         _arrow(ax, (width + 0.5, outer), (x_piece - 0.4, centre), colour)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from transformer_lib.batching import pad
+from transformer_lib.checkpoint import MANIFEST, check_folder, write_folder
 from transformer_lib.config import ModelConfig
-from transformer_lib.decoding import Hypothesis, beam_search
+from transformer_lib.decoding import Hypothesis, beam_search, greedy_decode
 from transformer_lib.model import AttentionMaps, Transformer
 from transformer_lib.vocab import Vocab
 
@@ -67,6 +68,12 @@ class Translator:
             beam_size, alpha, n_best: as in `beam_search`.
             max_tokens: most source ids that are decoded together, padding included.
         """
+
+        def search(src: Tensor) -> list[list[Hypothesis]]:
+            if beam_size == n_best == 1 and alpha == 0:
+                return [[hypothesis] for hypothesis in greedy_decode(self.model, src)]
+            return beam_search(self.model, src, beam_size=beam_size, alpha=alpha, n_best=n_best)
+
         ids = self.encode(sentences)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)
         results: dict[int, list[Hypothesis]] = {}
@@ -74,8 +81,7 @@ class Translator:
             n = max(1, max_tokens // len(ids[order[0]]))  # the longest comes first
             chosen, order = order[:n], order[n:]
             src = pad([ids[i] for i in chosen]).to(self.device)
-            found = beam_search(self.model, src, beam_size=beam_size, alpha=alpha, n_best=n_best)
-            results |= dict(zip(chosen, found, strict=True))
+            results |= dict(zip(chosen, search(src), strict=True))
         return [results[i] for i in range(len(ids))]
 
     def translate(
@@ -111,45 +117,72 @@ class Translator:
             maps = self.model.attention_maps(src, torch.tensor([tgt], device=self.device))
         return maps, _tokens(self.src_vocab, src[0]), _tokens(self.tgt_vocab, tgt)
 
-    def save(self, folder: str | Path) -> None:
-        """Writes configuration, weights and vocabularies, and a manifest with their sha256."""
+    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+        """Writes configuration, weights and vocabularies as a whole folder, see `write_folder`.
+
+        Args:
+            dtype: of the weights on disk; `torch.float16` halves the file.
+        """
+        return write_folder(folder, lambda temporary: self.write_files(temporary, dtype))
+
+    def write_files(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """The files of a model, into a folder that is there."""
         from safetensors.torch import save_model
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        model = copy.deepcopy(self.model).to("cpu", dtype)  # shared weights stay shared
         (folder / "config.json").write_text(json.dumps(asdict(self.model.config), indent=2) + "\n")
-        save_model(self.model, str(folder / "model.safetensors"))
+        save_model(model, str(folder / "model.safetensors"))
         self.src_vocab.save(folder / "source.vocab")
         self.tgt_vocab.save(folder / "target.vocab")
-        manifest = {name: _sha256(folder / name) for name in FILES}
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Translator:
+    def from_pretrained(
+        cls, folder: str | Path, *, device: torch.device | str = "cpu"
+    ) -> Translator:
         """Reads what `save` wrote. Nothing is unpickled, nothing is fetched.
 
+        Args:
+            folder: a folder, or the name of a model that ships with the library.
+            device: where to put the weights.
+
         Raises:
-            FileNotFoundError: the folder lacks a file.
-            ValueError: a file is not what was written: its sha256 differs.
+            FileNotFoundError: there is no such folder.
+            ValueError: a file is missing or not what was written, or does not fit the others.
         """
         from safetensors.torch import load_model
 
-        folder = Path(folder)
-        manifest = json.loads((folder / "manifest.json").read_text())
-        for name in FILES:
-            if (found := _sha256(folder / name)) != manifest[name]:
-                raise ValueError(
-                    f"{folder / name} is damaged: sha256 {found}, not {manifest[name]}"
-                )
-        model = Transformer(ModelConfig(**json.loads((folder / "config.json").read_text())))
-        load_model(model, str(folder / "model.safetensors"))
+        folder = check_folder(find_pretrained(folder), FILES)
+        config = ModelConfig(**json.loads((folder / "config.json").read_text()))
+        model = Transformer(config)
+        try:
+            load_model(model, str(folder / "model.safetensors"))
+        except RuntimeError as error:
+            raise ValueError(f"{folder}: the weights do not fit config.json: {error}") from error
         source, target = (Vocab.load(folder / f"{side}.vocab") for side in ("source", "target"))
-        return cls(model.eval(), source, target)
+        return cls(model.eval().to(device), source, target)
+
+
+def pretrained_folders() -> list[Path]:
+    """Where models that ship with the library may be: in the package, or in its repository."""
+    package = Path(__file__).resolve().parent
+    return [package / "pretrained", package.parent / "data" / "pretrained"]
+
+
+def find_pretrained(name: str | Path) -> Path:
+    """The folder itself, or the folder of a model that ships, by its name.
+
+    Raises:
+        FileNotFoundError: neither; the message lists what ships.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    shipped = {path.parent.name: path.parent for folder in pretrained_folders()
+               for path in folder.glob(f"*/{MANIFEST}")}  # fmt: skip
+    if str(name) in shipped:
+        return shipped[str(name)]
+    known = ", ".join(sorted(shipped)) or "none"
+    raise FileNotFoundError(f"no folder {name}, and no model of that name ships (known: {known})")
 
 
 def _tokens(vocab: Vocab, ids: Sequence[int] | Tensor) -> list[str]:
     return [vocab.id_to_token(int(i)) for i in ids]
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,160 @@
+"""`transformer-lib evaluate`, `average`, `info`: what a trained model is and is worth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tyro.conf import Positional
+
+from transformer_lib import evaluation
+from transformer_lib.checkpoint import list_checkpoints, write_folder
+from transformer_lib.cli.training import Device, choose_device
+from transformer_lib.prepared import Prepared
+from transformer_lib.training import average_weights
+from transformer_lib.translator import Translator, find_pretrained
+
+__all__ = ["average", "evaluate", "find_model", "info"]
+
+
+def find_model(name: str) -> Path:
+    """A model folder: itself, the best checkpoint of a run, or a model that ships."""
+    checkpoints = list_checkpoints(Path(name) / "checkpoints")
+    if not checkpoints:
+        return find_pretrained(name)
+    best = Path(name) / "best.json"
+    step = json.loads(best.read_text())["step"] if best.is_file() else -1
+    chosen = Path(name) / "checkpoints" / f"step-{step:06d}"
+    return chosen if chosen in checkpoints else checkpoints[-1]
+
+
+def _training(folder: Path) -> dict[str, Any] | None:
+    noted = folder / "training.json"
+    return json.loads(noted.read_text()) if noted.is_file() else None
+
+
+def evaluate(
+    model: Positional[str],
+    /,
+    data: Path,
+    split: str = "val",
+    beam: int = 5,
+    alpha: float = 1.0,
+    max_tokens: int = 4096,
+    device: Device = "auto",
+    threads: int | None = None,
+    result: Path | None = None,
+    report: Path | None = None,
+    hypotheses: Path | None = None,
+) -> int:
+    """Scores a model: BLEU in four ways with signatures, chrF, perplexity, token accuracy.
+
+    Args:
+        model: a run (its best checkpoint), a model folder, or the name of a model that ships.
+        data: a prepared folder.
+        split: which of its splits.
+        beam: width of the beam; 1 with --alpha 0 is greedy.
+        alpha: of the length penalty.
+        max_tokens: most source tokens decoded together.
+        device: auto takes a GPU where there is one.
+        threads: CPU threads; torch's choice when left out.
+        result: write scores, settings and training curve to this JSON file.
+        report: write BLEU by sentence length to this picture, or with translations to this page.
+        hypotheses: write the translations to this file.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    folder = find_model(model)
+    translator = Translator.from_pretrained(folder, device=choose_device(device))
+    corpus = Prepared(data)
+    text = corpus.text(split)
+    found = evaluation.evaluate_text(
+        translator,
+        text,
+        beam_size=beam,
+        alpha=alpha,
+        max_tokens=max_tokens,
+        language=corpus.about.get("target"),
+    )
+    print(f"{folder} on {text.name}, {len(text):,} sentences, beam {beam}, alpha {alpha:g}")
+    print(found.table())
+    if found.unfinished:
+        print(f"{found.unfinished} translations reached the length limit without an end")
+    if hypotheses:
+        hypotheses.write_text("".join(f"{line}\n" for line in found.hypotheses), "utf-8")
+    if result:
+        evaluation.write_result(result, found, training=_training(folder))
+    if report:
+        from transformer_lib.report import write_report
+
+        write_report(report, found, text)
+    return 0
+
+
+def average(
+    out: Positional[Path],
+    models: Positional[tuple[str, ...]],
+    /,
+    last: int = 10,
+    half: bool = False,
+) -> int:
+    """Writes the mean of several models (section 6.1 of the paper takes the last checkpoints).
+
+    Args:
+        out: the model folder to write.
+        models: runs (of each, the newest checkpoints are taken) or model folders.
+        last: how many of the newest checkpoints of a run.
+        half: keep the weights in half precision, which halves the file.
+    """
+    folders = [folder for name in models for folder in _newest(name, last)]
+    translators = [Translator.from_pretrained(folder) for folder in folders]
+    mean = translators[-1]
+    mean.model.load_state_dict(average_weights([t.model.state_dict() for t in translators]))
+    noted = (_training(folders[-1]) or {}) | {"averaged": [folder.name for folder in folders]}
+
+    def fill(temporary: Path) -> None:
+        mean.write_files(temporary, torch.float16 if half else None)
+        (temporary / "training.json").write_text(json.dumps(noted, indent=1) + "\n")
+
+    write_folder(out, fill)
+    print(f"the mean of {len(folders)}: {', '.join(noted['averaged'])}; written to {out}")
+    return 0
+
+
+def _newest(name: str, last: int) -> list[Path]:
+    if last < 1:
+        raise ValueError(f"--last must be at least 1, got {last}")
+    return list_checkpoints(Path(name) / "checkpoints")[-last:] or [find_pretrained(name)]
+
+
+def info(model: Positional[str], /) -> int:
+    """Tells what a model is: sizes, parameters per part, vocabulary, training, scores.
+
+    Args:
+        model: a run (its best checkpoint), a model folder, or the name of a model that ships.
+    """
+    folder = find_model(model)
+    translator = Translator.from_pretrained(folder)
+    network = translator.model
+    print(folder)
+    print("sizes      ", ", ".join(f"{k}={v}" for k, v in vars(network.config).items()))
+    for name, part in network.named_children():
+        n_parameters = sum(p.numel() for p in part.parameters())
+        print(f"{name:<18} {n_parameters:>12,} parameters")
+    total = sum(p.numel() for p in network.parameters())
+    print(f"{'together':<18} {total:>12,} parameters, shared ones counted once")
+    for side in ("src_vocab", "tgt_vocab"):
+        vocab = getattr(translator, side)
+        print(f"{side:<18} {len(vocab):>12,} ids, {type(vocab).__name__}")
+    if noted := _training(folder):
+        minutes, device = noted["seconds"] / 60, noted["conditions"]["device"]
+        told = f"{noted['step']} steps, {noted['n_tokens']:,} target tokens"
+        print(f"trained     {told}, {minutes:.1f} minutes on {device}")
+        for name, values in noted["settings"].items():
+            print(f"{name:<11}", json.dumps(values))
+        for line in [line for line in noted["curve"] if "bleu" in line][-3:]:
+            print(f"validation  step {line['step']}: loss {line['val_loss']:.3f}, "
+                  f"greedy BLEU {line['bleu']:.2f}")  # fmt: skip
+    return 0

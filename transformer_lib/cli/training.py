@@ -1,0 +1,162 @@
+"""`transformer-lib train`: every field of our three configurations as a flag."""
+
+from __future__ import annotations
+
+import math
+import signal
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tyro.conf import Positional
+
+from transformer_lib.config import ModelConfig
+from transformer_lib.prepared import Prepared
+from transformer_lib.runs import RunConfig
+from transformer_lib.trainer import Resume, Trainer
+from transformer_lib.training import TrainConfig
+
+__all__ = ["ModelFlags", "TrainFlags", "choose_device", "train"]
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """Sizes of the model; what is left out comes from the preset.
+
+    Args:
+        d_model: width of all vectors between the sub-layers.
+        n_heads: attention heads; they divide d_model.
+        n_layers: encoder layers, and as many decoder layers.
+        d_ff: inner width of the feed-forward network.
+        dropout: share dropped behind every sub-layer and behind embedding + position.
+        max_len: positions held ready.
+        norm_first: pre-norm instead of the paper's post-norm.
+        tie_embeddings: one matrix for source, target and output where they share a vocabulary.
+        positions: what tells the model the order of the words.
+    """
+
+    d_model: int | None = None
+    n_heads: int | None = None
+    n_layers: int | None = None
+    d_ff: int | None = None
+    dropout: float | None = None
+    max_len: int | None = None
+    norm_first: bool | None = None
+    tie_embeddings: bool | None = None
+    positions: Literal["sinusoidal", "learned", "none"] | None = None
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    """Loss, learning rate and Adam; the defaults are the paper's.
+
+    Args:
+        peak_rate: highest learning rate; the paper's (d_model · warmup)^-0.5 when left out.
+        warmup: steps until it is reached.
+        cooldown: share of the steps, at the end, over which the rate falls to 0; the paper has 0.
+        smoothing: of the labels.
+        max_grad_norm: longer gradients are cut to this length.
+        betas: Adam's two memories.
+        eps: Adam's smallest divisor.
+    """
+
+    peak_rate: float | None = None
+    warmup: int = 4000
+    cooldown: float = 0.0
+    smoothing: float = 0.1
+    max_grad_norm: float = math.inf
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-9
+
+
+def train(
+    data: Positional[Path],
+    out: Positional[Path],
+    /,
+    model: ModelFlags,
+    rates: TrainFlags,
+    run: RunConfig,
+    preset: Literal["tiny", "base", "big"] = "tiny",
+    device: Device = "auto",
+    threads: int | None = None,
+    validation: str = "val",
+    resume: Resume = "no",
+) -> int:
+    """Trains a model, validates and saves on a schedule, and goes on after an interruption.
+
+    Args:
+        data: a folder that `prepare` wrote.
+        out: the folder of this run.
+        model: sizes.
+        rates: loss and optimiser.
+        run: length and schedule.
+        preset: sizes to start from: tiny (4 layers, 128), base and big (the paper's).
+        device: auto takes a GPU where there is one.
+        threads: CPU threads; torch's choice when left out.
+        validation: the split to validate on.
+        resume: go on in `out`: from the latest checkpoint, or (auto) from the latest whole one.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    corpus = Prepared(data)
+    config = model_config(corpus, preset, model)
+    trainer = Trainer(
+        corpus,
+        config,
+        train_config(rates, config, run.steps),
+        run,
+        out,
+        device=choose_device(device),
+        validation=validation,
+    )
+    trainer.start(resume)
+    try:
+        reason = trainer.fit()
+    except FloatingPointError as error:
+        kept = f"the checkpoints in {trainer.checkpoints} are kept; try a lower --peak-rate"
+        raise FloatingPointError(f"{error}; {kept}") from error
+    best = trainer.best
+    print(f"{reason}: step {trainer.step}, {trainer.seconds / 60:.1f} minutes of training")
+    if best["step"]:
+        print(f"best validation BLEU {best['bleu']:.2f} at step {best['step']}")
+    print(f"saved in {trainer.checkpoints}; to go on: the same command with --resume auto")
+    stopped = {signal.SIGINT.name: 130, signal.SIGTERM.name: 143}
+    return stopped.get(reason, 0)
+
+
+def model_config(corpus: Prepared, preset: str, flags: ModelFlags) -> ModelConfig:
+    """The preset's sizes with the flags' changes, for the corpus's vocabularies."""
+    changes = _given(flags)
+    vocab_sizes = len(corpus.src_vocab), len(corpus.tgt_vocab)
+    sizes = getattr(ModelConfig, preset)(vocab_sizes[0], **changes)
+    if vocab_sizes[0] == vocab_sizes[1]:
+        return sizes
+    names = {field.name for field in fields(ModelConfig)} - {"src_vocab_size", "tgt_vocab_size"}
+    return ModelConfig(*vocab_sizes, **{name: getattr(sizes, name) for name in names})
+
+
+def train_config(flags: TrainFlags, config: ModelConfig, steps: int) -> TrainConfig:
+    """The flags as a `TrainConfig`: the paper's rate where none is given, the cooldown in steps."""
+    if not 0 <= flags.cooldown <= 1:
+        raise ValueError(f"--cooldown is a share between 0 and 1, got {flags.cooldown}")
+    values = _given(flags) | {"pad_id": config.pad_id}
+    values.setdefault("peak_rate", (config.d_model * flags.warmup) ** -0.5)
+    start = round(steps * (1 - flags.cooldown))
+    return TrainConfig(**(values | {"cooldown": (start, steps) if start < steps else None}))
+
+
+def choose_device(device: Device) -> torch.device:
+    """The device asked for; "auto" takes a GPU where there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no CUDA device here")
+    return torch.device(device)
+
+
+def _given(flags: Any) -> dict[str, Any]:
+    values = {field.name: getattr(flags, field.name) for field in fields(flags)}
+    return {name: value for name, value in values.items() if value is not None}

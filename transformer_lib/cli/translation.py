@@ -1,0 +1,116 @@
+"""`transformer-lib translate`: lines in, lines out, in order."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from tyro.conf import Positional, arg
+
+from transformer_lib.cli.models import find_model
+from transformer_lib.cli.training import Device, choose_device
+from transformer_lib.corpora import read_lines
+from transformer_lib.translator import Translator
+from transformer_lib.vocab import normalize_text
+
+__all__ = ["translate"]
+
+CHUNK = 1000  # lines that are read before they are translated together
+
+
+def translate(
+    model: Positional[str],
+    sentences: Positional[tuple[str, ...]] = (),
+    /,
+    file: Annotated[Path | None, arg(aliases=["-f"])] = None,
+    beam: int = 5,
+    alpha: float = 1.0,
+    n_best: int = 1,
+    scores: bool = False,
+    max_tokens: int = 4096,
+    device: Device = "auto",
+    threads: int | None = None,
+    attention: Path | None = None,
+) -> int:
+    """Translates sentences, a file, or standard input, line by line and in order.
+
+    Args:
+        model: a run (its best checkpoint), a model folder, or the name of a model that ships.
+        sentences: what to translate; without any, --file, or else standard input.
+        file: a text file, one sentence per line.
+        beam: width of the beam; 1 with --alpha 0 is greedy.
+        alpha: of the length penalty.
+        n_best: print so many translations of each sentence, the best first.
+        scores: print the score before each translation.
+        max_tokens: most source tokens decoded together.
+        device: auto takes a GPU where there is one.
+        threads: CPU threads; torch's choice when left out.
+        attention: draw the cross-attention of the first sentence to this picture.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    translator = Translator.from_pretrained(find_model(model), device=choose_device(device))
+    search = {"beam_size": beam, "alpha": alpha, "n_best": n_best, "max_tokens": max_tokens}
+    lines = iter(sentences) if sentences else _lines(file)
+    number = 0
+    while chunk := list(itertools.islice(lines, CHUNK)):
+        for found in _translate_lines(translator, chunk, number, search):
+            for score, text in found:
+                print(f"{score:.4f}\t{text}" if scores else text)
+        if attention and number == 0:
+            _draw_attention(translator, chunk[0], attention)
+        sys.stdout.flush()
+        number += len(chunk)
+    return 0
+
+
+def _lines(file: Path | None) -> Iterator[str]:
+    if file:
+        yield from read_lines(file)
+    else:
+        for number, line in enumerate(sys.stdin.buffer, start=1):
+            try:
+                yield normalize_text(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                place = f"standard input, line {number}, byte {error.start + 1}"
+                raise ValueError(f"{place}: not UTF-8") from error
+
+
+def _translate_lines(
+    translator: Translator, lines: list[str], before: int, search: dict[str, Any]
+) -> Iterable[list[tuple[float, str]]]:
+    """Score and text of the n best for every line; an empty or too long line gives empty ones."""
+    longest = translator.model.config.max_len
+    fits = []
+    for i, line in enumerate(lines):
+        n_tokens = len(translator.src_vocab.encode(line, eos=True))
+        if n_tokens > longest:
+            place = f"line {before + i + 1} has {n_tokens} tokens, the model takes {longest}"
+            print(f"warning: {place}: an empty line is written for it", file=sys.stderr)
+        elif line.strip():
+            fits.append(i)
+    found = dict(zip(fits, translator.hypotheses([lines[i] for i in fits], **search), strict=True))
+    for i in range(len(lines)):
+        best = found.get(i, [])
+        texts = [(hyp.score, translator.tgt_vocab.decode(hyp.ids)) for hyp in best]
+        yield texts or [(0.0, "")] * search["n_best"]
+
+
+def _draw_attention(translator: Translator, sentence: str, path: Path) -> None:
+    from transformer_lib import plots
+
+    translation = translator.translate([sentence])[0]
+    maps, sources, targets = translator.attention_maps(sentence, translation)
+    figure = plots.attention_map(
+        maps.cross[-1, 0].mean(0).cpu(),
+        [*targets[1:], "<eos>"],
+        sources,
+        title="Where the last layer looks, mean of its heads",
+        row_label="queries: predicted token",
+        column_label="keys: source token",
+    )
+    figure.savefig(path, bbox_inches="tight")

@@ -1,0 +1,77 @@
+"""A score as a picture, or as one page with translations to read."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from pathlib import Path
+
+from transformer_lib import plots
+from transformer_lib.corpora import ParallelText
+from transformer_lib.evaluation import Report, by_length
+
+__all__ = ["write_report"]
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>body {{ font: 16px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
+td, th {{ text-align: left; padding: .2rem 1rem .2rem 0; vertical-align: top }}</style>
+<h1>{title}</h1>
+<table>{scores}</table>
+<img alt="{alt}" src="data:image/png;base64,{image}">
+<h2>Translations</h2>
+<table><tr><th>source</th><th>model</th><th>person</th></tr>{rows}</table>
+"""
+
+
+def write_report(path: Path, report: Report, text: ParallelText, n_examples: int = 50) -> None:
+    """BLEU by sentence length: a picture (`.png`, `.svg`, `.pdf`), or a page (`.html`) with the
+    scores and the first translations beside it.
+
+    Raises:
+        ValueError: another ending.
+    """
+    groups = by_length(report, text)
+    figure = plots.scores_by_group(
+        {name: score for name, (score, _) in groups.items()},
+        {name: n for name, (_, n) in groups.items()},
+        title=f"BLEU by length, {report.name}",
+        x_label="words in the source sentence",
+        y_label="BLEU",
+    )
+    if path.suffix in (".png", ".svg", ".pdf"):
+        figure.savefig(path, bbox_inches="tight")
+    elif path.suffix == ".html":
+        image = io.BytesIO()
+        figure.savefig(image, format="png", bbox_inches="tight")
+        path.write_text(_page(report, text, image.getvalue(), groups, n_examples), "utf-8")
+    else:
+        raise ValueError(f"a report is .html, .png, .svg or .pdf, not {path.name!r}")
+
+
+def _page(
+    report: Report,
+    text: ParallelText,
+    image: bytes,
+    groups: dict[str, tuple[float, int]],
+    n_examples: int,
+) -> str:
+    scores = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{score['value']:.2f}</td>"
+        f"<td>{html.escape(score['how'])}</td></tr>"
+        for name, score in report.scores.items()
+    )
+    triples = zip(text.source, report.hypotheses, text.target, strict=True)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in triple) + "</tr>"
+        for _, triple in zip(range(n_examples), triples, strict=False)
+    )
+    alt = "; ".join(f"{name} words: {score:.1f}" for name, (score, _) in groups.items())
+    return PAGE.format(
+        title=html.escape(report.name),
+        scores=scores,
+        alt=f"BLEU by sentence length. {alt}",
+        image=base64.b64encode(image).decode(),
+        rows=rows,
+    )

@@ -1,0 +1,169 @@
+"""Around a training run: its settings, its log, and the wish to stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from transformer_lib.checkpoint import write_text
+
+__all__ = [
+    "InPrecision",
+    "Precision",
+    "RunConfig",
+    "RunLog",
+    "StopSignal",
+    "check_same",
+    "choose_precision",
+]
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How long to train and how often to look up.
+
+    Args:
+        steps: updates in all.
+        max_minutes: stop, and save, after so many minutes of training in all.
+        max_tokens: most ids of a batch on its longer side, padding included.
+        accumulate: batches whose gradients are added up before one update.
+        precision: of the matrix products; "auto" is bf16 on a GPU that has it, else fp32.
+        compile: let torch compile the model first: slow to start, faster on a GPU.
+        validate_every: steps between two validations; a checkpoint is saved with each.
+        keep: the newest checkpoints that stay on disk; the best one always stays.
+        patience: stop after so many validations without a better BLEU.
+        seed: of the weights, of dropout, and of the order of the batches.
+    """
+
+    steps: int = 20_000
+    max_minutes: float | None = None
+    max_tokens: int = 4096
+    accumulate: int = 1
+    precision: Precision = "auto"
+    compile: bool = False
+    validate_every: int = 1000
+    keep: int = 5
+    patience: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        names = ("steps", "max_tokens", "accumulate", "validate_every", "keep")
+        problems = [
+            f"{name} must be at least 1, got {getattr(self, name)}"
+            for name in names
+            if getattr(self, name) < 1
+        ]
+        problems += [
+            f"{name} must be above 0, got {value}"
+            for name in ("max_minutes", "patience")
+            if (value := getattr(self, name)) is not None and not value > 0
+        ]
+        if self.precision not in ("auto", "fp32", "bf16"):
+            problems.append(f"precision must be auto, fp32 or bf16, got {self.precision!r}")
+        if problems:
+            raise ValueError("invalid RunConfig: " + "; ".join(problems))
+
+
+# What may differ between a run and the one that goes on with it.
+FREE_TO_CHANGE = {"steps", "max_minutes", "validate_every", "keep", "patience"}
+
+
+def choose_precision(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """The dtype of autocast; None for plain float32."""
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+class InPrecision(nn.Module):
+    """A model whose matrix products run in a shorter dtype; weights and logits stay float32."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
+        """As the model's own."""
+        with torch.autocast(src.device.type, self.dtype, enabled=self.dtype is not None):
+            logits = self.model(src, tgt)
+        return logits if self.dtype is None else logits.float()
+
+
+class StopSignal:
+    """Ctrl-C and SIGTERM ask for a stop after the step; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        if self.number is not None:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+class RunLog:
+    """One JSON object per line in `log.jsonl`, and TensorBoard's curves where it is installed."""
+
+    def __init__(self, folder: Path, first_step: int = 0) -> None:
+        self.path = folder / "log.jsonl"
+        self._forget_after(first_step)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        except ImportError:
+            self.board = None
+
+    def _forget_after(self, step: int) -> None:
+        """Lines of steps that will be done again are taken away."""
+        lines = self.read(self.path)
+        kept = [line for line in lines if line["step"] <= step]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    @staticmethod
+    def read(path: Path) -> list[dict[str, Any]]:
+        """All whole lines; the last may be torn by a crash."""
+        found = []
+        for line in path.read_text().splitlines() if path.is_file() else []:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break
+        return found
+
+    def __call__(self, step: int, **values: float) -> None:
+        """Notes the values of a step."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items() if self.board else ():
+            self.board.add_scalar(name, value, step)
+
+
+def check_same(noted: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuses to go on with a run under other settings; lists each difference."""
+    differences = [
+        f"{part}.{name} was {noted[part].get(name)!r}, is {value!r}"
+        for part in ("model", "train", "run", "data")
+        for name, value in json.loads(json.dumps(wanted[part])).items()
+        if noted[part].get(name) != value and not (part == "run" and name in FREE_TO_CHANGE)
+    ]
+    if differences:
+        raise ValueError("the checkpoint is of another run: " + "; ".join(differences))

@@ -71,6 +71,8 @@ class IdPairs(Sequence[IdPair]):
         return len(self._ends["src"]) - 1
 
     def __getitem__(self, i: int) -> IdPair:
+        if not 0 <= i < len(self):
+            raise IndexError(f"no pair {i}: there are {len(self)}")
         return self._side("src", i), self._side("tgt", i)
 
     def _side(self, side: str, i: int) -> list[int]:

@@ -1,0 +1,102 @@
+"""Prepared corpora: what is on disk is what the vocabularies say, and nothing vanishes unsaid."""
+
+import json
+
+import numpy as np
+import pytest
+
+from transformer_lib.corpora import ParallelText
+from transformer_lib.prepared import Limits, Prepared, learn_vocabularies, prepare
+
+SOURCE = ("ein Hund schläft", "eine Katze sieht den Hund", "der Garten ist grün", "ja")
+TARGET = ("a dog sleeps", "a cat sees the dog", "the garden is green", "yes " * 30)
+TRAIN = ParallelText(SOURCE * 4, TARGET * 4, "train", {"empty line": 2, "nothing": 0})
+VAL = ParallelText((*SOURCE[:2], "ja"), (*TARGET[:2], "yes " * 30), "val")
+
+
+def make(folder, kind="subwords", size=50, **limits):
+    said = []
+    vocabularies = learn_vocabularies(TRAIN, kind, size, ("de", "en"))
+    texts = {"train": TRAIN, "val": VAL}
+    about = {"name": "tiny", "target": "en"}
+    found = prepare(
+        texts, vocabularies, folder, limits=Limits(**limits), about=about, say=said.append
+    )
+    return found, said
+
+
+@pytest.mark.parametrize("kind", ["subwords", "words"])
+def test_the_ids_are_those_of_the_vocabularies(tmp_path, kind):
+    corpus, _ = make(tmp_path / "tiny", kind, max_ratio=99.0)
+    pairs = corpus.pairs("train")
+    assert len(pairs) == len(TRAIN) == 16
+    for (source, target), (src, tgt) in zip(TRAIN, pairs, strict=True):
+        assert src == corpus.src_vocab.encode(source, eos=True)
+        assert tgt == corpus.tgt_vocab.encode(target, bos=True, eos=True)
+    assert pairs.lengths == [(len(src), len(tgt)) for src, tgt in pairs]
+    assert (corpus.src_vocab is corpus.tgt_vocab) is False
+
+
+def test_ids_stay_on_disk_until_they_are_asked_for(tmp_path):
+    pairs = make(tmp_path / "tiny")[0].pairs("train")
+    assert all(isinstance(array, np.memmap) for array in (*pairs._ids.values(),))
+
+
+def test_what_is_dropped_is_counted_with_its_reason(tmp_path):
+    corpus, said = make(tmp_path / "tiny", max_length=60, max_ratio=4.0)
+    assert corpus.about["splits"]["train"]["dropped"] == {
+        "empty line": 2,
+        "one side over 4 times longer": 4,
+    }
+    assert "12 pairs" in said[0] and "dropped: 2 empty line; 4 one side" in said[0]
+    _, said = make(tmp_path / "short", max_length=12, max_ratio=4.0)
+    assert "longer than 12 tokens" in said[0]
+
+
+def test_only_training_pairs_are_dropped(tmp_path):
+    corpus, said = make(tmp_path / "tiny", max_ratio=4.0)
+    assert len(corpus.pairs("val")) == len(corpus.text("val")) == 3
+    assert "dropped" not in said[1]
+
+
+def test_the_text_of_a_split_comes_back(tmp_path):
+    corpus, _ = make(tmp_path / "tiny")
+    assert (corpus.text("val").source, corpus.text("val").target) == (VAL.source, VAL.target)
+    assert corpus.splits == ["train", "val"]
+    with pytest.raises(ValueError, match="the training split, is not kept"):
+        corpus.text("train")
+    with pytest.raises(ValueError, match="no split 'test' here; there are train, val"):
+        corpus.pairs("test")
+
+
+def test_one_pass_has_every_pair_once(tmp_path):
+    pairs = make(tmp_path / "tiny", max_ratio=99.0)[0].pairs("train")
+    rows = [
+        tuple(i for i in row if i)
+        for batch in pairs.batches(60, seed=1, epoch=2)
+        for row in batch.src.tolist()
+    ]
+    assert sorted(rows) == sorted(tuple(src) for src, _ in pairs)
+
+
+def test_a_corpus_without_a_pair_left_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"train: every pair was dropped: .*longer than 2"):
+        make(tmp_path / "tiny", max_length=2)
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_impossible_limits_and_kinds_are_refused():
+    with pytest.raises(ValueError, match="impossible limits"):
+        Limits(max_length=1)
+    with pytest.raises(ValueError, match="impossible limits"):
+        Limits(max_ratio=0.5)
+    with pytest.raises(ValueError, match="subwords or words, not 'letters'"):
+        learn_vocabularies(TRAIN, "letters", 50, ("de", "en"))
+
+
+def test_a_damaged_folder_is_refused(tmp_path):
+    make(tmp_path / "tiny")
+    path = tmp_path / "tiny" / "corpus.json"
+    path.write_text(json.dumps({"name": "other"}))
+    with pytest.raises(ValueError, match=r"corpus.json is damaged"):
+        Prepared(tmp_path / "tiny")

@@ -1,0 +1,211 @@
+"""The loop that survives real life: resumed to the bit, stopped by real signals, never lost."""
+
+import json
+import math
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from transformer_lib import ModelConfig, TrainConfig, Transformer, Translator
+from transformer_lib.checkpoint import CheckpointError, list_checkpoints
+from transformer_lib.corpora import ParallelText
+from transformer_lib.prepared import learn_vocabularies, prepare
+from transformer_lib.runs import InPrecision, RunConfig, RunLog, choose_precision
+from transformer_lib.trainer import Trainer
+
+SOURCE = ("ein Hund schläft", "eine Katze sieht den Hund", "der Garten ist grün", "ja ja ja")
+TARGET = ("a dog sleeps", "a cat sees the dog", "the garden is green", "yes yes yes")
+TEXT = ParallelText(SOURCE, TARGET, "tiny")
+RATES = TrainConfig(peak_rate=3e-3, warmup=5)
+RUN = RunConfig(steps=6, max_tokens=30, validate_every=3, keep=2)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    texts = {"train": TEXT, "val": TEXT}
+    vocabularies = learn_vocabularies(TEXT, "subwords", 45, ("de", "en"))
+    return prepare(texts, vocabularies, tmp_path_factory.mktemp("data") / "p", say=len)
+
+
+@pytest.fixture
+def trainer(corpus, tmp_path):
+    def make(folder="run", run=RUN, resume="no", rates=RATES, say=len, **sizes):
+        model = ModelConfig.tiny(45, **({"n_layers": 1, "d_model": 16, "d_ff": 32} | sizes))
+        made = Trainer(corpus, model, rates, run, tmp_path / folder)
+        made.log_every = 1
+        made.start(resume, say=say)
+        return made
+
+    return make
+
+
+def state(trainer):
+    return trainer.translator.model.state_dict()
+
+
+def losses(trainer):
+    return [line["loss"] for line in RunLog.read(trainer.log.path) if "loss" in line]
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 5])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_that_was_cut_ends_with_the_same_bits(trainer, stop_at, accumulate):
+    run = replace(RUN, accumulate=accumulate)
+    whole = trainer("whole", run)
+    assert whole.fit(quiet=True) == "all steps done"
+    trainer("cut", replace(run, steps=stop_at)).fit(quiet=True)
+    torch.manual_seed(99)  # whatever happened to the process in between
+    again = trainer("cut", run, resume="latest")
+    assert again.step == stop_at
+    again.fit(quiet=True)
+    assert (whole.epoch, whole.index) == (again.epoch, again.index)
+    assert whole.epoch > 0 or whole.index == 6
+    assert losses(whole) == losses(again)
+    for name, tensor in state(whole).items():
+        assert torch.equal(tensor, state(again)[name]), name
+
+
+def test_the_log_forgets_what_is_done_again(trainer):
+    trainer("run", replace(RUN, steps=5)).fit(quiet=True)
+    shutil_free = list_checkpoints(trainer("other").checkpoints)
+    assert shutil_free == []
+    again = trainer("run", resume="latest")
+    with again.log.path.open("a") as file:
+        file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
+    again = trainer("run", resume="latest")
+    assert [line["step"] for line in RunLog.read(again.log.path) if "loss" in line] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+
+
+def test_a_run_is_not_overwritten(trainer):
+    trainer().fit(quiet=True)
+    with pytest.raises(ValueError, match="holds a run already: add --resume auto"):
+        trainer()
+    with pytest.raises(ValueError, match="no checkpoint to go on from"):
+        trainer("new", resume="latest")
+
+
+def test_other_settings_are_refused_and_each_difference_is_named(trainer):
+    trainer().fit(quiet=True)
+    other = replace(RATES, warmup=7)
+    with pytest.raises(ValueError, match="another run") as error:
+        trainer(run=replace(RUN, seed=1), resume="latest", rates=other, dropout=0.3)
+    for words in ("model.dropout was 0.1, is 0.3", "train.warmup was 5, is 7", "run.seed was 0"):
+        assert words in str(error.value)
+    trainer(run=replace(RUN, steps=99, keep=9, patience=4), resume="latest")  # these may change
+
+
+def test_a_damaged_checkpoint_stops_latest_and_is_skipped_by_auto(trainer):
+    said = []
+    first = trainer()
+    first.fit(quiet=True)
+    newest = list_checkpoints(first.checkpoints)[-1]
+    (newest / "training.pt").write_bytes(b"x" + (newest / "training.pt").read_bytes()[1:])
+    with pytest.raises(CheckpointError, match=r"step-000006/training.pt is damaged"):
+        trainer(resume="latest")
+    again = trainer(resume="auto", say=said.append)
+    assert again.step == 3
+    assert "skipped" in said[0] and "training.pt" in said[0]
+    assert "going on from" in said[1] and "step 3" in said[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_and_saves(trainer, monkeypatch, number):
+    update = Trainer._update
+
+    def update_and_signal(self, batches):
+        result = update(self, batches)
+        if self.step == 2:
+            os.kill(os.getpid(), number)
+        return result
+
+    monkeypatch.setattr(Trainer, "_update", update_and_signal)
+    before = signal.getsignal(number)
+    stopped = trainer()
+    assert stopped.fit(quiet=True) == number.name
+    assert [path.name for path in list_checkpoints(stopped.checkpoints)] == ["step-000002"]
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_stops_at_once(trainer, monkeypatch):
+    def two_signals(self, batches):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "_update", two_signals)
+    with pytest.raises(KeyboardInterrupt):
+        trainer().fit(quiet=True)
+
+
+def test_the_newest_and_the_best_stay(trainer, monkeypatch):
+    scores = iter([5.0, 50.0, 10.0, 20.0, 30.0, 40.0])
+    monkeypatch.setattr(
+        "transformer_lib.trainer.bleu", lambda *_, **__: type("S", (), {"value": next(scores)})
+    )
+    made = trainer(run=replace(RUN, validate_every=1))
+    made.fit(quiet=True)
+    kept = [path.name for path in list_checkpoints(made.checkpoints)]
+    assert kept == ["step-000002", "step-000005", "step-000006"]
+    assert json.loads((made.folder / "best.json").read_text()) == {"step": 2, "bleu": 50.0}
+
+
+def test_patience_and_minutes_end_a_run(trainer, monkeypatch):
+    worse = iter(range(100, 0, -1))
+    monkeypatch.setattr(
+        "transformer_lib.trainer.bleu", lambda *_, **__: type("S", (), {"value": next(worse)})
+    )
+    made = trainer(run=replace(RUN, steps=50, validate_every=1, patience=3))
+    assert made.fit(quiet=True) == "no better BLEU in 3 validations"
+    assert made.step == 4
+    made = trainer("short", run=replace(RUN, steps=10**6, max_minutes=1e-5))
+    assert "minutes are over" in made.fit(quiet=True)
+    assert list_checkpoints(made.checkpoints)
+
+
+def test_a_loss_that_is_no_number_keeps_the_checkpoints(trainer):
+    made = trainer()
+    made.run = replace(RUN, steps=3)
+    made.fit(quiet=True)
+    made.run = RUN
+    with torch.no_grad():
+        made.translator.model.tgt_embedding.weight[:] = math.nan
+    with pytest.raises(FloatingPointError, match="at step 4"):
+        made.fit(quiet=True)
+    assert trainer(resume="latest").step == 3
+
+
+def test_it_learns_its_few_sentences_by_heart(trainer):
+    run = replace(RUN, steps=150, validate_every=150, max_tokens=200)
+    made = trainer(
+        run=run, rates=TrainConfig(peak_rate=1e-2, warmup=20), norm_first=True, d_model=32
+    )
+    made.fit(quiet=True)
+    assert made.best["bleu"] == pytest.approx(100)
+    folder = list_checkpoints(made.checkpoints)[-1]
+    assert Translator.from_pretrained(folder).translate(list(SOURCE)) == list(TARGET)
+
+
+def test_bf16_rounds_the_products_and_nothing_else():
+    model = Transformer(ModelConfig.tiny(30, dropout=0.0)).eval()
+    short = InPrecision(model, torch.bfloat16)
+    src, tgt = torch.randint(4, 30, (2, 7)), torch.randint(4, 30, (2, 5))
+    logits, exact = short(src, tgt), InPrecision(model, None)(src, tgt)
+    assert torch.equal(exact, model(src, tgt))
+    assert logits.dtype == torch.float32
+    assert 0 < (logits - exact).abs().max() < 0.05 * exact.abs().max()
+    logits.sum().backward()
+    assert all(p.grad.dtype == p.dtype == torch.float32 for p in model.parameters())
+    assert choose_precision("auto", torch.device("cpu")) is None
+
+
+def test_all_problems_of_a_run_are_listed_at_once():
+    with pytest.raises(ValueError, match=r"steps must.*keep must.*max_minutes must be above 0"):
+        RunConfig(steps=0, keep=0, max_minutes=-1.0)

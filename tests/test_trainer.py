@@ -70,8 +70,6 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(trainer, stop_at, accumulate
 
 def test_the_log_forgets_what_is_done_again(trainer):
     trainer("run", replace(RUN, steps=5)).fit(quiet=True)
-    shutil_free = list_checkpoints(trainer("other").checkpoints)
-    assert shutil_free == []
     again = trainer("run", resume="latest")
     with again.log.path.open("a") as file:
         file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')

@@ -50,7 +50,7 @@ class Report:
     """
 
     name: str
-    search: dict[str, float]
+    search: dict[str, int | float]
     scores: dict[str, dict[str, Any]]
     hypotheses: list[str] = field(repr=False)
     unfinished: int

@@ -149,7 +149,7 @@ class RunLog:
                 break
         return found
 
-    def __call__(self, step: int, **values: float) -> None:
+    def __call__(self, step: int, **values: int | float) -> None:
         """Notes the values of a step."""
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")

@@ -1,0 +1,212 @@
+"""The command line from text to translation, in one process and as a command of its own."""
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from types import SimpleNamespace
+
+import pytest
+
+from transformer_lib import ModelConfig, TrainConfig, Translator
+from transformer_lib.cli import main
+from transformer_lib.cli.training import ModelFlags, TrainFlags
+from transformer_lib.runs import RunConfig
+
+GERMAN = ["Ein Hund schläft.", "Eine Katze sieht den Hund.", "Der Garten ist grün.", "Ja ja ja."]
+ENGLISH = ["A dog sleeps.", "A cat sees the dog.", "The garden is green.", "Yes yes yes."]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with two texts, a prepared corpus and a short run."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "a.de").write_text("\n".join([*GERMAN, ""]), "utf-8")
+    (folder / "a.en").write_text("\n".join([*ENGLISH, ""]), "utf-8")
+    pair = [str(folder / "a.de"), str(folder / "a.en")]
+    command = ["prepare", str(folder / "data"), "--corpus", "files", "--vocab-size", "60"]
+    assert main([*command, "--train", *pair, "--val", *pair, "--test", *pair]) == 0
+    run = [str(folder / "data"), str(folder / "run"), "--n-layers", "1", "--d-model", "32"]
+    rates = ["--d-ff", "64", "--norm-first", "True", "--peak-rate", "1e-2", "--warmup", "20"]
+    length = ["--steps", "240", "--validate-every", "120", "--max-tokens", "200", "--threads", "1"]
+    assert main(["train", *run, *rates, *length]) == 0
+    return folder
+
+
+def run(capsys, *arguments):
+    """Exit status, output and errors of one command."""
+    capsys.readouterr()
+    status = main([str(argument) for argument in arguments])
+    found = capsys.readouterr()
+    return status, found.out, found.err
+
+
+def test_what_was_trained_translates(home, capsys):
+    status, out, _ = run(capsys, "translate", home / "run", *GERMAN)
+    assert status == 0
+    assert out.splitlines() == ENGLISH
+
+
+def test_lines_come_back_in_order_with_empty_ones_in_place(home, capsys, monkeypatch):
+    text = "Ja ja ja.\n\nEin Hund schläft."
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text.encode())))
+    _, out, _ = run(capsys, "translate", home / "run")
+    assert out.split("\n") == ["Yes yes yes.", "", "A dog sleeps.", ""]
+    _, out, _ = run(capsys, "translate", home / "run", "--file", home / "a.de", "--beam", 1)
+    assert out.splitlines() == ENGLISH
+
+
+def test_n_best_and_scores(home, capsys):
+    command = ["translate", home / "run", GERMAN[0], "--n-best", 3, "--scores", "--beam", 4]
+    lines = run(capsys, *command)[1].splitlines()
+    scores = [float(line.split("\t")[0]) for line in lines]
+    assert scores == sorted(scores, reverse=True)
+    assert lines[0].endswith("\tA dog sleeps.") and len(lines) == 3
+
+
+def test_a_line_that_is_too_long_is_warned_about_and_stays_in_place(home, capsys, tmp_path):
+    model = Translator.from_pretrained(next((home / "run" / "checkpoints").glob("step-000240")))
+    model.model.config.__dict__["max_len"] = 20
+    model.save(tmp_path / "short")
+    long = "Hund " * 200
+    status, out, err = run(capsys, "translate", tmp_path / "short", "Ja ja ja.", long, "Ja ja ja.")
+    assert (status, out.splitlines()[1]) == (0, "")
+    assert "warning: line 2 has" in err and "the model takes 20" in err
+
+
+def test_attention_is_drawn(home, capsys, tmp_path):
+    run(capsys, "translate", home / "run", GERMAN[0], "--attention", tmp_path / "map.png")
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluation_prints_what_it_writes(home, capsys, tmp_path):
+    _, out, _ = run(
+        capsys, "evaluate", home / "run", "--data", home / "data", "--split", "test",
+        "--result", tmp_path / "r.json", "--report", tmp_path / "r.html",
+        "--hypotheses", tmp_path / "h.txt",
+    )  # fmt: skip
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["scores"]["BLEU"]["value"] == pytest.approx(100)
+    assert "100.00" in out and "version:" in out
+    assert result["training"]["step"] in (120, 240)
+    assert result["training"]["settings"]["train"]["warmup"] == 20
+    assert (tmp_path / "h.txt").read_text().splitlines() == ENGLISH
+    assert (tmp_path / "r.html").is_file()
+
+
+def test_averaging_halves_and_keeps_what_it_learned(home, capsys, tmp_path):
+    status, out, _ = run(capsys, "average", tmp_path / "mean", home / "run", "--last", 1, "--half")
+    assert status == 0 and "the mean of 1: step-000240" in out
+    sizes = [
+        (folder / "model.safetensors").stat().st_size
+        for folder in (tmp_path / "mean", home / "run" / "checkpoints" / "step-000240")
+    ]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert run(capsys, "translate", tmp_path / "mean", GERMAN[1])[1] == f"{ENGLISH[1]}\n"
+    _, out, _ = run(capsys, "average", tmp_path / "mean", home / "run", "--last", 2)
+    assert "step-000120, step-000240" in out
+
+
+def test_info_tells_what_a_model_is(home, capsys):
+    _, out, _ = run(capsys, "info", home / "run")
+    model = Translator.from_pretrained(home / "run" / "checkpoints" / "step-000240").model
+    assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in out
+    for words in (
+        "d_model=32",
+        "60 ids, SubwordVocab",
+        "240 steps" if "step-000240" in out else "120 steps",
+    ):
+        assert words in out
+
+
+def test_going_on_after_the_end_trains_further(home, capsys, tmp_path):
+    import shutil
+
+    shutil.copytree(home / "run", tmp_path / "run")
+    command = ["train", home / "data", tmp_path / "run", "--n-layers", 1, "--d-model", 32,
+               "--d-ff", 64, "--norm-first", True, "--peak-rate", 1e-2, "--warmup", 20,
+               "--max-tokens", 200, "--validate-every", 120, "--threads", 1]  # fmt: skip
+    status, out, err = run(capsys, *command, "--steps", 245)
+    assert (status, out) == (2, "") and "holds a run already: add --resume auto" in err
+    status, out, _ = run(capsys, *command, "--steps", 245, "--resume", "auto")
+    assert status == 0 and "step-000240, step 240" in out and "all steps done: step 245" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["translate", "nowhere", "x"], "no folder nowhere, and no model of that name"),
+        (["evaluate", "{run}", "--data", "{data}", "--split", "tset"], "no split 'tset' here"),
+        (["evaluate", "{run}", "--data", "{run}"], "not a folder that this library wrote"),
+        (["train", "{data}", "{new}", "--dropout", "1.5"], "dropout must be"),
+        (["train", "{data}", "{new}", "--n-heads", "7", "--steps", "0"], "steps must be"),
+        (["train", "{data}", "{new}", "--n-heads", "7"], "not divisible by n_heads=7"),
+        (["train", "{data}", "{new}", "--cooldown", "2"], "--cooldown is a share"),
+        (["train", "{data}", "{new}", "--validation", "x"], "no split 'x' here"),
+        (["prepare", "{new}", "--corpus", "files"], "needs --train SOURCE TARGET"),
+        (["prepare", "{new}", "--source", "de", "--target", "de"], "give two languages"),
+        (["average", "{new}", "{run}", "--last", "0"], "--last must be at least 1"),
+    ],
+)
+def test_wrong_input_is_one_line_and_a_2(home, capsys, tmp_path, arguments, words):
+    places = {"run": home / "run", "data": home / "data", "new": tmp_path / "new"}
+    try:
+        status, out, err = run(capsys, *(text.format(**places) for text in arguments))
+    except SystemExit as stop:  # a value that tyro itself refuses
+        status, (out, err) = stop.code, capsys.readouterr()
+    assert (status, out) == (2, "")
+    assert words in err
+    assert not (tmp_path / "new").exists()
+
+
+def test_text_files_of_unequal_length_are_refused(home, capsys, tmp_path):
+    (tmp_path / "short.en").write_text("one line\n")
+    pair = [home / "a.de", tmp_path / "short.en"]
+    command = ["prepare", tmp_path / "new", "--corpus", "files", "--train", *pair, "--val", *pair]
+    status, _, err = run(capsys, *command)
+    assert status == 2 and "has 4 lines, but" in err and err.count("\n") == 1
+
+
+def test_an_unknown_flag_is_refused_with_a_suggestion(home, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(home / "data"), "x", "--dropuot", "0.1"])
+    assert stop.value.code == 2
+    assert "--dropout" in capsys.readouterr().err
+
+
+def test_every_field_is_a_flag():
+    def names(kind):
+        return {field.name for field in fields(kind)}
+
+    assert names(ModelFlags) == names(ModelConfig) - {"src_vocab_size", "tgt_vocab_size", "pad_id"}
+    assert names(TrainFlags) == names(TrainConfig) - {"pad_id"}
+    assert not names(RunConfig) & (names(ModelFlags) | names(TrainFlags))
+
+
+def test_the_defaults_are_the_papers():
+    from transformer_lib.cli.training import train_config
+
+    config = train_config(TrainFlags(), ModelConfig.base(100), steps=100_000)
+    assert config == TrainConfig()
+    assert train_config(TrainFlags(cooldown=0.5), ModelConfig.base(9), 10).cooldown == (5, 10)
+
+
+def test_a_closed_pipe_is_no_traceback(home):
+    lines = "Ja ja ja.\n" * 3000
+    command = f"{sys.executable} -m transformer_lib translate {home / 'run'} --beam 1 | head -1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        input=lines, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout == "Yes yes yes.\n"
+    assert done.stderr == ""
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    for name in ("prepare", "train", "evaluate", "translate", "average", "info"):
+        assert f"transformer-lib {name}" in out or f"• {name}" in out

@@ -1,0 +1,120 @@
+"""Scores against independent counts, and the data set's own tokenised files."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from sacrebleu.metrics import BLEU, CHRF
+
+from transformer_lib import ModelConfig, SubwordVocab, Transformer, Translator, collate, evaluate
+from transformer_lib.corpora import ParallelText, read_lines
+from transformer_lib.evaluation import (
+    by_length,
+    conditions,
+    evaluate_text,
+    lc_norm_tok,
+    literature_bleu,
+    predict,
+    words_bleu,
+    write_result,
+)
+from transformer_lib.report import write_report
+
+SOURCE = ("ein Hund schläft im Garten", "ja", "eine Katze sieht den Hund . " * 3)
+TARGET = ("A dog sleeps in the garden.", "Yes.", "A cat sees the dog . " * 3)
+TEXT = ParallelText(SOURCE, TARGET, "three sentences")
+MULTI30K = Path(os.environ.get("TRANSFORMER_LIB_DATA", "data")) / "multi30k"
+
+
+@pytest.fixture(scope="module")
+def translator():
+    vocab = SubwordVocab.train([*SOURCE, *TARGET] * 3, size=50)
+    torch.manual_seed(0)
+    return Translator(Transformer(ModelConfig.tiny(50, n_layers=1, d_model=16, d_ff=16)), vocab)
+
+
+@pytest.fixture(scope="module")
+def report(translator):
+    return evaluate_text(translator, TEXT, beam_size=2, alpha=0.6, language="en")
+
+
+def test_the_scores_are_sacrebleus(translator, report):
+    references = [list(TARGET)]
+    hypotheses = translator.translate(list(SOURCE), beam_size=2, alpha=0.6)
+    assert report.hypotheses == hypotheses
+    for name, metric in (
+        ("BLEU", BLEU()),
+        ("BLEU, lower-cased", BLEU(lowercase=True)),
+        ("chrF", CHRF()),
+    ):
+        assert report.scores[name]["value"] == metric.corpus_score(hypotheses, references).score
+    assert "case:lc" in report.scores["BLEU, lower-cased"]["how"]
+    assert report.search == {"beam_size": 2, "alpha": 0.6}
+
+
+def test_perplexity_does_not_depend_on_the_batches(translator, report):
+    told = predict(translator, TEXT, max_tokens=1)
+    vocab = translator.src_vocab
+    pairs = [(vocab.encode(s, eos=True), vocab.encode(t, bos=True, eos=True)) for s, t in TEXT]
+    whole = evaluate(translator.model, [collate(pairs)])
+    assert told.n_tokens == whole.n_tokens
+    assert math.isclose(told.loss, whole.loss, rel_tol=1e-5)
+    assert math.isclose(report.scores["perplexity"]["value"], whole.perplexity, rel_tol=1e-4)
+    assert report.scores["token accuracy, %"]["value"] == pytest.approx(100 * whole.accuracy)
+
+
+@pytest.mark.skipif(not MULTI30K.is_dir(), reason="Multi30k is not here: make data")
+@pytest.mark.parametrize("language", ["de", "en"])
+def test_our_steps_give_the_published_tokenised_files(language):
+    published = MULTI30K / f"test_2016_flickr.lc.norm.tok.{language}"
+    if not published.is_file():
+        pytest.skip("the data set's tokenised files are not here")
+    raw = read_lines(MULTI30K / f"test_2016_flickr.{language}.gz")
+    assert lc_norm_tok(raw, language) == published.read_text("utf-8").split("\n")[:-1]
+
+
+def test_the_literatures_measure_is_blind_to_case_and_spacing():
+    score = literature_bleu(["a dog sleeps in the GARDEN ."], ["A dog sleeps in the garden."], "en")
+    assert score["value"] == pytest.approx(100)
+    assert "lc.norm.tok" in score["how"] and "tok:none" in score["how"]
+
+
+def test_words_are_cut_by_spacy():
+    score = words_bleu(["He doesn't run away ."], ["he does n't run away."], "en")
+    assert score["value"] == pytest.approx(100)
+
+
+def test_groups_hold_every_sentence_once(report):
+    groups = by_length(report, TEXT)
+    assert {name: n for name, (_, n) in groups.items()} == {"1-8": 2, "15 and more": 1}
+
+
+def test_a_result_tells_how_it_was_reached(tmp_path, report):
+    write_result(tmp_path / "deep" / "x.json", report, training={"step": 7})
+    found = json.loads((tmp_path / "deep" / "x.json").read_text())
+    assert found["scores"] == report.scores
+    assert found["training"] == {"step": 7}
+    assert found["conditions"]["versions"]["torch"] == torch.__version__
+    assert "hypotheses" not in found
+    assert set(conditions()) == {"python", "versions", "device", "threads", "commit"}
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "html"])
+def test_a_report_is_a_picture_or_a_page(tmp_path, report, ending):
+    path = tmp_path / f"report.{ending}"
+    write_report(path, report, TEXT)
+    data = path.read_bytes()
+    if ending == "html":
+        text = data.decode("utf-8")
+        assert "schläft" in text and "data:image/png;base64," in text and 'alt="BLEU by' in text
+        assert "http" not in text.replace("https://", "").split("<img")[0]  # nothing is fetched
+    else:
+        assert len(data) > 5000
+
+
+def test_another_ending_is_refused(tmp_path, report):
+    with pytest.raises(ValueError, match=r"not 'report\.doc'"):
+        write_report(tmp_path / "report.doc", report, TEXT)

@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab data export notebooks student lint clean
+.PHONY: help run test lab data export notebooks student results lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,10 +37,14 @@ notebooks: $(STAMP) ## run the seven notebooks in place, to commit them with the
 student: $(STAMP) ## copies without the solutions in build/student
 	$(PY) tools/student_notebooks.py
 
+results: $(STAMP) ## write what was measured into README.md
+	$(PY) tools/readme_results.py
+
 lint: $(STAMP) ## ruff, and whether notebooks and library agree
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) tools/export_notebooks.py --check
+	$(PY) tools/readme_results.py --check
 
 clean: ## remove what was built; .venv and data stay
 	rm -rf build .pytest_cache .ruff_cache *.egg-info

@@ -12,6 +12,7 @@ from pathlib import Path
 import export_notebooks
 import nbformat
 import pytest
+import readme_results
 import run_notebooks
 import student_notebooks
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -329,3 +330,38 @@ def test_in_place_is_the_same_twice_and_the_scores_are_printed(root):
     assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2]
     assert notebook.metadata == run_notebooks.METADATA
     assert notebook.cells[1].metadata == {"tags": ["scores"]}
+
+
+# README's tables
+
+
+def test_the_lessons_table_has_a_row_for_every_line_of_scores():
+    cell = nbformat.v4.new_code_cell("print(…)", metadata={"tags": ["scores"]})
+    text = "copy task     100% of 200, 42 s\nMulti30k      BLEU 31.8 (a|b)\n  not a score\n"
+    cell.outputs = [nbformat.v4.new_output("stream", text=text)]
+    found = readme_results.lesson_table(nbformat.v4.new_notebook(cells=[cell]))
+    assert found.splitlines() == [
+        "| task | reached |",
+        "| --- | --- |",
+        "| copy task | 100% of 200, 42 s |",
+        r"| Multi30k | BLEU 31.8 (a\|b) |",
+    ]
+
+
+def test_the_results_table_has_a_row_for_every_file():
+    scores = {key: {"value": 40 + i} for i, key in enumerate(readme_results.MEASURES.values())}
+    search = {"beam_size": 5, "alpha": 1.0}
+    result = {"scores": scores, "search": search, "training": {"seconds": 5400.0}}
+    row = readme_results.results_table({"de-en": result}).splitlines()[2]
+    assert row.startswith("| [de-en](results/de-en.json) | beam 5, α 1 | 40.00 | 41.00 |")
+    assert row.endswith("| 44.00 | 90 |")
+
+
+def test_tables_replace_what_is_between_their_markers_and_nothing_else():
+    start, end = "<!-- x: written by make results -->", "<!-- x: end -->"
+    readme = f"before\n{start}\nold\n{end}\nafter\n"
+    found = readme_results.with_tables(readme, {"x": "new"})
+    assert found == f"before\n{start}\nnew\n{end}\nafter\n"
+    assert readme_results.with_tables(found, {"x": "new"}) == found
+    with pytest.raises(ValueError, match="markers of y"):
+        readme_results.with_tables(readme, {"y": "new"})

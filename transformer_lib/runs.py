@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from transformer_lib.checkpoint import write_text
 
@@ -21,6 +23,7 @@ __all__ = [
     "StopSignal",
     "check_same",
     "choose_precision",
+    "progress_bar",
 ]
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -167,3 +170,12 @@ def check_same(noted: dict[str, Any], wanted: dict[str, Any]) -> None:
     ]
     if differences:
         raise ValueError("the checkpoint is of another run: " + "; ".join(differences))
+
+
+def progress_bar(done: int, total: int, quiet: bool) -> tqdm:
+    """Steps done, speed and time left; in a log file a line now and then."""
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        initial=done, total=total, unit="step", mininterval=interval, disable=quiet,
+        dynamic_ncols=True,
+    )  # fmt: skip

@@ -39,6 +39,7 @@ from transformer_lib.runs import (
     StopSignal,
     check_same,
     choose_precision,
+    progress_bar,
 )
 from transformer_lib.training import (
     StepResult,
@@ -194,8 +195,7 @@ class Trainer:
             FloatingPointError: a loss or gradient was not finite; nothing was updated.
         """
         batches, recent = self.batches(), []
-        total = {"total": self.run.steps, "initial": self.step, "disable": quiet}
-        with StopSignal() as stop, tqdm(**total, unit="step", dynamic_ncols=True) as bar:
+        with StopSignal() as stop, progress_bar(self.step, self.run.steps, quiet) as bar:
             while not (reason := self._reason_to_stop(stop)):
                 started = time.monotonic()
                 recent.append(self._update(itertools.islice(batches, self.run.accumulate)))
@@ -234,7 +234,8 @@ class Trainer:
         n_tokens = sum(result.n_tokens for result in recent)
         loss = sum(result.loss * result.n_tokens for result in recent) / n_tokens
         rate = rate_at(self.step, self.config)
-        bar.set_postfix_str(f"loss {loss:.3f}, rate {rate:.2g}, {self._speed():,.0f} tokens/s")
+        told = f"loss {loss:.3f}, rate {rate:.2g}, {self._speed():,.0f} tokens/s"
+        bar.set_postfix_str(told, refresh=False)
         self.log(self.step, loss=loss, rate=rate, tokens=self.n_tokens, seconds=self.seconds)
 
     def _speed(self) -> float:

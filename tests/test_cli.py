@@ -2,8 +2,10 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -190,6 +192,24 @@ def test_the_defaults_are_the_papers():
     config = train_config(TrainFlags(), ModelConfig.base(100), steps=100_000)
     assert config == TrainConfig()
     assert train_config(TrainFlags(cooldown=0.5), ModelConfig.base(9), 10).cooldown == (5, 10)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(home, tmp_path, number, status):
+    command = [sys.executable, "-m", "transformer_lib", "train", home / "data", tmp_path / "run"]
+    command += ["--n-layers", "1", "--d-model", "16", "--d-ff", "16", "--steps", "1000000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while not (tmp_path / "run" / "log.jsonl").is_file():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        while "loss" not in (tmp_path / "run" / "log.jsonl").read_text():
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert number.name in out.decode() and "--resume auto" in out.decode()
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    Translator.from_pretrained(checkpoint)
 
 
 def test_a_closed_pipe_is_no_traceback(home):

@@ -39,7 +39,9 @@ def test_the_ids_are_those_of_the_vocabularies(tmp_path, kind):
 
 def test_ids_stay_on_disk_until_they_are_asked_for(tmp_path):
     pairs = make(tmp_path / "tiny")[0].pairs("train")
-    assert all(isinstance(array, np.memmap) for array in (*pairs._ids.values(),))
+    for array in (*pairs._ids.values(), *pairs._ends.values()):
+        assert isinstance(array, np.memmap)
+    assert {array.dtype for array in pairs._ids.values()} == {np.dtype(np.int32)}  # any vocabulary
 
 
 def test_what_is_dropped_is_counted_with_its_reason(tmp_path):

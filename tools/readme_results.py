@@ -1,7 +1,7 @@
-"""Write the tables of results into README.md, from what was measured: never typed.
+"""Write the tables of results and the model cards from what was measured: never typed.
 
 The lessons' table comes from the output of notebook 07's last cell (tag `scores`), the other one
-from the files that `transformer-lib evaluate --result` wrote into results/.
+and the cards from the files that `transformer-lib evaluate --result` wrote into results/.
 """
 
 import argparse
@@ -23,6 +23,9 @@ MEASURES = {
     "chrF": "chrF",
 }
 
+CARD = Path(__file__).with_name("model_card.md")
+LANGUAGES = {"de": "German", "en": "English"}
+
 
 def lesson_table(notebook):
     """The lines that notebook 07 prints at its end: task, then what was reached."""
@@ -42,6 +45,31 @@ def results_table(results):
         minutes = f"{training['seconds'] / 60:.0f}"
         rows.append((f"[{name}](results/{name}.json)", settings, *found, minutes))
     return table(("result", "search", *MEASURES, "minutes of training"), rows)
+
+
+def card(name, result):
+    """The model card of a model that ships."""
+    training = result["training"]
+    settings, scores = training["settings"], result["scores"]
+    source, target = (LANGUAGES[settings["data"][side]] for side in ("source", "target"))
+    rows = [
+        (key, f"{score['value']:.2f}", f"`{score['how']}`".replace("|", r"\|"))
+        for key, score in scores.items()
+    ]
+    return CARD.read_text("utf-8").format(
+        name=name,
+        source=source,
+        target=target,
+        vocab=f"{settings['model']['src_vocab_size']:,}",
+        pairs=f"{settings['data']['splits']['train']['pairs']:,}",
+        steps=f"{training['step']:,}",
+        minutes=f"{training['seconds'] / 60:.0f}",
+        seed=settings["run"]["seed"],
+        text=result["name"],
+        scores=table(("measure", "value", "how it is counted"), rows),
+        **{key: settings["model"][key] for key in ("n_layers", "d_model", "n_heads", "d_ff")},
+        **result["search"],
+    )
 
 
 def table(head, rows):
@@ -67,19 +95,26 @@ def main(arguments=None):
         "--check", action="store_true", help="only say whether README.md is up to date"
     )
     options = parser.parse_args(arguments)
-    path = ROOT / "README.md"
     notebook = nbformat.read(ROOT / "notebooks" / LESSON, as_version=4)
     files = sorted((ROOT / "results").glob("*.json"))
     results = {file.stem: json.loads(file.read_text("utf-8")) for file in files}
-    old = path.read_text("utf-8")
     tables = {"lessons": lesson_table(notebook), "results": results_table(results)}
-    new = with_tables(old, tables)
-    if options.check and new != old:
-        print("README.md is not what was measured: make results", file=sys.stderr)
-        return 1
-    if not options.check:
-        path.write_text(new, "utf-8")
-    return 0
+    wanted = {ROOT / "README.md": with_tables((ROOT / "README.md").read_text("utf-8"), tables)}
+    for name, result in results.items():
+        folder = ROOT / "data" / "pretrained" / name
+        if folder.is_dir():
+            wanted[folder / "README.md"] = card(name, result)
+    stale = [
+        path
+        for path, text in wanted.items()
+        if not path.is_file() or path.read_text("utf-8") != text
+    ]
+    for path in stale:
+        if options.check:
+            print(f"{path} is not what was measured: make results", file=sys.stderr)
+        else:
+            path.write_text(wanted[path], "utf-8")
+    return int(options.check and bool(stale))
 
 
 if __name__ == "__main__":

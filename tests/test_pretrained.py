@@ -1,0 +1,60 @@
+"""The models that ship: whole, small, loadable by name, and as good as their result says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from transformer_lib import Translator
+from transformer_lib.corpora import has_multi30k, multi30k
+from transformer_lib.evaluation import evaluate_text
+from transformer_lib.translator import find_pretrained, pretrained_folders
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ["multi30k-de-en", "multi30k-en-de"]
+RESULTS = {name: ROOT / "results" / f"{name}.json" for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_is_found_by_name_and_translates(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # from anywhere
+    translator = Translator.from_pretrained(name)
+    source, wanted = "Ein Mann läuft.", "A man is running."
+    if name.endswith("en-de"):
+        source, wanted = "A man is running.", "Ein Mann läuft."
+    assert translator.translate([source, ""]) == [wanted, ""]
+    maps, sources, _ = translator.attention_maps(source, wanted)
+    assert maps.cross.shape[:3] == (4, 1, 4) and sources[-1] == "<eos>"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_is_small_and_holds_no_machine_path(name):
+    folder = find_pretrained(name)
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 6_000_000
+    texts = [*folder.glob("*.json"), RESULTS[name]]
+    for path in texts:
+        assert not [
+            word for word in ("/home", "/root", "/work", "/tmp") if word in path.read_text()
+        ]
+
+
+def test_an_unknown_name_lists_what_ships():
+    with pytest.raises(FileNotFoundError, match=r"known: multi30k-de-en, multi30k-en-de"):
+        find_pretrained("multi30k-fr-en")
+
+
+def test_the_package_is_looked_in_before_the_repository():
+    assert [folder.parent.name for folder in pretrained_folders()] == ["transformer_lib", "data"]
+
+
+@pytest.mark.skipif(not has_multi30k("test_2016_flickr"), reason="Multi30k is not here")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_score_is_the_one_on_the_card(name):
+    result = json.loads(RESULTS[name].read_text())
+    source, target = name.split("-")[1:]
+    text = multi30k("test_2016_flickr", source, target)
+    found = evaluate_text(Translator.from_pretrained(name), text, **result["search"])
+    for measure in ("BLEU", "BLEU, lower-cased", "chrF"):
+        assert found.scores[measure]["value"] == pytest.approx(
+            result["scores"][measure]["value"], abs=0.1
+        )  # rounding differs between machines, and a tie may fall the other way

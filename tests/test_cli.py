@@ -149,6 +149,7 @@ def test_going_on_after_the_end_trains_further(home, capsys, tmp_path):
         (["prepare", "{new}", "--corpus", "files"], "needs --train SOURCE TARGET"),
         (["prepare", "{new}", "--source", "de", "--target", "de"], "give two languages"),
         (["average", "{new}", "{run}", "--last", "0"], "--last must be at least 1"),
+        (["average", "{new}"], "needs one or more models"),
     ],
 )
 def test_wrong_input_is_one_line_and_a_2(home, capsys, tmp_path, arguments, words):

@@ -14,7 +14,7 @@ __all__ = ["prepare"]
 
 
 def prepare(
-    out: Positional[Path],
+    out: Annotated[Path, Positional, arg(metavar="OUT")],
     /,
     corpus: Literal["multi30k", "files"] = "multi30k",
     source: str = "de",

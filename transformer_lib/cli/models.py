@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from transformer_lib import evaluation
 from transformer_lib.checkpoint import list_checkpoints, write_folder
@@ -36,7 +36,7 @@ def _training(folder: Path) -> dict[str, Any] | None:
 
 
 def evaluate(
-    model: Positional[str],
+    model: Annotated[str, Positional, arg(metavar="MODEL")],
     /,
     data: Path,
     split: str = "val",
@@ -94,8 +94,8 @@ def evaluate(
 
 
 def average(
-    out: Positional[Path],
-    models: Positional[tuple[str, ...]],
+    out: Annotated[Path, Positional, arg(metavar="OUT")],
+    models: Annotated[tuple[str, ...], Positional, arg(metavar="MODEL...")],
     /,
     last: int = 10,
     half: bool = False,
@@ -108,6 +108,8 @@ def average(
         last: how many of the newest checkpoints of a run.
         half: keep the weights in half precision, which halves the file.
     """
+    if not models:
+        raise ValueError("average needs one or more models to take the mean of")
     folders = [folder for name in models for folder in _newest(name, last)]
     translators = [Translator.from_pretrained(folder) for folder in folders]
     mean = translators[-1]
@@ -129,7 +131,7 @@ def _newest(name: str, last: int) -> list[Path]:
     return list_checkpoints(Path(name) / "checkpoints")[-last:] or [find_pretrained(name)]
 
 
-def info(model: Positional[str], /) -> int:
+def info(model: Annotated[str, Positional, arg(metavar="MODEL")], /) -> int:
     """Tells what a model is: sizes, parameters per part, vocabulary, training, scores.
 
     Args:

@@ -6,10 +6,10 @@ import math
 import signal
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from transformer_lib.config import ModelConfig
 from transformer_lib.prepared import Prepared
@@ -73,8 +73,8 @@ class TrainFlags:
 
 
 def train(
-    data: Positional[Path],
-    out: Positional[Path],
+    data: Annotated[Path, Positional, arg(metavar="DATA")],
+    out: Annotated[Path, Positional, arg(metavar="OUT")],
     /,
     model: ModelFlags,
     rates: TrainFlags,

@@ -23,8 +23,8 @@ CHUNK = 1000  # lines that are read before they are translated together
 
 
 def translate(
-    model: Positional[str],
-    sentences: Positional[tuple[str, ...]] = (),
+    model: Annotated[str, Positional, arg(metavar="MODEL")],
+    sentences: Annotated[tuple[str, ...], Positional, arg(metavar="SENTENCE...")] = (),
     /,
     file: Annotated[Path | None, arg(aliases=["-f"])] = None,
     beam: int = 5,

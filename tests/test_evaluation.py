@@ -12,6 +12,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from transformer_lib import ModelConfig, SubwordVocab, Transformer, Translator, collate, evaluate
 from transformer_lib.corpora import ParallelText, read_lines
 from transformer_lib.evaluation import (
+    Report,
     by_length,
     conditions,
     evaluate_text,
@@ -90,6 +91,10 @@ def test_words_are_cut_by_spacy():
 def test_groups_hold_every_sentence_once(report):
     groups = by_length(report, TEXT)
     assert {name: n for name, (_, n) in groups.items()} == {"1-8": 2, "15 and more": 1}
+    lines = tuple("w " * n for n in (1, 8, 9, 11, 12, 14, 15))
+    edges = ParallelText(lines, lines, "edges")
+    groups = by_length(Report("edges", {}, {}, list(lines), 0), edges)
+    assert [n for _, n in groups.values()] == [2, 2, 2, 1]
 
 
 def test_a_result_tells_how_it_was_reached(tmp_path, report):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -127,11 +126,15 @@ class Translator:
 
     def write_files(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """The files of a model, into a folder that is there."""
-        from safetensors.torch import save_model
+        from safetensors.torch import save_file
 
-        model = copy.deepcopy(self.model).to("cpu", dtype)  # shared weights stay shared
+        # named_parameters has shared weights once; the same weights give the same file
+        weights = {
+            name: parameter.detach().to("cpu", dtype).contiguous()
+            for name, parameter in self.model.named_parameters()
+        }
         (folder / "config.json").write_text(json.dumps(asdict(self.model.config), indent=2) + "\n")
-        save_model(model, str(folder / "model.safetensors"))
+        save_file(weights, str(folder / "model.safetensors"))
         self.src_vocab.save(folder / "source.vocab")
         self.tgt_vocab.save(folder / "target.vocab")
 

@@ -14,7 +14,7 @@ class BuildWithModels(build_py):
 
     def run(self):
         super().run()
-        if MODELS.is_dir() and not self.editable_mode:
+        if not self.editable_mode:
             target = Path(self.build_lib) / "transformer_lib" / "pretrained"
             shutil.copytree(MODELS, target, dirs_exist_ok=True)
 

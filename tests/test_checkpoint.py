@@ -2,7 +2,9 @@
 
 import errno
 import json
+import math
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from transformer_lib.checkpoint import (
     check_folder,
     list_checkpoints,
     load_state,
+    set_aside,
     sweep,
+    to_json,
     write_folder,
     write_text,
 )
@@ -22,6 +26,7 @@ from transformer_lib.checkpoint import (
 def fill(folder):
     (folder / "a.txt").write_text("first file")
     (folder / "b.bin").write_bytes(bytes(range(256)))
+    (folder / "kind.json").write_text("{}")
 
 
 def names(folder):
@@ -31,15 +36,24 @@ def names(folder):
 def test_what_is_written_passes_its_own_check(tmp_path):
     folder = write_folder(tmp_path / "deep" / "model", fill)
     assert check_folder(folder, ["a.txt"]) == folder
-    assert names(folder) == ["a.txt", "b.bin", "manifest.json"]
+    assert names(folder) == ["a.txt", "b.bin", "kind.json", "manifest.json"]
     assert names(folder.parent) == ["model"]
 
 
 def test_a_folder_of_ours_is_replaced_as_a_whole(tmp_path):
     write_folder(tmp_path / "model", fill)
-    write_folder(tmp_path / "model", lambda folder: (folder / "c").write_text("new"))
-    assert names(tmp_path / "model") == ["c", "manifest.json"]
+    write_folder(tmp_path / "model", lambda folder: (folder / "kind.json").write_text("new"))
+    assert names(tmp_path / "model") == ["kind.json", "manifest.json"]
     assert names(tmp_path) == ["model"]
+
+
+def test_a_folder_is_replaced_only_if_that_is_wanted_and_by_its_own_kind(tmp_path):
+    write_folder(tmp_path / "model", fill)
+    with pytest.raises(FileExistsError, match="model exists: choose another name, or add --force"):
+        write_folder(tmp_path / "model", fill, replace=False)
+    with pytest.raises(FileExistsError, match="model holds something else of ours"):
+        write_folder(tmp_path / "model", lambda folder: (folder / "x.json").write_text("other"))
+    assert names(tmp_path / "model") == ["a.txt", "b.bin", "kind.json", "manifest.json"]
 
 
 def test_an_empty_folder_may_be_filled(tmp_path):
@@ -47,12 +61,15 @@ def test_an_empty_folder_may_be_filled(tmp_path):
     check_folder(write_folder(tmp_path / "model", fill), ["b.bin"])
 
 
-def test_somebody_elses_folder_is_left_alone(tmp_path):
+@pytest.mark.parametrize("manifest", ["", '{"name": "app"}', "[]", "{"])
+def test_somebody_elses_folder_is_left_alone(tmp_path, manifest):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "text.tex").write_text("years of work")
+    if manifest:  # a web application has a file of that name, too
+        (tmp_path / "thesis" / "manifest.json").write_text(manifest)
     with pytest.raises(FileExistsError, match="thesis exists and is not one of ours"):
         write_folder(tmp_path / "thesis", fill)
-    assert names(tmp_path / "thesis") == ["text.tex"]
+    assert "text.tex" in names(tmp_path / "thesis")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "disk full"), KeyboardInterrupt()])
@@ -101,9 +118,10 @@ def test_a_missing_file_and_a_damaged_manifest_are_named(tmp_path):
     (folder / "b.bin").unlink()
     with pytest.raises(CheckpointError, match=r"b\.bin is missing"):
         check_folder(folder)
-    (folder / "manifest.json").write_text('{"a.txt": ')
-    with pytest.raises(CheckpointError, match=r"manifest\.json is damaged"):
-        check_folder(folder)
+    for damaged in ('{"a.txt": ', "[]", '{"a.txt": 1}', '{"a.txt": {"bxtes": 1, "sha256": "x"}}'):
+        (folder / "manifest.json").write_text(damaged)
+        with pytest.raises(CheckpointError, match=r"manifest\.json is damaged"):
+            check_folder(folder)
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder that this library wrote"):
         check_folder(tmp_path / "nowhere")
 
@@ -112,6 +130,7 @@ def test_checkpoints_come_oldest_first_and_only_whole_ones(tmp_path):
     for step in (1000, 200, 30):
         write_folder(tmp_path / f"step-{step}", fill)
     (tmp_path / "step-5000").mkdir()
+    write_folder(tmp_path / "step-200-good", fill)  # somebody's copy
     assert [path.name for path in list_checkpoints(tmp_path)] == [
         "step-30",
         "step-200",
@@ -169,3 +188,42 @@ def test_a_text_is_replaced_at_once(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         write_text(tmp_path / "best.json", json.dumps({"new": 1}))
     assert (tmp_path / "best.json").read_text() == "old"
+    assert names(tmp_path) == ["best.json"]
+
+
+def test_a_rename_that_fails_brings_the_old_folder_back(tmp_path, monkeypatch):
+    write_folder(tmp_path / "model", fill)
+    rename = Path.rename
+
+    def fail(path, target):
+        if path.name.startswith(checkpoint.TEMPORARY):
+            raise OSError(errno.EIO, "the disk is gone", str(target))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="disk is gone"):
+        write_folder(tmp_path / "model", fill)
+    assert names(tmp_path) == ["model"]
+
+
+def test_an_error_of_a_library_names_the_folder(tmp_path):
+    def fail(folder):
+        raise RuntimeError("[enforce fail at inline_container.cc:672]")
+
+    with pytest.raises(OSError, match=r"model could not be written: .*enforce fail"):
+        write_folder(tmp_path / "model", fail)
+
+
+def test_a_damaged_checkpoint_gets_another_name(tmp_path):
+    for _ in range(2):
+        set_aside(write_folder(tmp_path / "step-3", fill))
+    assert names(tmp_path) == ["damaged-step-3", "damaged-step-3-2"]
+
+
+def test_infinity_becomes_null_because_json_has_none():
+    value = {"a": (math.inf, [math.nan, 1.5]), "b": "ü", "c": None}
+    assert json.loads(to_json(value), parse_constant=pytest.fail) == {
+        "a": [None, [None, 1.5]],
+        "b": "ü",
+        "c": None,
+    }

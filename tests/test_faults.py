@@ -13,7 +13,7 @@ from transformer_lib.cli import main
 
 TEXT = ["a b c d", "b c d e f", "c d", "d e f a b"]
 SIZES = ["--n-layers", "1", "--d-model", "16", "--n-heads", "2", "--d-ff", "16", "--threads", "1"]
-LENGTH = ["--steps", "60", "--validate-every", "4", "--max-tokens", "16", "--keep", "2"]
+LENGTH = ["--steps", "120", "--validate-every", "4", "--max-tokens", "16", "--keep", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +22,7 @@ def data(tmp_path_factory):
     (folder / "text").write_text("\n".join(TEXT))
     pair = [str(folder / "text")] * 2
     command = ["prepare", str(folder / "data"), "--corpus", "files", "--vocab-size", "16"]
+    command += ["--source", "de", "--target", "en"]
     assert main([*command, "--train", *pair, "--val", *pair]) == 0
     return folder / "data"
 
@@ -45,11 +46,12 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(data, tmp_path):
     draw, n_kills = random.Random(0), 0
     for _ in range(4):
         with start(data, tmp_path / "cut") as process:
-            log = tmp_path / "cut" / "log.jsonl"
-            before = log.stat().st_mtime if log.is_file() else 0.0
-            while process.poll() is None and not (log.is_file() and log.stat().st_mtime > before):
+            before = list_checkpoints(tmp_path / "cut" / "checkpoints")
+            while process.poll() is None:
+                if list_checkpoints(tmp_path / "cut" / "checkpoints") != before:
+                    break
                 time.sleep(0.01)
-            time.sleep(draw.random() / 3)
+            time.sleep(draw.random() / 5)
             n_kills += process.poll() is None
             process.kill()
     with start(data, tmp_path / "cut") as process:
@@ -66,7 +68,7 @@ from transformer_lib import checkpoint
 moment, folder = sys.argv[1], pathlib.Path(sys.argv[2])
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 def fill(temporary):
-    (temporary / "weights").write_text("new")
+    (temporary / "weights.json").write_text("new")
     if moment == "while writing":
         die()
 if moment == "before the manifest":
@@ -90,10 +92,10 @@ checkpoint.write_folder(folder, fill)
 )
 def test_killed_in_the_middle_of_a_save_the_old_one_is_whole(tmp_path, moment):
     folder = write_folder(
-        tmp_path / "step-000001", lambda path: (path / "weights").write_text("old")
+        tmp_path / "step-000001", lambda path: (path / "weights.json").write_text("old")
     )
     died = subprocess.run([sys.executable, "-c", SAVE_AND_DIE, moment, folder], timeout=60)
     assert died.returncode == -signal.SIGKILL
     sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
-    assert (check_folder(folder) / "weights").read_text() == "old"
+    assert (check_folder(folder) / "weights.json").read_text() == "old"

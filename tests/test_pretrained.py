@@ -1,6 +1,8 @@
 """The models that ship: whole, small, loadable by name, and as good as their result says."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,14 @@ def test_a_model_is_small_and_holds_no_machine_path(name):
         assert not [
             word for word in ("/home", "/root", "/work", "/tmp") if word in path.read_text()
         ]
+
+
+def test_an_installed_package_holds_the_models(tmp_path):
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", tmp_path]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    for name in NAMES:
+        assert (tmp_path / "transformer_lib" / "pretrained" / name / "manifest.json").is_file()
+    assert (ROOT / "MANIFEST.in").read_text() == "graft data/pretrained\n"
 
 
 def test_an_unknown_name_lists_what_ships():

@@ -15,6 +15,7 @@ from transformer_lib.corpora import ParallelText
 from transformer_lib.prepared import learn_vocabularies, prepare
 from transformer_lib.runs import InPrecision, RunConfig, RunLog, choose_precision
 from transformer_lib.trainer import Trainer
+from transformer_lib.training import StepResult
 
 SOURCE = ("ein Hund schläft", "eine Katze sieht den Hund", "der Garten ist grün", "ja ja ja")
 TARGET = ("a dog sleeps", "a cat sees the dog", "the garden is green", "yes yes yes")
@@ -32,18 +33,31 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def trainer(corpus, tmp_path):
+    opened = []
+
     def make(folder="run", run=RUN, resume="no", rates=RATES, say=len, **sizes):
         model = ModelConfig.tiny(45, **({"n_layers": 1, "d_model": 16, "d_ff": 32} | sizes))
         made = Trainer(corpus, model, rates, run, tmp_path / folder)
         made.log_every = 1
         made.start(resume, say=say)
+        opened.append(made)
         return made
 
-    return make
+    yield make
+    for made in opened:
+        made.close()
 
 
 def state(trainer):
     return trainer.translator.model.state_dict()
+
+
+def validate_with(monkeypatch, scores):
+    """Every validation finds the next of these BLEU scores."""
+    fixed = {"val_loss": 1.0, "val_accuracy": 0.5}
+    monkeypatch.setattr(
+        "transformer_lib.trainer.validation_scores", lambda *_: fixed | {"bleu": next(scores)}
+    )
 
 
 def losses(trainer):
@@ -71,6 +85,7 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(trainer, stop_at, accumulate
 def test_the_log_forgets_what_is_done_again(trainer):
     trainer("run", replace(RUN, steps=5)).fit(quiet=True)
     again = trainer("run", resume="latest")
+    again.close()
     with again.log.path.open("a") as file:
         file.write('{"step": 6, "loss": 1.0}\n{"step": 7, "lo')
     again = trainer("run", resume="latest")
@@ -89,6 +104,14 @@ def test_a_run_is_not_overwritten(trainer):
         trainer()
     with pytest.raises(ValueError, match="no checkpoint to go on from"):
         trainer("new", resume="latest")
+
+
+def test_two_trainings_do_not_share_a_folder(trainer):
+    first = trainer()
+    with pytest.raises(ValueError, match="another training is running there"):
+        trainer(resume="auto")
+    first.fit(quiet=True)
+    assert trainer(resume="auto").step == 6
 
 
 def test_other_settings_are_refused_and_each_difference_is_named(trainer):
@@ -112,7 +135,49 @@ def test_a_damaged_checkpoint_stops_latest_and_is_skipped_by_auto(trainer):
     again = trainer(resume="auto", say=said.append)
     assert again.step == 3
     assert "skipped" in said[0] and "training.pt" in said[0]
+    assert "now called damaged-step-000006" in said[0]
     assert "going on from" in said[1] and "step 3" in said[1]
+
+
+def test_what_is_damaged_does_not_push_out_what_is_whole(trainer):
+    run = replace(RUN, keep=1)
+    first = trainer(run=replace(run, keep=2))
+    first.fit(quiet=True)
+    newest = list_checkpoints(first.checkpoints)[-1]
+    (newest / "training.json").write_text("{}")
+    again = trainer(run=run, resume="auto")
+    again.step += 1
+    saved = again.save()
+    assert saved in list_checkpoints(again.checkpoints)
+
+
+def test_steps_are_kept_when_the_validation_fails(trainer, monkeypatch):
+    made = trainer()
+    monkeypatch.setattr("transformer_lib.trainer.validation_scores", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        made.fit(quiet=True)
+    assert [path.name for path in list_checkpoints(made.checkpoints)] == ["step-000003"]
+
+
+def test_best_names_no_checkpoint_that_is_not_there(trainer, monkeypatch):
+    made = trainer()
+    made.fit(quiet=True)
+    (made.folder / "best.json").write_text('{"step": 77}')
+    assert trainer(resume="latest").best["step"] in (3, 6)
+    assert json.loads((made.folder / "best.json").read_text())["step"] in (3, 6)
+
+
+def test_more_steps_with_a_cooldown_are_refused_in_words(trainer):
+    rates = replace(RATES, cooldown=(3, 6))
+    trainer(rates=rates).fit(quiet=True)
+    longer = replace(RATES, cooldown=(5, 10))
+    with pytest.raises(ValueError, match="with a cooldown, the number of steps decides the rate"):
+        trainer(run=replace(RUN, steps=10), rates=longer, resume="latest")
+
+
+def test_positions_have_to_reach(trainer):
+    with pytest.raises(ValueError, match=r"max_len=20 is too small: .* up to \d+ tokens"):
+        trainer(max_len=20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -143,11 +208,22 @@ def test_a_second_signal_stops_at_once(trainer, monkeypatch):
         trainer().fit(quiet=True)
 
 
+def test_a_second_request_to_end_does_not_cut_the_save(trainer, monkeypatch):
+    def two_signals(self, batches):
+        self.step += 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return StepResult(1.0, 1, 1.0, 0.1)
+
+    monkeypatch.setattr(Trainer, "_update", two_signals)
+    made = trainer()
+    assert made.fit(quiet=True) == "SIGTERM"
+    assert len(list_checkpoints(made.checkpoints)) == 1
+
+
 def test_the_newest_and_the_best_stay(trainer, monkeypatch):
     scores = iter([5.0, 50.0, 10.0, 20.0, 30.0, 40.0])
-    monkeypatch.setattr(
-        "transformer_lib.trainer.bleu", lambda *_, **__: type("S", (), {"value": next(scores)})
-    )
+    validate_with(monkeypatch, scores)
     made = trainer(run=replace(RUN, validate_every=1))
     made.fit(quiet=True)
     kept = [path.name for path in list_checkpoints(made.checkpoints)]
@@ -157,9 +233,7 @@ def test_the_newest_and_the_best_stay(trainer, monkeypatch):
 
 def test_patience_and_minutes_end_a_run(trainer, monkeypatch):
     worse = iter(range(100, 0, -1))
-    monkeypatch.setattr(
-        "transformer_lib.trainer.bleu", lambda *_, **__: type("S", (), {"value": next(worse)})
-    )
+    validate_with(monkeypatch, worse)
     made = trainer(run=replace(RUN, steps=50, validate_every=1, patience=3))
     assert made.fit(quiet=True) == "no better BLEU in 3 validations"
     assert made.step == 4
@@ -175,7 +249,7 @@ def test_a_loss_that_is_no_number_keeps_the_checkpoints(trainer):
     made.run = RUN
     with torch.no_grad():
         made.translator.model.tgt_embedding.weight[:] = math.nan
-    with pytest.raises(FloatingPointError, match="at step 4"):
+    with pytest.raises(FloatingPointError, match=r"at step 4.*epoch \d+, batch \d+"):
         made.fit(quiet=True)
     assert trainer(resume="latest").step == 3
 

@@ -65,6 +65,8 @@ def card(name, result):
         steps=f"{training['step']:,}",
         minutes=f"{training['seconds'] / 60:.0f}",
         seed=settings["run"]["seed"],
+        threads=training["conditions"]["threads"],
+        norm="pre-norm" if settings["model"]["norm_first"] else "post-norm",
         text=result["name"],
         scores=table(("measure", "value", "how it is counted"), rows),
         **{key: settings["model"][key] for key in ("n_layers", "d_model", "n_heads", "d_ff")},

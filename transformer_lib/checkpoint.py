@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -21,9 +22,13 @@ __all__ = [
     "MANIFEST",
     "CheckpointError",
     "check_folder",
+    "check_free",
     "list_checkpoints",
     "load_state",
+    "plain",
+    "set_aside",
     "sweep",
+    "to_json",
     "write_folder",
     "write_text",
 ]
@@ -37,45 +42,84 @@ class CheckpointError(ValueError):
     """A folder is not what was written into it; the message names the file."""
 
 
-def write_folder(folder: str | Path, fill: Callable[[Path], None]) -> Path:
+def write_folder(folder: str | Path, fill: Callable[[Path], None], *, replace: bool = True) -> Path:
     """Writes a folder as a whole, or leaves everything as it was.
 
     Args:
-        folder: its final name. A folder that was written by this function is replaced.
+        folder: its final name.
         fill: writes the files into the folder it is given.
+        replace: whether an earlier folder of the same kind may go; one of another kind never goes.
 
     Raises:
-        FileExistsError: the name is taken by something this function did not write.
+        FileExistsError: the name is taken.
         OSError: the disk is full or read-only; the message names the path.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / MANIFEST).is_file() and not _is_empty(folder):
-        raise FileExistsError(f"{folder} exists and is not one of ours: choose another name")
+    check_free(folder, replace=replace)
     temporary = folder.with_name(f"{TEMPORARY}{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         fill(temporary)
         manifest = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+        check_free(folder, replace=replace, files=manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         for path in (*temporary.iterdir(), temporary):
             _flush(path)
         _move_into_place(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except (OSError, ValueError):
         raise
+    except Exception as error:  # safetensors and torch have errors of their own for a full disk
+        raise OSError(f"{folder} could not be written: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def check_free(
+    folder: str | Path, *, replace: bool = False, files: Iterable[str] | None = None
+) -> None:
+    """Refuses a name that is taken by something that must not go.
+
+    Args:
+        replace: whether a folder that this library wrote may go.
+        files: names of the new files; an old folder without one of their `.json` is another kind.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    folder = Path(folder)
+    if not folder.exists() or _is_empty(folder):
+        return
+    old = _read_manifest(folder)
+    if old is None:
+        raise FileExistsError(f"{folder} exists and is not one of ours: choose another name")
+    if not replace:
+        raise FileExistsError(f"{folder} exists: choose another name, or add --force")
+    if files is not None and not {name for name in files if name.endswith(".json")} & {*old}:
+        raise FileExistsError(f"{folder} holds something else of ours: choose another name")
 
 
 def _move_into_place(temporary: Path, folder: Path) -> None:
     """One rename; a folder that is replaced steps aside and goes once the new one is there."""
     old = folder.with_name(f"{REPLACED}{folder.name}")
-    shutil.rmtree(old, ignore_errors=True)
+    _bring_back(old)
     if folder.exists():
         folder.rename(old)
-    temporary.rename(folder)
+    try:
+        temporary.rename(folder)
+    except BaseException:
+        _bring_back(old)
+        raise
     _flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _bring_back(old: Path) -> None:
+    """A folder that stepped aside returns, unless its successor is there."""
+    final = old.with_name(old.name.removeprefix(REPLACED))
+    if old.exists():
+        shutil.rmtree(old) if final.exists() else old.rename(final)
 
 
 def check_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
@@ -91,10 +135,9 @@ def check_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f"{folder} is not a folder that this library wrote: no {MANIFEST}")
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{folder / MANIFEST} is damaged: {error}") from error
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        raise CheckpointError(f"{folder / MANIFEST} is damaged: it is not a list of files")
     for name in {*names, *manifest}:
         if not (folder / name).is_file() or name not in manifest:
             raise CheckpointError(f"{folder / name} is missing")
@@ -109,15 +152,26 @@ def check_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
     """The folders `step-…` in it that were written to the end, oldest first."""
-    found = [path for path in Path(folder).glob("step-*") if (path / MANIFEST).is_file()]
+    found = [
+        path
+        for path in Path(folder).glob("step-*")
+        if path.name.removeprefix("step-").isdecimal() and (path / MANIFEST).is_file()
+    ]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Renames a damaged checkpoint, so that nobody takes it for a good one."""
+    number, target = 1, checkpoint.with_name(f"damaged-{checkpoint.name}")
+    while target.exists():
+        number, target = number + 1, checkpoint.with_name(f"damaged-{checkpoint.name}-{number + 1}")
+    return checkpoint.rename(target)
 
 
 def sweep(folder: str | Path) -> None:
     """Takes away what an interrupted save left behind; a folder that stepped aside comes back."""
     for old in Path(folder).glob(f"{REPLACED}*"):
-        final = old.with_name(old.name.removeprefix(REPLACED))
-        shutil.rmtree(old) if final.exists() else old.rename(final)
+        _bring_back(old)
     for orphan in Path(folder).glob(f"{TEMPORARY}*"):
         shutil.rmtree(orphan)
 
@@ -141,9 +195,38 @@ def write_text(path: str | Path, text: str) -> None:
     """Replaces a file by one rename, so that it is never half written."""
     path = Path(path)
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    _flush(temporary)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _flush(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """The same value for a JSON file: infinity and NaN, which JSON does not know, become null."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_json(value: Any) -> str:
+    """A JSON text that every reader understands."""
+    return json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest, if it has the shape of ours."""
+    try:
+        noted = json.loads((folder / MANIFEST).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(noted, dict) and all(
+        isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"} for entry in noted.values()
+    )
+    return noted if ours else None
 
 
 def _is_empty(folder: Path) -> bool:

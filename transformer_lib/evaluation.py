@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from transformer_lib.batching import collate, token_batches
-from transformer_lib.checkpoint import write_text
+from transformer_lib.batching import Batch, collate, token_batches
+from transformer_lib.checkpoint import to_json, write_text
 from transformer_lib.corpora import ParallelText
 from transformer_lib.metrics import bleu, chrf
 from transformer_lib.training import Evaluation, evaluate
@@ -30,10 +30,13 @@ __all__ = [
     "lc_norm_tok",
     "literature_bleu",
     "predict",
+    "validation_scores",
     "words_bleu",
     "write_result",
 ]
 
+# A model may well say <unk>. No reference of a person holds one, so it counts as a wrong word.
+RAW: dict[str, Any] = {"special_tokens": ()}
 LENGTH_GROUPS = {"1-8": 8, "9-11": 11, "12-14": 14, "15 and more": 10**9}
 
 
@@ -76,6 +79,21 @@ def predict(translator: Translator, text: ParallelText, max_tokens: int = 4096) 
     return evaluate(translator.model, batches, translator.model.config.pad_id)
 
 
+def validation_scores(
+    model: nn.Module, translator: Translator, batches: Iterable[Batch], text: ParallelText
+) -> dict[str, float]:
+    """What a training looks at now and then: loss, accuracy, greedy BLEU.
+
+    Args:
+        model: what computes the logits; the translator's model, perhaps in another precision.
+        batches: the text as ids, on the model's device.
+    """
+    told = evaluate(model, batches, translator.model.config.pad_id)
+    found = translator.translate(text.source, beam_size=1, alpha=0.0)
+    score = bleu(found, text.target, special_tokens=())
+    return {"val_loss": told.loss, "val_accuracy": told.accuracy, "bleu": score.value}
+
+
 def evaluate_text(
     translator: Translator,
     text: ParallelText,
@@ -97,15 +115,16 @@ def evaluate_text(
     hypotheses = [translator.tgt_vocab.decode(best[0].ids) for best in found]
     told = predict(translator, text, max_tokens)
     scores = {
-        "BLEU": _of(bleu(hypotheses, text.target)),
-        "BLEU, lower-cased": _of(bleu(hypotheses, text.target, lowercase=True)),
-        "chrF": _of(chrf(hypotheses, text.target)),
+        "BLEU": _of(bleu(hypotheses, text.target, **RAW)),
+        "BLEU, lower-cased": _of(bleu(hypotheses, text.target, lowercase=True, **RAW)),
+        "chrF": _of(chrf(hypotheses, text.target, **RAW)),
         "perplexity": {"value": told.perplexity, "how": "true beginning given, per token"},
         "token accuracy, %": {"value": 100 * told.accuracy, "how": "true beginning given"},
     }
     if language:
         scores["BLEU, literature"] = literature_bleu(hypotheses, text.target, language)
-        scores["BLEU, words"] = words_bleu(hypotheses, text.target, language)
+        if (words := words_bleu(hypotheses, text.target, language)) is not None:
+            scores["BLEU, words"] = words
     search = {"beam_size": beam_size, "alpha": alpha}
     unfinished = sum(not best[0].finished for best in found)
     return Report(text.name, search, scores, hypotheses, unfinished)
@@ -117,11 +136,14 @@ def _of(score: Any) -> dict[str, Any]:
 
 def words_bleu(
     hypotheses: Sequence[str], references: Sequence[str], language: str
-) -> dict[str, Any]:
-    """BLEU of lower-cased spaCy tokens: what most tutorials count."""
-    cut = WordTokenizer(language)
+) -> dict[str, Any] | None:
+    """BLEU of lower-cased spaCy tokens, as most tutorials count; None where spaCy cannot cut."""
+    try:
+        cut = WordTokenizer(language)
+    except ValueError:
+        return None
     texts = ([" ".join(cut(line.lower())) for line in lines] for lines in (hypotheses, references))
-    score = bleu(*texts, tokenize="none")
+    score = bleu(*texts, tokenize="none", **RAW)
     return {"value": score.value, "how": f"lower-cased spaCy tokens; {score.signature}"}
 
 
@@ -142,7 +164,7 @@ def literature_bleu(
 ) -> dict[str, Any]:
     """BLEU of lower-cased, normalised, tokenised text: how papers on Multi30k count."""
     texts = (lc_norm_tok(lines, language) for lines in (hypotheses, references))
-    score = bleu(*texts, tokenize="none")
+    score = bleu(*texts, tokenize="none", **RAW)
     return {"value": score.value, "how": f"lc.norm.tok by sacremoses; {score.signature}"}
 
 
@@ -154,7 +176,9 @@ def by_length(report: Report, text: ParallelText) -> dict[str, tuple[float, int]
         groups[next(name for name, top in LENGTH_GROUPS.items() if n_words <= top)].append(i)
     return {
         name: (
-            bleu([report.hypotheses[i] for i in rows], [text.target[i] for i in rows]).value,
+            bleu(
+                *([lines[i] for i in rows] for lines in (report.hypotheses, text.target)), **RAW
+            ).value,
             len(rows),
         )
         for name, rows in groups.items()
@@ -177,23 +201,34 @@ def conditions(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 def _commit() -> str | None:
     """The commit of the repository this library is run from, marked where files were changed."""
-    folder = Path(__file__).resolve().parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:  # installed in somebody else's
+            return None
+        return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def write_result(
-    path: str | Path, report: Report, *, training: dict[str, Any] | None = None
+    path: str | Path,
+    report: Report,
+    *,
+    training: dict[str, Any] | None = None,
+    device: torch.device | str = "cpu",
 ) -> None:
     """One result as a file: how it was trained, how it was scored, and what came out.
 
     Args:
         training: `training.json` of the checkpoint, curve included.
+        device: where it was scored.
     """
     scored = {key: value for key, value in asdict(report).items() if key != "hypotheses"}
-    fields = {**scored, "conditions": conditions(), "training": training}
+    fields = {**scored, "conditions": conditions(device), "training": training}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, to_json(fields))

@@ -7,6 +7,7 @@ kept too, because a score is counted on text that a person wrote, never on ids.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from transformer_lib.batching import Batch, IdPair, collate, token_batches
-from transformer_lib.checkpoint import check_folder, write_folder
+from transformer_lib.checkpoint import MANIFEST, check_folder, write_folder
 from transformer_lib.corpora import ParallelText
 from transformer_lib.vocab import SubwordVocab, Vocab, WordVocab
 
@@ -104,6 +105,7 @@ class Prepared:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = check_folder(folder, ["corpus.json", "source.vocab", "target.vocab"])
+        self.sha256 = hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
         self.about: dict[str, Any] = json.loads((self.folder / "corpus.json").read_text())
         self.src_vocab, self.tgt_vocab = (
             Vocab.load(self.folder / f"{side}.vocab") for side in ("source", "target")
@@ -168,6 +170,7 @@ def prepare(
     limits: Limits | None = None,
     about: Mapping[str, Any] | None = None,
     say: Say = print,
+    replace: bool = True,
 ) -> Prepared:
     """Writes a prepared folder.
 
@@ -176,6 +179,7 @@ def prepare(
             dropped where they break the limits: a test set is scored whole.
         about: what else to note in `corpus.json`.
         say: gets a line for every split, with what was dropped and why.
+        replace: whether an earlier prepared folder of this name may go.
     """
     limits = limits or Limits()
     training = next(iter(texts))
@@ -191,7 +195,7 @@ def prepare(
         corpus = {"name": texts[training].name, **(about or {}), "splits": splits}
         (temporary / "corpus.json").write_text(json.dumps(corpus, indent=2) + "\n")
 
-    return Prepared(write_folder(folder, fill))
+    return Prepared(write_folder(folder, fill, replace=replace))
 
 
 def _write_split(

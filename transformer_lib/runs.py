@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from transformer_lib.checkpoint import write_text
+from transformer_lib.checkpoint import plain, write_text
 
 __all__ = [
     "InPrecision",
     "Precision",
     "RunConfig",
+    "RunLock",
     "RunLog",
     "StopSignal",
     "check_same",
@@ -117,9 +118,11 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _note(self, number: int, _: object) -> None:
-        if self.number is not None:
+        if self.number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = number
+        if self.number is None:
+            print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+        self.number = self.number or number
 
 
 class RunLog:
@@ -162,14 +165,40 @@ class RunLog:
 
 def check_same(noted: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Refuses to go on with a run under other settings; lists each difference."""
+    noted, wanted = plain(noted), plain(wanted)
     differences = [
         f"{part}.{name} was {noted[part].get(name)!r}, is {value!r}"
         for part in ("model", "train", "run", "data")
-        for name, value in json.loads(json.dumps(wanted[part])).items()
+        for name, value in wanted[part].items()
         if noted[part].get(name) != value and not (part == "run" and name in FREE_TO_CHANGE)
     ]
     if differences:
-        raise ValueError("the checkpoint is of another run: " + "; ".join(differences))
+        hint = ""
+        if noted["train"].get("cooldown") != wanted["train"]["cooldown"]:
+            hint = (
+                " (with a cooldown, the number of steps decides the rate: keep both as they were)"
+            )
+        raise ValueError(f"the checkpoint is of another run: {'; '.join(differences)}{hint}")
+
+
+class RunLock:
+    """One training at a time in a folder, as long as this object lives or until `release`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / ".lock").open("w")
+        try:
+            import fcntl
+
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows: nobody is kept out
+            pass
+        except OSError as error:
+            self.release()
+            raise ValueError(f"{folder}: another training is running there") from error
+
+    def release(self) -> None:
+        """Lets the next one in."""
+        self._file.close()
 
 
 def progress_bar(done: int, total: int, quiet: bool) -> tqdm:

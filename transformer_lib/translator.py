@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -152,17 +152,25 @@ class Translator:
             FileNotFoundError: there is no such folder.
             ValueError: a file is missing or not what was written, or does not fit the others.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_model
 
         folder = check_folder(find_pretrained(folder), FILES)
-        config = ModelConfig(**json.loads((folder / "config.json").read_text()))
-        model = Transformer(config)
+        model = Transformer(_read_config(folder / "config.json"))
         try:
             load_model(model, str(folder / "model.safetensors"))
-        except RuntimeError as error:
+        except (RuntimeError, SafetensorError) as error:
             raise ValueError(f"{folder}: the weights do not fit config.json: {error}") from error
         source, target = (Vocab.load(folder / f"{side}.vocab") for side in ("source", "target"))
         return cls(model.eval().to(device), source, target)
+
+
+def _read_config(path: Path) -> ModelConfig:
+    noted, known = json.loads(path.read_text("utf-8")), {f.name for f in fields(ModelConfig)}
+    if noted.keys() != known:
+        missing, unknown = sorted(known - noted.keys()), sorted(noted.keys() - known)
+        raise ValueError(f"{path} is of another version: missing {missing}, unknown {unknown}")
+    return ModelConfig(**noted)
 
 
 def pretrained_folders() -> list[Path]:

@@ -10,13 +10,15 @@ import torch
 from tyro.conf import Positional, arg
 
 from transformer_lib import evaluation
-from transformer_lib.checkpoint import list_checkpoints, write_folder
-from transformer_lib.cli.training import Device, choose_device
+from transformer_lib.checkpoint import check_free, list_checkpoints, to_json, write_folder
+from transformer_lib.cli.training import Device, choose_device, set_threads
 from transformer_lib.prepared import Prepared
 from transformer_lib.training import average_weights
 from transformer_lib.translator import Translator, find_pretrained
 
-__all__ = ["average", "evaluate", "find_model", "info"]
+__all__ = ["average", "check_outputs", "evaluate", "find_model", "info"]
+
+REPORT_ENDINGS = (".html", ".png", ".svg", ".pdf")
 
 
 def find_model(name: str) -> Path:
@@ -28,6 +30,16 @@ def find_model(name: str) -> Path:
     step = json.loads(best.read_text())["step"] if best.is_file() else -1
     chosen = Path(name) / "checkpoints" / f"step-{step:06d}"
     return chosen if chosen in checkpoints else checkpoints[-1]
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Refuses what could not be written, before the work and not after it."""
+    for path in filter(None, paths):
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: name a file")
+        if path.parent.exists() and not path.parent.is_dir():
+            raise ValueError(f"{path.parent} is not a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _training(folder: Path) -> dict[str, Any] | None:
@@ -64,8 +76,10 @@ def evaluate(
         report: write BLEU by sentence length to this picture, or with translations to this page.
         hypotheses: write the translations to this file.
     """
-    if threads:
-        torch.set_num_threads(threads)
+    set_threads(threads)
+    check_outputs(result, hypotheses, report)
+    if report and report.suffix not in REPORT_ENDINGS:
+        raise ValueError(f"a report ends in {', '.join(REPORT_ENDINGS)}, not {report.name!r}")
     folder = find_model(model)
     translator = Translator.from_pretrained(folder, device=choose_device(device))
     corpus = Prepared(data)
@@ -85,7 +99,7 @@ def evaluate(
     if hypotheses:
         hypotheses.write_text("".join(f"{line}\n" for line in found.hypotheses), "utf-8")
     if result:
-        evaluation.write_result(result, found, training=_training(folder))
+        evaluation.write_result(result, found, training=_training(folder), device=translator.device)
     if report:
         from transformer_lib.report import write_report
 
@@ -97,8 +111,9 @@ def average(
     out: Annotated[Path, Positional, arg(metavar="OUT")],
     models: Annotated[tuple[str, ...], Positional, arg(metavar="MODEL...")],
     /,
-    last: int = 10,
+    last: int = 5,
     half: bool = False,
+    force: bool = False,
 ) -> int:
     """Writes the mean of several models (section 6.1 of the paper takes the last checkpoints).
 
@@ -107,22 +122,32 @@ def average(
         models: runs (of each, the newest checkpoints are taken) or model folders.
         last: how many of the newest checkpoints of a run.
         half: keep the weights in half precision, which halves the file.
+        force: replace a model folder of that name.
     """
     if not models:
         raise ValueError("average needs one or more models to take the mean of")
+    check_free(out, replace=force)
     folders = [folder for name in models for folder in _newest(name, last)]
     translators = [Translator.from_pretrained(folder) for folder in folders]
     mean = translators[-1]
+    for other, folder in zip(translators, folders, strict=True):
+        if _kind(other) != _kind(mean):
+            raise ValueError(f"{folder} has other sizes or vocabularies than {folders[-1]}")
     mean.model.load_state_dict(average_weights([t.model.state_dict() for t in translators]))
     noted = (_training(folders[-1]) or {}) | {"averaged": [folder.name for folder in folders]}
 
     def fill(temporary: Path) -> None:
         mean.write_files(temporary, torch.float16 if half else None)
-        (temporary / "training.json").write_text(json.dumps(noted, indent=1) + "\n")
+        (temporary / "training.json").write_text(to_json(noted), "utf-8")
 
-    write_folder(out, fill)
+    write_folder(out, fill, replace=force)
     print(f"the mean of {len(folders)}: {', '.join(noted['averaged'])}; written to {out}")
     return 0
+
+
+def _kind(translator: Translator) -> tuple:
+    vocabularies = translator.src_vocab.to_bytes(), translator.tgt_vocab.to_bytes()
+    return translator.model.config, *vocabularies
 
 
 def _newest(name: str, last: int) -> list[Path]:

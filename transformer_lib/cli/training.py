@@ -13,11 +13,12 @@ from tyro.conf import Positional, arg
 
 from transformer_lib.config import ModelConfig
 from transformer_lib.prepared import Prepared
+from transformer_lib.resumable import Resume
 from transformer_lib.runs import RunConfig
-from transformer_lib.trainer import Resume, Trainer
+from transformer_lib.trainer import Trainer
 from transformer_lib.training import TrainConfig
 
-__all__ = ["ModelFlags", "TrainFlags", "choose_device", "train"]
+__all__ = ["ModelFlags", "TrainFlags", "choose_device", "set_threads", "train"]
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -99,8 +100,7 @@ def train(
         validation: the split to validate on.
         resume: go on in `out`: from the latest checkpoint, or (auto) from the latest whole one.
     """
-    if threads:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     corpus = Prepared(data)
     config = model_config(corpus, preset, model)
     trainer = Trainer(
@@ -112,7 +112,7 @@ def train(
         device=choose_device(device),
         validation=validation,
     )
-    trainer.start(resume)
+    trainer.start(resume, say=lambda line: print(line, flush=True))
     try:
         reason = trainer.fit()
     except FloatingPointError as error:
@@ -143,9 +143,18 @@ def train_config(flags: TrainFlags, config: ModelConfig, steps: int) -> TrainCon
     if not 0 <= flags.cooldown <= 1:
         raise ValueError(f"--cooldown is a share between 0 and 1, got {flags.cooldown}")
     values = _given(flags) | {"pad_id": config.pad_id}
-    values.setdefault("peak_rate", (config.d_model * flags.warmup) ** -0.5)
+    if "peak_rate" not in values and flags.warmup > 0:  # else TrainConfig says what is wrong
+        values["peak_rate"] = (config.d_model * flags.warmup) ** -0.5
     start = round(steps * (1 - flags.cooldown))
     return TrainConfig(**(values | {"cooldown": (start, steps) if start < steps else None}))
+
+
+def set_threads(threads: int | None) -> None:
+    """As many CPU threads as asked for."""
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"--threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)
 
 
 def choose_device(device: Device) -> torch.device:

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from tyro.conf import Positional, arg
 
-from transformer_lib.cli.models import find_model
-from transformer_lib.cli.training import Device, choose_device
+from transformer_lib.cli.models import check_outputs, find_model
+from transformer_lib.cli.training import Device, choose_device, set_threads
 from transformer_lib.corpora import read_lines
 from transformer_lib.translator import Translator
 from transformer_lib.vocab import normalize_text
@@ -20,6 +19,7 @@ from transformer_lib.vocab import normalize_text
 __all__ = ["translate"]
 
 CHUNK = 1000  # lines that are read before they are translated together
+EXTRA = 50  # a translation may be this many tokens longer than its source
 
 
 def translate(
@@ -51,18 +51,22 @@ def translate(
         threads: CPU threads; torch's choice when left out.
         attention: draw the cross-attention of the first sentence to this picture.
     """
-    if threads:
-        torch.set_num_threads(threads)
+    set_threads(threads)
+    check_outputs(attention)
+    if sentences and file:
+        raise ValueError("give sentences or --file, not both")
     translator = Translator.from_pretrained(find_model(model), device=choose_device(device))
     search = {"beam_size": beam, "alpha": alpha, "n_best": n_best, "max_tokens": max_tokens}
     lines = iter(sentences) if sentences else _lines(file)
+    # somebody who types wants an answer after every line
+    at_once = 1 if not sentences and not file and sys.stdin.isatty() else CHUNK
     number = 0
-    while chunk := list(itertools.islice(lines, CHUNK)):
-        for found in _translate_lines(translator, chunk, number, search):
-            for score, text in found:
-                print(f"{score:.4f}\t{text}" if scores else text)
-        if attention and number == 0:
-            _draw_attention(translator, chunk[0], attention)
+    while chunk := list(itertools.islice(lines, at_once)):
+        found = list(_translate_lines(translator, chunk, number, search))
+        for score, text in itertools.chain.from_iterable(found):
+            print(f"{score:.4f}\t{text}" if scores else text)
+        if attention and number == 0 and found[0][0][1]:
+            _draw_attention(translator, chunk[0], found[0][0][1], attention)
         sys.stdout.flush()
         number += len(chunk)
     return 0
@@ -84,26 +88,30 @@ def _translate_lines(
     translator: Translator, lines: list[str], before: int, search: dict[str, Any]
 ) -> Iterable[list[tuple[float, str]]]:
     """Score and text of the n best for every line; an empty or too long line gives empty ones."""
-    longest = translator.model.config.max_len
+    longest = translator.model.config.max_len - EXTRA
     fits = []
     for i, line in enumerate(lines):
         n_tokens = len(translator.src_vocab.encode(line, eos=True))
         if n_tokens > longest:
-            place = f"line {before + i + 1} has {n_tokens} tokens, the model takes {longest}"
-            print(f"warning: {place}: an empty line is written for it", file=sys.stderr)
+            _warn(before + i, f"has {n_tokens} tokens, the model takes {longest}: left empty")
         elif line.strip():
             fits.append(i)
     found = dict(zip(fits, translator.hypotheses([lines[i] for i in fits], **search), strict=True))
     for i in range(len(lines)):
         best = found.get(i, [])
+        if best and not best[0].finished:
+            _warn(before + i, "reached the length limit, its translation has no end")
         texts = [(hyp.score, translator.tgt_vocab.decode(hyp.ids)) for hyp in best]
         yield texts or [(0.0, "")] * search["n_best"]
 
 
-def _draw_attention(translator: Translator, sentence: str, path: Path) -> None:
+def _warn(i: int, what: str) -> None:
+    print(f"warning: line {i + 1} {what}", file=sys.stderr)
+
+
+def _draw_attention(translator: Translator, sentence: str, translation: str, path: Path) -> None:
     from transformer_lib import plots
 
-    translation = translator.translate([sentence])[0]
     maps, sources, targets = translator.attention_maps(sentence, translation)
     figure = plots.attention_map(
         maps.cross[-1, 0].mean(0).cpu(),

@@ -1,0 +1,196 @@
+"""A training run on disk: started, saved, found again, and taken up where it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from transformer_lib.checkpoint import (
+    CheckpointError,
+    check_folder,
+    list_checkpoints,
+    load_state,
+    set_aside,
+    sweep,
+    to_json,
+    write_folder,
+    write_text,
+)
+from transformer_lib.config import ModelConfig
+from transformer_lib.evaluation import conditions
+from transformer_lib.model import Transformer
+from transformer_lib.prepared import Prepared
+from transformer_lib.runs import (
+    InPrecision,
+    RunConfig,
+    RunLock,
+    RunLog,
+    check_same,
+    choose_precision,
+)
+from transformer_lib.training import TrainConfig, make_optimizer
+from transformer_lib.translator import Translator
+
+__all__ = ["Resume", "ResumableRun"]
+
+Resume = Literal["no", "latest", "auto"]
+
+
+class ResumableRun:
+    """A training run that can be put down and taken up: what it knows, and where it keeps it.
+
+    Args:
+        data: a prepared corpus; its first split is trained on.
+        model_config, train_config, run: every setting; noted in `run.json`.
+        folder: where checkpoints and log go.
+        device: where to compute.
+        validation: the split to validate on.
+    """
+
+    def __init__(
+        self,
+        data: Prepared,
+        model_config: ModelConfig,
+        train_config: TrainConfig,
+        run: RunConfig,
+        folder: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        validation: str = "val",
+    ) -> None:
+        self.data, self.run, self.config = data, run, train_config
+        self.folder, self.device = Path(folder), torch.device(device)
+        self.pairs, self.validation = data.pairs(data.splits[0]), data.text(validation)
+        self.validation_pairs = data.pairs(validation)
+        torch.manual_seed(run.seed)
+        model = Transformer(model_config).to(self.device)
+        self.translator = Translator(model, data.src_vocab, data.tgt_vocab)
+        dtype = choose_precision(run.precision, self.device)
+        self.model = InPrecision(torch.compile(model) if run.compile else model, dtype)
+        self.optimizer = make_optimizer(model, train_config)
+        # Where we are. Everything that a checkpoint has to bring back is here or has a state_dict.
+        self.step = self.epoch = self.index = self.n_tokens = self.saved = 0
+        self.seconds = 0.0
+        self.best: dict[str, Any] = {"step": 0, "bleu": None}
+        settings = {"model": model_config, "train": train_config, "run": run}
+        self.settings = {name: asdict(config) for name, config in settings.items()}
+        self.settings |= {"data": data.about | {"sha256": data.sha256}, "validation": validation}
+        self.conditions = conditions(self.device)  # of the code that runs, not of a later checkout
+        self._check_lengths(model_config.max_len)
+
+    def _check_lengths(self, max_len: int) -> None:
+        longest = max(map(max, self.pairs.lengths))
+        decoded = max(src for src, _ in self.validation_pairs.lengths) + 50
+        if max(longest, decoded) > max_len:
+            raise ValueError(
+                f"max_len={max_len} is too small: training pairs have up to {longest} tokens, and "
+                f"translating the validation text may take {decoded}"
+            )
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    def start(self, resume: Resume = "no", say: Any = print) -> None:
+        """Makes the folder ready, and takes up an earlier run where that is asked for.
+
+        Args:
+            resume: "no" starts anew and refuses a folder with checkpoints; "latest" goes on from
+                the newest; "auto" from the newest that is whole, or starts anew.
+
+        Raises:
+            ValueError: the folder holds a run already, or one with other settings.
+            CheckpointError: the newest checkpoint is damaged ("latest").
+        """
+        found = list_checkpoints(self.checkpoints)
+        if found and resume == "no":
+            raise ValueError(
+                f"{self.folder} holds a run already: add --resume auto, or choose another"
+            )
+        if resume == "latest" and not found:
+            raise ValueError(f"{self.folder} holds no checkpoint to go on from")
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._lock = RunLock(self.folder)
+        try:
+            sweep(self.checkpoints)
+            self._take_up(list_checkpoints(self.checkpoints), resume, say)
+        except BaseException:
+            self.close()
+            raise
+        self._note_best()
+        self.log = RunLog(self.folder, self.step)
+        noted = self.settings | {"conditions": self.conditions}
+        write_text(self.folder / "run.json", to_json(noted))
+
+    def close(self) -> None:
+        """Lets another training into the folder."""
+        self._lock.release()
+
+    def _take_up(self, found: list[Path], resume: Resume, say: Any) -> None:
+        for checkpoint in reversed(found):
+            try:
+                self._restore(check_folder(checkpoint))
+            except CheckpointError as error:
+                if resume == "latest":
+                    raise
+                say(f"skipped: {error}; it is now called {set_aside(checkpoint).name}")
+                continue
+            say(f"going on from {checkpoint}, step {self.step}")
+            break
+
+    def _restore(self, checkpoint: Path) -> None:
+        noted = json.loads((checkpoint / "training.json").read_text())
+        check_same(noted["settings"], self.settings)
+        weights = Translator.from_pretrained(checkpoint).model.state_dict()
+        self.translator.model.load_state_dict(weights)
+        state = load_state(checkpoint / "training.pt")
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        if "cuda_rng" in state and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"])
+        for name in ("step", "epoch", "index", "n_tokens", "seconds", "best"):
+            setattr(self, name, noted[name])
+        self.saved = self.step
+
+    def save(self) -> Path:
+        """Writes a checkpoint that is also a model folder, and clears away the oldest."""
+        state = {"optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state()
+
+        def fill(temporary: Path) -> None:
+            self.translator.write_files(temporary)
+            torch.save(state, temporary / "training.pt")
+            (temporary / "training.json").write_text(to_json(self.progress()), "utf-8")
+
+        folder = write_folder(self.checkpoints / f"step-{self.step:06d}", fill)
+        self.saved = self.step
+        self._note_best()
+        for old in list_checkpoints(self.checkpoints)[: -self.run.keep]:
+            if int(old.name.removeprefix("step-")) != self.best["step"]:
+                shutil.rmtree(old)
+        return folder
+
+    def _note_best(self) -> None:
+        """Written behind the checkpoint that it names, so that it never names one in vain."""
+        if self.best["step"]:
+            write_text(self.folder / "best.json", to_json(self.best))
+        else:
+            (self.folder / "best.json").unlink(missing_ok=True)
+
+    def progress(self) -> dict[str, Any]:
+        """Where the run is, with its settings and its curve."""
+        names = ("step", "epoch", "index", "n_tokens", "seconds", "best")
+        curve = RunLog.read(self.log.path)
+        return {
+            **{name: getattr(self, name) for name in names},
+            "settings": self.settings,
+            "conditions": self.conditions,
+            "curve": [line for line in curve if "bleu" in line or line["step"] % 500 == 0],
+        }

@@ -21,9 +21,9 @@ RESULTS = {name: ROOT / "results" / f"{name}.json" for name in NAMES}
 def test_a_model_is_found_by_name_and_translates(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # from anywhere
     translator = Translator.from_pretrained(name)
-    source, wanted = "Ein Mann läuft.", "A man is running."
+    source, wanted = "Eine Frau trinkt Kaffee.", "A woman is drinking coffee."
     if name.endswith("en-de"):
-        source, wanted = "A man is running.", "Ein Mann läuft."
+        source, wanted = "A woman is drinking coffee.", "Eine Frau trinkt Kaffee."
     assert translator.translate([source, ""]) == [wanted, ""]
     maps, sources, _ = translator.attention_maps(source, wanted)
     assert maps.cross.shape[:3] == (4, 1, 4) and sources[-1] == "<eos>"

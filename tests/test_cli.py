@@ -158,7 +158,7 @@ def test_going_on_after_the_end_trains_further(home, capsys, tmp_path):
         (["translate", "{run}", "--file", "{data}"], "Is a directory"),
         (["translate", "{run}", "ja", "--attention", "{data}"], "is a folder: name a file"),
         (["evaluate", "{run}", "--data", "{data}", "--result", "{data}"], "is a folder"),
-        (["evaluate", "{run}", "--data", "{data}", "--report", "x.doc"], "a report ends in"),
+        (["evaluate", "{run}", "--data", "{data}", "--report", "x.doc"], "a report is .html, .png"),
         (["train", "{data}", "{new}", "--warmup", "0"], "warmup must be above 0"),
         (["train", "{data}", "{new}", "--threads", "0"], "--threads must be at least 1"),
         (["train", "{data}", "{new}", "--max-len", "30"], "max_len=30 is too small"),

@@ -8,6 +8,7 @@ manifest first. Nothing is ever unpickled but tensors and plain values (`weights
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -162,10 +163,9 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
 
 def set_aside(checkpoint: Path) -> Path:
     """Renames a damaged checkpoint, so that nobody takes it for a good one."""
-    number, target = 1, checkpoint.with_name(f"damaged-{checkpoint.name}")
-    while target.exists():
-        number, target = number + 1, checkpoint.with_name(f"damaged-{checkpoint.name}-{number + 1}")
-    return checkpoint.rename(target)
+    endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    names = (checkpoint.with_name(f"damaged-{checkpoint.name}{ending}") for ending in endings)
+    return checkpoint.rename(next(name for name in names if not name.exists()))
 
 
 def sweep(folder: str | Path) -> None:

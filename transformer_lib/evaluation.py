@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from transformer_lib.batching import Batch, collate, token_batches
+from transformer_lib.batching import Batch, epoch_batches
 from transformer_lib.checkpoint import to_json, write_text
 from transformer_lib.corpora import ParallelText
 from transformer_lib.metrics import bleu, chrf
@@ -74,8 +74,7 @@ def predict(translator: Translator, text: ParallelText, max_tokens: int = 4096) 
         (translator.src_vocab.encode(source, eos=True), encode(target, bos=True, eos=True))
         for source, target in text
     ]
-    groups = token_batches([(len(s), len(t)) for s, t in pairs], max_tokens)
-    batches = (collate([pairs[i] for i in group]).to(translator.device) for group in groups)
+    batches = (batch.to(translator.device) for batch in epoch_batches(pairs, max_tokens))
     return evaluate(translator.model, batches, translator.model.config.pad_id)
 
 
@@ -90,7 +89,7 @@ def validation_scores(
     """
     told = evaluate(model, batches, translator.model.config.pad_id)
     found = translator.translate(text.source, beam_size=1, alpha=0.0)
-    score = bleu(found, text.target, special_tokens=())
+    score = bleu(found, text.target, **RAW)
     return {"val_loss": told.loss, "val_accuracy": told.accuracy, "bleu": score.value}
 
 
@@ -174,16 +173,11 @@ def by_length(report: Report, text: ParallelText) -> dict[str, tuple[float, int]
     for i, source in enumerate(text.source):
         n_words = len(source.split())
         groups[next(name for name, top in LENGTH_GROUPS.items() if n_words <= top)].append(i)
-    return {
-        name: (
-            bleu(
-                *([lines[i] for i in rows] for lines in (report.hypotheses, text.target)), **RAW
-            ).value,
-            len(rows),
-        )
-        for name, rows in groups.items()
-        if rows
-    }
+    scores = {}
+    for name, rows in filter(lambda group: group[1], groups.items()):
+        hypotheses, references = ([x[i] for i in rows] for x in (report.hypotheses, text.target))
+        scores[name] = bleu(hypotheses, references, **RAW).value, len(rows)
+    return scores
 
 
 def conditions(device: torch.device | str = "cpu") -> dict[str, Any]:

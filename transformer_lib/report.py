@@ -11,7 +11,9 @@ from transformer_lib import plots
 from transformer_lib.corpora import ParallelText
 from transformer_lib.evaluation import Report, by_length
 
-__all__ = ["write_report"]
+__all__ = ["check_ending", "write_report"]
+
+PICTURES = (".png", ".svg", ".pdf")
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
@@ -32,6 +34,7 @@ def write_report(path: Path, report: Report, text: ParallelText, n_examples: int
     Raises:
         ValueError: another ending.
     """
+    check_ending(path)
     groups = by_length(report, text)
     figure = plots.scores_by_group(
         {name: score for name, (score, _) in groups.items()},
@@ -40,13 +43,17 @@ def write_report(path: Path, report: Report, text: ParallelText, n_examples: int
         x_label="words in the source sentence",
         y_label="BLEU",
     )
-    if path.suffix in (".png", ".svg", ".pdf"):
+    if path.suffix in PICTURES:
         figure.savefig(path, bbox_inches="tight")
-    elif path.suffix == ".html":
+    else:
         image = io.BytesIO()
         figure.savefig(image, format="png", bbox_inches="tight")
         path.write_text(_page(report, text, image.getvalue(), groups, n_examples), "utf-8")
-    else:
+
+
+def check_ending(path: Path) -> None:
+    """Raises ValueError for a file that could not be a report."""
+    if path.suffix not in (".html", *PICTURES):
         raise ValueError(f"a report is .html, .png, .svg or .pdf, not {path.name!r}")
 
 

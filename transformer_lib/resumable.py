@@ -12,7 +12,6 @@ import torch
 
 from transformer_lib.checkpoint import (
     CheckpointError,
-    check_folder,
     list_checkpoints,
     load_state,
     set_aside,
@@ -34,7 +33,7 @@ from transformer_lib.runs import (
     choose_precision,
 )
 from transformer_lib.training import TrainConfig, make_optimizer
-from transformer_lib.translator import Translator
+from transformer_lib.translator import EXTRA, Translator
 
 __all__ = ["Resume", "ResumableRun"]
 
@@ -85,7 +84,7 @@ class ResumableRun:
 
     def _check_lengths(self, max_len: int) -> None:
         longest = max(map(max, self.pairs.lengths))
-        decoded = max(src for src, _ in self.validation_pairs.lengths) + 50
+        decoded = max(src for src, _ in self.validation_pairs.lengths) + EXTRA
         if max(longest, decoded) > max_len:
             raise ValueError(
                 f"max_len={max_len} is too small: training pairs have up to {longest} tokens, and "
@@ -108,13 +107,6 @@ class ResumableRun:
             ValueError: the folder holds a run already, or one with other settings.
             CheckpointError: the newest checkpoint is damaged ("latest").
         """
-        found = list_checkpoints(self.checkpoints)
-        if found and resume == "no":
-            raise ValueError(
-                f"{self.folder} holds a run already: add --resume auto, or choose another"
-            )
-        if resume == "latest" and not found:
-            raise ValueError(f"{self.folder} holds no checkpoint to go on from")
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._lock = RunLock(self.folder)
         try:
@@ -133,9 +125,15 @@ class ResumableRun:
         self._lock.release()
 
     def _take_up(self, found: list[Path], resume: Resume, say: Any) -> None:
+        if found and resume == "no":
+            raise ValueError(
+                f"{self.folder} holds a run already: add --resume auto, or choose another"
+            )
+        if resume == "latest" and not found:
+            raise ValueError(f"{self.folder} holds no checkpoint to go on from")
         for checkpoint in reversed(found):
             try:
-                self._restore(check_folder(checkpoint))
+                self._restore(checkpoint)
             except CheckpointError as error:
                 if resume == "latest":
                     raise
@@ -145,10 +143,10 @@ class ResumableRun:
             break
 
     def _restore(self, checkpoint: Path) -> None:
-        noted = json.loads((checkpoint / "training.json").read_text())
+        saved = Translator.from_pretrained(checkpoint)  # compares every file with the manifest
+        noted = json.loads((checkpoint / "training.json").read_text("utf-8"))
         check_same(noted["settings"], self.settings)
-        weights = Translator.from_pretrained(checkpoint).model.state_dict()
-        self.translator.model.load_state_dict(weights)
+        self.translator.model.load_state_dict(saved.model.state_dict())
         state = load_state(checkpoint / "training.pt")
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])

@@ -102,7 +102,7 @@ class InPrecision(nn.Module):
 
 
 class StopSignal:
-    """Ctrl-C and SIGTERM ask for a stop after the step; a second one stops at once."""
+    """Ctrl-C and SIGTERM ask for a stop after the step; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None

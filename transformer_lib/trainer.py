@@ -85,7 +85,7 @@ class Trainer(ResumableRun):
         return result
 
     def _reason_to_stop(self, stop: StopSignal) -> str | None:
-        since_best = self.step - max(self.best["step"], 0)
+        since_best = self.step - self.best["step"]
         if stop.number is not None:
             return signal.Signals(stop.number).name
         if self.step >= self.run.steps:

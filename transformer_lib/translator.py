@@ -17,6 +17,7 @@ from transformer_lib.decoding import Hypothesis, beam_search, greedy_decode
 from transformer_lib.model import AttentionMaps, Transformer
 from transformer_lib.vocab import Vocab
 
+EXTRA = 50  # a translation may be this many tokens longer than its source (section 6.1)
 FILES = ("config.json", "model.safetensors", "source.vocab", "target.vocab")
 
 
@@ -70,8 +71,9 @@ class Translator:
 
         def search(src: Tensor) -> list[list[Hypothesis]]:
             if beam_size == n_best == 1 and alpha == 0:
-                return [[hypothesis] for hypothesis in greedy_decode(self.model, src)]
-            return beam_search(self.model, src, beam_size=beam_size, alpha=alpha, n_best=n_best)
+                return [[hypothesis] for hypothesis in greedy_decode(self.model, src, extra=EXTRA)]
+            widths = {"beam_size": beam_size, "alpha": alpha, "n_best": n_best}
+            return beam_search(self.model, src, extra=EXTRA, **widths)
 
         ids = self.encode(sentences)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]), reverse=True)

@@ -18,8 +18,6 @@ from transformer_lib.translator import Translator, find_pretrained
 
 __all__ = ["average", "check_outputs", "evaluate", "find_model", "info"]
 
-REPORT_ENDINGS = (".html", ".png", ".svg", ".pdf")
-
 
 def find_model(name: str) -> Path:
     """A model folder: itself, the best checkpoint of a run, or a model that ships."""
@@ -78,8 +76,10 @@ def evaluate(
     """
     set_threads(threads)
     check_outputs(result, hypotheses, report)
-    if report and report.suffix not in REPORT_ENDINGS:
-        raise ValueError(f"a report ends in {', '.join(REPORT_ENDINGS)}, not {report.name!r}")
+    if report:
+        from transformer_lib.report import check_ending, write_report
+
+        check_ending(report)
     folder = find_model(model)
     translator = Translator.from_pretrained(folder, device=choose_device(device))
     corpus = Prepared(data)
@@ -101,8 +101,6 @@ def evaluate(
     if result:
         evaluation.write_result(result, found, training=_training(folder), device=translator.device)
     if report:
-        from transformer_lib.report import write_report
-
         write_report(report, found, text)
     return 0
 

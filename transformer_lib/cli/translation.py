@@ -13,13 +13,12 @@ from tyro.conf import Positional, arg
 from transformer_lib.cli.models import check_outputs, find_model
 from transformer_lib.cli.training import Device, choose_device, set_threads
 from transformer_lib.corpora import read_lines
-from transformer_lib.translator import Translator
+from transformer_lib.translator import EXTRA, Translator
 from transformer_lib.vocab import normalize_text
 
 __all__ = ["translate"]
 
 CHUNK = 1000  # lines that are read before they are translated together
-EXTRA = 50  # a translation may be this many tokens longer than its source
 
 
 def translate(

@@ -14,6 +14,7 @@ __all__ = [
     "attention",
     "split_heads",
     "merge_heads",
+    "fused_attention",
     "attend",
     "KeyValueCache",
     "MultiHeadAttention",
@@ -58,6 +59,23 @@ def merge_heads(x: Float[Tensor, "B H T d_k"]) -> Float[Tensor, "B T D"]:
     return x.transpose(1, 2).flatten(2)
 
 
+def fused_attention(
+    query: Float[Tensor, "*B Q d_k"],
+    key: Float[Tensor, "*B K d_k"],
+    value: Float[Tensor, "*B K d_v"],
+    mask: Bool[Tensor, "..."] | None = None,
+) -> Float[Tensor, "*B Q d_v"]:
+    """The output of `attention` from torch's own kernel, which never stores the weights.
+
+    Source: section 3.2.1, equation 1. Built in notebook 04.
+    """
+    if query.is_cpu and query.element_size() < 4:  # the 16-bit backward pass is slow on a CPU
+        with torch.autocast("cpu", enabled=False):
+            wide = (x.float() for x in (query, key, value))
+            return F.scaled_dot_product_attention(*wide, attn_mask=mask).to(query.dtype)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
 def attend(
     query: Float[Tensor, "*B Q d_k"],
     key: Float[Tensor, "*B K d_k"],
@@ -75,7 +93,7 @@ def attend(
     Source: section 3.2.1, equation 1. Built in notebook 04.
     """
     if maps is None:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return fused_attention(query, key, value, mask)
     output, weights = attention(query, key, value, mask)
     maps.append(weights)
     return output

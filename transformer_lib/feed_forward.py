@@ -4,10 +4,12 @@
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["FeedForward", "layer_norm", "Residual"]
+__all__ = ["FeedForward", "layer_norm", "Dropout", "Residual"]
 
 
 class FeedForward(nn.Module):
@@ -48,6 +50,31 @@ def layer_norm(
     return (x - mean) / (variance + eps).sqrt() * weight + bias
 
 
+class Dropout(nn.Module):
+    """In training, sets a share p of the entries to 0 and divides the others by 1 - p.
+
+    As `nn.Dropout`; on a CPU several times faster, with p rounded to a multiple of 1/65536.
+
+    Source: section 5.4 (Srivastava et al., 2014). Built in notebook 05.
+    """
+
+    def __init__(self, p: float = 0.1) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """In evaluation: x itself."""
+        if not self.training or self.p == 0:
+            return x
+        if not x.is_cpu:
+            return F.dropout(x, self.p)
+        n = x.numel()
+        bits = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None)
+        draws = bits.view(torch.int16)[:n].view(x.shape)  # -32768 … 32767, all equally likely
+        keep = draws >= round(self.p * 65536) - 32768
+        return x * (keep / (1 - self.p)).to(x.dtype)
+
+
 class Residual(nn.Module):
     """x plus what a sub-layer makes of it, with dropout on the sub-layer and a LayerNorm.
 
@@ -65,7 +92,7 @@ class Residual(nn.Module):
     def __init__(self, d_model: int, dropout: float = 0.1, norm_first: bool = False) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm_first = norm_first
 
     def forward(

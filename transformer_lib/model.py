@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from transformer_lib.config import ModelConfig
 from transformer_lib.embeddings import OutputProjection, TokenEmbedding
+from transformer_lib.feed_forward import Dropout
 from transformer_lib.layers import Decoder, Encoder, LayerCache
 from transformer_lib.masks import causal_mask, padding_mask, target_mask
 from transformer_lib.positional import LearnedPositionalEncoding, SinusoidalPositionalEncoding
@@ -66,7 +67,7 @@ class EncoderDecoder(nn.Module):
         if not config.shares_vocabulary:
             self.src_embedding = TokenEmbedding(config.src_vocab_size, width, pad_id)
         self.positions = POSITIONS[config.positions](width, config.max_len)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 

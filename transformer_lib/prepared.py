@@ -20,6 +20,7 @@ import numpy as np
 from transformer_lib.batching import Batch, IdPair, collate, token_batches
 from transformer_lib.checkpoint import MANIFEST, check_folder, write_folder
 from transformer_lib.corpora import ParallelText
+from transformer_lib.subword_dropout import SubwordDropout
 from transformer_lib.vocab import SubwordVocab, Vocab, WordVocab
 
 __all__ = ["IdPairs", "Limits", "Prepared", "learn_vocabularies", "prepare"]
@@ -86,10 +87,18 @@ class IdPairs(Sequence[IdPair]):
         src, tgt = (np.diff(self._ends[side]).tolist() for side in ("src", "tgt"))
         return list(zip(src, tgt, strict=True))
 
-    def batches(self, max_tokens: int, **draw: int) -> Iterator[Batch]:
-        """One pass over all pairs in batches, as `epoch_batches` gives them."""
-        for indices in token_batches(self.lengths, max_tokens, **draw):
-            yield collate([self[i] for i in indices])
+    def batches(
+        self, max_tokens: int, *, vary: SubwordDropout | None = None, **draw: int
+    ) -> Iterator[Batch]:
+        """One pass over all pairs in batches, as `epoch_batches` gives them.
+
+        Args:
+            vary: cuts the sentences of a batch into other pieces. The batches are made before
+                that, so they may come out a little larger than max_tokens.
+        """
+        for number, indices in enumerate(token_batches(self.lengths, max_tokens, **draw)):
+            pairs = [self[i] for i in indices]
+            yield collate(vary(pairs, f"{sorted(draw.items())} {number}") if vary else pairs)
 
 
 class Prepared:

@@ -23,6 +23,7 @@ from transformer_lib.checkpoint import (
 from transformer_lib.config import ModelConfig
 from transformer_lib.evaluation import conditions
 from transformer_lib.model import Transformer
+from transformer_lib.optimizers import choose_optimizer
 from transformer_lib.prepared import Prepared
 from transformer_lib.runs import (
     InPrecision,
@@ -31,8 +32,10 @@ from transformer_lib.runs import (
     RunLog,
     check_same,
     choose_precision,
+    make_scaler,
 )
-from transformer_lib.training import TrainConfig, make_optimizer
+from transformer_lib.subword_dropout import SubwordDropout
+from transformer_lib.training import TrainConfig
 from transformer_lib.translator import EXTRA, Translator
 
 __all__ = ["Resume", "ResumableRun"]
@@ -71,7 +74,12 @@ class ResumableRun:
         self.translator = Translator(model, data.src_vocab, data.tgt_vocab)
         dtype = choose_precision(run.precision, self.device)
         self.model = InPrecision(torch.compile(model) if run.compile else model, dtype)
-        self.optimizer = make_optimizer(model, train_config)
+        self.optimizer = choose_optimizer(run.optimizer, model, train_config)
+        self.scaler = make_scaler(dtype, self.device)
+        self.vary = None
+        if run.subword_dropout:
+            vocabs = data.src_vocab, data.tgt_vocab
+            self.vary = SubwordDropout(*vocabs, run.subword_dropout, model_config.max_len)
         # Where we are. Everything that a checkpoint has to bring back is here or has a state_dict.
         self.step = self.epoch = self.index = self.n_tokens = self.saved = 0
         self.seconds = 0.0
@@ -149,6 +157,7 @@ class ResumableRun:
         self.translator.model.load_state_dict(saved.model.state_dict())
         state = load_state(checkpoint / "training.pt")
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
         if "cuda_rng" in state and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"])
@@ -158,7 +167,11 @@ class ResumableRun:
 
     def save(self) -> Path:
         """Writes a checkpoint that is also a model folder, and clears away the oldest."""
-        state = {"optimizer": self.optimizer.state_dict(), "rng": torch.get_rng_state()}
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
         if self.device.type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state()
 

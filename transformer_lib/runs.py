@@ -7,13 +7,14 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from transformer_lib.checkpoint import plain, write_text
+from transformer_lib.optimizers import OptimizerName
 
 __all__ = [
     "InPrecision",
@@ -24,10 +25,11 @@ __all__ = [
     "StopSignal",
     "check_same",
     "choose_precision",
+    "make_scaler",
     "progress_bar",
 ]
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class RunConfig:
         max_minutes: stop, and save, after so many minutes of training in all.
         max_tokens: most ids of a batch on its longer side, padding included.
         accumulate: batches whose gradients are added up before one update.
+        optimizer: "adam" as in the paper, or "muon" for the matrices of the layers.
+        subword_dropout: probability of leaving out a merge of two pieces in training.
         precision: of the matrix products; "auto" is bf16 on a GPU that has it, else fp32.
         compile: let torch compile the model first: slow to start, faster on a GPU.
         validate_every: steps between two validations; a checkpoint is saved with each.
@@ -51,6 +55,8 @@ class RunConfig:
     max_minutes: float | None = None
     max_tokens: int = 4096
     accumulate: int = 1
+    optimizer: OptimizerName = "adam"
+    subword_dropout: float = 0.0
     precision: Precision = "auto"
     compile: bool = False
     validate_every: int = 1000
@@ -70,8 +76,12 @@ class RunConfig:
             for name in ("max_minutes", "patience")
             if (value := getattr(self, name)) is not None and not value > 0
         ]
-        if self.precision not in ("auto", "fp32", "bf16"):
-            problems.append(f"precision must be auto, fp32 or bf16, got {self.precision!r}")
+        for name, kinds in (("precision", Precision), ("optimizer", OptimizerName)):
+            if (value := getattr(self, name)) not in get_args(kinds):
+                known = ", ".join(get_args(kinds))
+                problems.append(f"{name} must be one of {known}, got {value!r}")
+        if not 0 <= self.subword_dropout < 1:
+            problems.append(f"subword_dropout must be in [0, 1), got {self.subword_dropout}")
         if problems:
             raise ValueError("invalid RunConfig: " + "; ".join(problems))
 
@@ -84,7 +94,12 @@ def choose_precision(precision: Precision, device: torch.device) -> torch.dtype 
     """The dtype of autocast; None for plain float32."""
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return torch.bfloat16 if precision == "bf16" else None
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def make_scaler(dtype: torch.dtype | None, device: torch.device) -> torch.amp.GradScaler:
+    """What float16 needs so that small gradients do not vanish; it does nothing elsewhere."""
+    return torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
 
 class InPrecision(nn.Module):

@@ -29,7 +29,7 @@ class Trainer(ResumableRun):
         """Batches without end, from where the run is; it moves on as they are taken."""
         while True:
             draw = {"seed": self.run.seed, "epoch": self.epoch}
-            batches = self.pairs.batches(self.run.max_tokens, **draw)
+            batches = self.pairs.batches(self.run.max_tokens, vary=self.vary, **draw)
             for batch in itertools.islice(batches, self.index, None):
                 self.index += 1
                 yield batch
@@ -76,7 +76,8 @@ class Trainer(ResumableRun):
     def _update(self, batches: Iterator[Batch]) -> StepResult:
         here = [batch.to(self.device) for batch in batches]
         try:
-            result = train_step(self.model, self.optimizer, here, self.step + 1, self.config)
+            step = self.step + 1
+            result = train_step(self.model, self.optimizer, here, step, self.config, self.scaler)
         except FloatingPointError as error:
             place = f"epoch {self.epoch}, batch {self.index}"
             raise FloatingPointError(f"{error} ({place})") from error

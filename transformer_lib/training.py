@@ -20,6 +20,7 @@ __all__ = [
     "make_optimizer",
     "rate_at",
     "StepResult",
+    "update",
     "train_step",
     "Evaluation",
     "evaluate",
@@ -90,12 +91,42 @@ class StepResult(NamedTuple):
     rate: float
 
 
+def update(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rate: float,
+    max_grad_norm: float,
+    scaler: torch.amp.GradScaler,
+) -> float:
+    """Cuts the gradients to their longest length and takes one step of that rate.
+
+    Args:
+        scaler: float16 has no numbers below 6e-8, so the loss and with it all gradients were
+            multiplied by a large number, which is taken out here. Where that was too large for
+            the gradients, it is halved.
+
+    Returns:
+        The gradients' norm before it was cut. Where it is not finite, no weight is changed.
+
+    Built in notebook 07.
+    """
+    scaler.unscale_(optimizer)  # first: what is cut is the gradients' true length
+    grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    if math.isfinite(grad_norm):
+        scaler.step(optimizer)
+    scaler.update()
+    return grad_norm
+
+
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Batch | Sequence[Batch],
     step: int,
     config: TrainConfig,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> StepResult:
     """One update: forward, loss, backward, rate, Adam.
 
@@ -104,6 +135,7 @@ def train_step(
             every loss is a sum over tokens divided by the number of tokens of *all* of them, it
             makes no difference how the tokens are cut into batches.
         step: number of the update, from 1; it alone decides the rate.
+        scaler: as in `update`; none is needed outside float16.
 
     Raises:
         FloatingPointError: loss or gradient is not finite; the weights are left as they were.
@@ -111,6 +143,7 @@ def train_step(
     Source: section 5. Built in notebook 07.
     """
     batches = [batches] if isinstance(batches, Batch) else batches
+    scaler = scaler or torch.amp.GradScaler(enabled=False)  # which does nothing
     model.train()
     optimizer.zero_grad(set_to_none=True)
     n_tokens = sum(int((batch.tgt[:, 1:] != config.pad_id).sum()) for batch in batches)
@@ -120,18 +153,16 @@ def train_step(
         loss, _ = label_smoothed_loss(
             model(batch.src, tgt_in), tgt_out, config.smoothing, config.pad_id
         )
-        (loss / n_tokens).backward()
+        scaler.scale(loss / n_tokens).backward()
         total += loss.detach()
-    grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
     rate = rate_at(step, config)
-    if not math.isfinite(grad_norm):
+    grad_norm = update(model, optimizer, rate, config.max_grad_norm, scaler)
+    hopeless = not scaler.is_enabled() or scaler.get_scale() < 1
+    if not math.isfinite(grad_norm) and hopeless:
         raise FloatingPointError(
             f"loss {float(total) / n_tokens:.4g}, gradient norm {grad_norm:.4g} "
             f"at step {step}, rate {rate:.3g}: nothing was updated"
         )
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
     return StepResult(float(total) / n_tokens, n_tokens, grad_norm, rate)
 
 

@@ -194,6 +194,23 @@ def test_the_fast_path_is_torchs_kernel(monkeypatch):
     assert calls == [1]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_on_a_cpu_torchs_kernel_gets_32_bits_or_more(monkeypatch, dtype):
+    """Its 16-bit backward pass is many times slower there."""
+    seen, kernel = [], F.scaled_dot_product_attention
+
+    def spy(*inputs, **options):
+        seen.extend(tensor.dtype for tensor in inputs)
+        assert not torch.is_autocast_enabled("cpu")
+        return kernel(*inputs, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    inputs = [tensor.to(dtype) for tensor in query_key_value()]
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+        assert attend(*inputs, padding()).dtype == dtype
+    assert seen == [torch.promote_types(dtype, torch.float32)] * 3
+
+
 # Heads
 
 

@@ -11,7 +11,6 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from transformer_lib import Decoder, Encoder, ModelConfig, Transformer, padding_mask, target_mask
-from transformer_lib.feed_forward import Dropout
 
 orders = pytest.mark.parametrize("norm_first", [False, True], ids=["post-norm", "pre-norm"])
 positions = pytest.mark.parametrize("positions", ["sinusoidal", "learned", "none"])
@@ -515,7 +514,7 @@ def test_other_precisions_stay_near_float32(dtype, tolerance, norm_first):
 @orders
 def test_dropout_stands_behind_every_sublayer_and_behind_the_embedding(norm_first):
     model = tiny(dropout=0.35, norm_first=norm_first)
-    places = {name for name, module in model.named_modules() if isinstance(module, Dropout)}
+    places = {name for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
     assert places == {"dropout"} | {
         f"{stack}.layers.{n}.residuals.{k}.dropout"
         for stack, count in (("encoder", 2), ("decoder", 3))

@@ -7,6 +7,7 @@ import pytest
 
 from transformer_lib.corpora import ParallelText
 from transformer_lib.prepared import Limits, Prepared, learn_vocabularies, prepare
+from transformer_lib.subword_dropout import SubwordDropout
 
 SOURCE = ("ein Hund schläft", "eine Katze sieht den Hund", "der Garten ist grün", "ja")
 TARGET = ("a dog sleeps", "a cat sees the dog", "the garden is green", "yes " * 30)
@@ -42,6 +43,27 @@ def test_ids_stay_on_disk_until_they_are_asked_for(tmp_path):
     for array in (*pairs._ids.values(), *pairs._ends.values()):
         assert isinstance(array, np.memmap)
     assert {array.dtype for array in pairs._ids.values()} == {np.dtype(np.int32)}  # any vocabulary
+
+
+def test_every_batch_of_every_epoch_is_cut_anew(tmp_path):
+    corpus, _ = make(tmp_path / "tiny", max_ratio=99.0)
+    vocabs, keys = (corpus.src_vocab, corpus.tgt_vocab), []
+
+    class Noting(SubwordDropout):
+        def __call__(self, pairs, key):
+            keys.append(key)
+            return super().__call__(pairs, key)
+
+    pairs, vary = corpus.pairs("train"), Noting(*vocabs, 0.3, 500)
+    draws = [{"seed": seed, "epoch": epoch} for seed in (0, 1) for epoch in (0, 1)]
+    found = [list(pairs.batches(200, vary=vary, **draw)) for draw in draws]
+    assert len(keys) == len(set(keys)) == sum(map(len, found)) >= 8
+    again = list(pairs.batches(200, vary=vary, **draws[0]))
+    assert all(
+        a.src.equal(b.src) and a.tgt.equal(b.tgt) for a, b in zip(again, found[0], strict=True)
+    )
+    usual = pairs.batches(200, **draws[0])
+    assert any(a.src.shape != b.src.shape for a, b in zip(usual, found[0], strict=True))
 
 
 def test_what_is_dropped_is_counted_with_its_reason(tmp_path):

@@ -64,6 +64,34 @@ def losses(trainer):
     return [line["loss"] for line in RunLog.read(trainer.log.path) if "loss" in line]
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "muon"},
+        {"subword_dropout": 0.4},
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+    ],
+    ids=lambda changes: next(iter(changes.values())),
+)
+def test_whatever_is_chosen_a_cut_run_ends_with_the_same_bits(trainer, changes):
+    run = replace(RUN, **changes)
+    whole = trainer("whole", run)
+    whole.fit(quiet=True)
+    plain = trainer("plain")
+    plain.fit(quiet=True)
+    trainer("cut", replace(run, steps=2)).fit(quiet=True)
+    again = trainer("cut", run, resume="latest")
+    again.fit(quiet=True)
+    assert losses(whole) == losses(again)
+    assert losses(whole) != losses(plain)  # the choice was heard
+    for name, tensor in state(whole).items():
+        assert torch.equal(tensor, state(again)[name]), name
+    if changes == {"precision": "fp16"}:
+        told = again.scaler.state_dict()
+        assert told == whole.scaler.state_dict() and told["_growth_tracker"] == RUN.steps
+
+
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 5])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_run_that_was_cut_ends_with_the_same_bits(trainer, stop_at, accumulate):
@@ -275,9 +303,15 @@ def test_bf16_rounds_the_products_and_nothing_else():
     assert 0 < (logits - exact).abs().max() < 0.05 * exact.abs().max()
     logits.sum().backward()
     assert all(p.grad.dtype == p.dtype == torch.float32 for p in model.parameters())
-    assert choose_precision("auto", torch.device("cpu")) is None
+    cpu = torch.device("cpu")
+    assert choose_precision("auto", cpu) is choose_precision("fp32", cpu) is None
+    assert choose_precision("fp16", cpu) is torch.float16
 
 
 def test_all_problems_of_a_run_are_listed_at_once():
     with pytest.raises(ValueError, match=r"steps must.*keep must.*max_minutes must be above 0"):
         RunConfig(steps=0, keep=0, max_minutes=-1.0)
+    with pytest.raises(
+        ValueError, match=r"steps must.*subword_dropout must be in \[0, 1\), got 1.0"
+    ):
+        RunConfig(steps=0, subword_dropout=1.0)

@@ -18,6 +18,7 @@ from transformer_lib import (
     make_optimizer,
     train_step,
 )
+from transformer_lib.runs import InPrecision
 
 CONFIG = TrainConfig(peak_rate=2e-3, warmup=20)
 
@@ -117,6 +118,42 @@ def test_a_loss_that_is_no_number_updates_nothing(poison):
         updated(model, batch)
     for name, p in model.named_parameters():
         assert torch.equal(p.nan_to_num(), before[name].nan_to_num())
+
+
+def scaled_step(scale, config=CONFIG):
+    """One step with a loss multiplied by `scale` on its way back."""
+    model = tiny(dtype=torch.float32)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    step = model, make_optimizer(model, config), batch_of(3, 5), 1, config, scaler
+    return before, model, scaler, step
+
+
+def test_a_scaled_loss_gives_the_same_step():
+    """A power of two changes no digit; the length that is cut is the true one."""
+    config = replace(CONFIG, max_grad_norm=0.01)
+    weights, (plain,) = updated(tiny(dtype=torch.float32), batch_of(3, 5), config=config)
+    _, model, scaler, step = scaled_step(2.0**10, config)
+    result = train_step(*step)
+    assert result == plain and scaler.get_scale() == 2.0**10
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, weights[name])
+
+
+def test_too_large_a_scale_updates_nothing_and_is_halved():
+    before, model, scaler, (_, *step) = scaled_step(2.0**24)
+    result = train_step(InPrecision(model, torch.float16), *step)
+    assert math.isfinite(result.loss) and not math.isfinite(result.grad_norm)
+    assert scaler.get_scale() == 2.0**23
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_a_scale_that_cannot_help_is_an_error():
+    _, model, _, step = scaled_step(1.5)
+    with torch.no_grad():
+        model.tgt_embedding.weight[3, 0] = math.inf
+    with pytest.raises(FloatingPointError, match="nothing was updated"):
+        train_step(*step)
 
 
 def test_evaluate_is_a_mean_over_tokens_not_over_batches():

@@ -1,0 +1,70 @@
+"""Muon for the matrices, Adam for the rest, one rate for both."""
+
+import torch
+
+from transformer_lib import ModelConfig, TrainConfig, Transformer, collate, train_step
+from transformer_lib.optimizers import MuonAndAdam, choose_optimizer
+
+CONFIG = TrainConfig(peak_rate=2e-3, warmup=10)
+BATCH = collate([([5, 6, 7, 3], [2, 8, 9, 3]), ([9, 3], [2, 4, 3])])
+
+
+def model():
+    torch.manual_seed(0)
+    sizes = {"n_layers": 2, "d_model": 16, "n_heads": 2, "d_ff": 48, "dropout": 0.0}
+    return Transformer(ModelConfig.tiny(20, **sizes))
+
+
+def is_matrix(name, parameter):
+    return name.startswith(("encoder.", "decoder.")) and parameter.dim() == 2
+
+
+def changes(made, optimizer):
+    before = {name: p.detach().clone() for name, p in made.named_parameters()}
+    result = train_step(made, optimizer, BATCH, 5, CONFIG)
+    after = dict(made.named_parameters())
+    return {name: (after[name] - before[name]).detach() for name in before}, result.rate
+
+
+def test_matrices_are_stepped_along_all_directions_alike():
+    """The exact Muon step is U Vᵀ of the gradient; five iterations come near it."""
+    made = model()
+    moved, rate = changes(made, MuonAndAdam(made, CONFIG))
+    seen = 0
+    for name, p in made.named_parameters():
+        if not is_matrix(name, p):
+            continue
+        u, s, v = torch.linalg.svd(p.grad.double(), full_matrices=False)
+        strong = s > 0.02 * s[0]  # a direction without a gradient cannot be told from noise
+        step = -moved[name].double() / (rate * 0.2 * max(p.shape) ** 0.5)
+        sizes = torch.einsum("dr,de,re->r", u[:, strong], step, v[strong])
+        assert ((sizes > 0.6) & (sizes < 1.3)).all(), (name, sizes)
+        seen += 1
+    assert seen == 2 * (4 + 2) + 2 * (8 + 2)
+
+
+def test_everything_else_is_stepped_by_adam():
+    muon, adam = model(), model()
+    by_muon, _ = changes(muon, MuonAndAdam(muon, CONFIG))
+    by_adam, _ = changes(adam, choose_optimizer("adam", adam, CONFIG))
+    others = [name for name, p in adam.named_parameters() if not is_matrix(name, p)]
+    assert (
+        "tgt_embedding.weight" in others and "encoder.layers.0.feed_forward.expand.bias" in others
+    )
+    for name in by_adam:
+        assert torch.equal(by_muon[name], by_adam[name]) == (name in others), name
+
+
+def test_a_state_can_be_taken_up():
+    whole, cut = model(), model()
+    optimizers = [MuonAndAdam(made, CONFIG) for made in (whole, cut)]
+    for made, optimizer in zip((whole, cut), optimizers, strict=True):
+        for step in (1, 2):
+            train_step(made, optimizer, BATCH, step, CONFIG)
+    fresh = MuonAndAdam(cut, CONFIG)
+    fresh.load_state_dict(optimizers[1].state_dict())
+    for step in (3, 4):
+        train_step(whole, optimizers[0], BATCH, step, CONFIG)
+        train_step(cut, fresh, BATCH, step, CONFIG)
+    for name, parameter in whole.named_parameters():
+        assert torch.equal(parameter, dict(cut.named_parameters())[name]), name

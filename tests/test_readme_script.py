@@ -1,0 +1,58 @@
+"""The training loop printed in the README is the command's, bit for bit."""
+
+import re
+from pathlib import Path
+
+import torch
+
+import transformer_lib
+from transformer_lib import ModelConfig, TrainConfig, train_step
+from transformer_lib.corpora import ParallelText
+from transformer_lib.grammar import grammar_corpus
+from transformer_lib.prepared import learn_vocabularies, prepare
+from transformer_lib.runs import RunConfig
+from transformer_lib.trainer import Trainer
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+PAIRS = grammar_corpus().train[:120]
+TEXT = ParallelText(tuple(p.source for p in PAIRS), tuple(p.target for p in PAIRS), "train")
+STEPS, SIZE = 8, 120
+
+
+def script():
+    """The block of the README, for fewer steps and a smaller vocabulary."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.S)
+    (code,) = (block for block in blocks if "make_optimizer" in block)
+    for written, here in (
+        ("size=4000", f"size={SIZE}"),
+        ("(4000, 8000)", f"({STEPS // 2}, {STEPS})"),
+        ("range(1, 8001)", f"range(1, {STEPS + 1})"),
+    ):
+        assert code.count(written) == 1
+        code = code.replace(written, here)
+    return code
+
+
+def test_the_script_gives_the_commands_weights(monkeypatch, tmp_path, capsys):
+    losses = []
+
+    def noting(*arguments):
+        losses.append(train_step(*arguments).loss)
+
+    monkeypatch.setattr(transformer_lib, "train_step", noting)
+    monkeypatch.setattr("transformer_lib.corpora.multi30k", lambda *_: TEXT)
+    names = {}
+    exec(script(), names)  # the README's own lines
+    assert len(capsys.readouterr().out) > 3 and len(losses) == STEPS
+
+    vocabularies = learn_vocabularies(TEXT, "subwords", SIZE, ("de", "en"))
+    corpus = prepare({"train": TEXT, "val": TEXT}, vocabularies, tmp_path / "data", say=len)
+    run = RunConfig(steps=STEPS, max_tokens=512, validate_every=STEPS)
+    rates = TrainConfig(peak_rate=3e-3, warmup=300, cooldown=(STEPS // 2, STEPS))
+    trainer = Trainer(corpus, ModelConfig.tiny(SIZE, norm_first=True), rates, run, tmp_path / "run")
+    trainer.log_every = 1
+    trainer.start(say=len)
+    monkeypatch.setattr(trainer, "validate", lambda: "")
+    trainer.fit(quiet=True)
+    for name, weight in trainer.translator.model.state_dict().items():
+        assert torch.equal(weight, names["model"].state_dict()[name]), name

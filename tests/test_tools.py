@@ -1,5 +1,6 @@
 """The three tools that write: modules from notebooks, executed notebooks, student copies."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,8 +8,10 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
+import ablations
 import export_notebooks
 import nbformat
 import pytest
@@ -16,6 +19,12 @@ import readme_results
 import run_notebooks
 import student_notebooks
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from transformer_lib.cli.training import ModelFlags, TrainFlags
+from transformer_lib.corpora import ParallelText
+from transformer_lib.grammar import grammar_corpus
+from transformer_lib.prepared import learn_vocabularies, prepare
+from transformer_lib.runs import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -330,6 +339,48 @@ def test_in_place_is_the_same_twice_and_the_scores_are_printed(root):
     assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2]
     assert notebook.metadata == run_notebooks.METADATA
     assert notebook.cells[1].metadata == {"tags": ["scores"]}
+
+
+# Ablations
+
+
+def test_every_row_is_a_flag_of_train_and_has_a_file_of_its_own():
+    known = {f.name for kind in (ModelFlags, TrainFlags, RunConfig) for f in fields(kind)}
+    known |= {"preset", "threads", "vocab", "last"}
+    for changes in (ablations.BASE, *ablations.ROWS.values()):
+        assert {name.replace("-", "_") for name in changes} <= known
+    names = [*ablations.ROWS, *ablations.SEARCHES]
+    assert len({ablations.stem(name).lower() for name in names}) == len(names) > 25
+
+
+def test_a_row_is_trained_averaged_scored_and_not_done_twice(tmp_path, monkeypatch, capsys):
+    pairs = grammar_corpus().train[:60]
+    texts = {"train": pairs, "val": pairs[:8]}
+    texts = {
+        split: ParallelText(tuple(p.source for p in some), tuple(p.target for p in some), split)
+        for split, some in texts.items()
+    }
+    vocabularies = learn_vocabularies(texts["train"], "subwords", 120, ("de", "en"))
+    about = {"source": "de", "target": "en"}
+    prepare(texts, vocabularies, tmp_path / "data" / "de-en-4000", about=about, say=len)
+    monkeypatch.setattr(ablations, "RESULTS", tmp_path / "results")
+    small = {"steps": 4, "validate-every": 2, "n-layers": 1, "d-model": 32}
+    monkeypatch.setattr(ablations, "BASE", ablations.BASE | small)
+    name, searched = "no cooldown, mean of the last 5", "beam 1, α 0"
+    folders = ["--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs")]
+    for _ in range(2):
+        ablations.main(["--only", name, searched, *folders])
+    assert capsys.readouterr().out.count("sentences, beam") == 2  # each was scored once
+    found = json.loads((tmp_path / "results" / f"{ablations.stem(name)}.json").read_text())
+    assert found["training"]["averaged"] == ["step-000002", "step-000004"]
+    assert found["training"]["settings"]["train"]["cooldown"] is None
+    assert found["search"] == {"beam_size": 5, "alpha": 1.0}
+    found = json.loads((tmp_path / "results" / "beam-1-α-0.json").read_text())
+    assert found["search"] == {"beam_size": 1, "alpha": 0.0}
+    rows = readme_results.ablation_table(tmp_path / "results").splitlines()
+    assert rows[2].startswith(f"| {name} | 0.0") and rows[3].startswith(f"| {searched} | 0.0")
+    with pytest.raises(SystemExit):
+        ablations.main(["--only", "heads 3"])
 
 
 # README's tables

@@ -11,9 +11,10 @@ what would be best after a long training. A row that is interrupted goes on wher
 """
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
+
+from transformer_lib import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "ablations"
@@ -30,6 +31,7 @@ BASE = {
     "steps": 1000,
     "validate-every": 100,
     "keep": 5,
+    "precision": "bf16",
     "threads": 1,
 }
 # What each row changes; "vocab" goes to `prepare`, "last" to `average`, the rest to `train`.
@@ -68,9 +70,9 @@ BEAM, ALPHA = 5, 1.0
 
 
 def run(*arguments):
-    """One command of the library, in a process of its own."""
-    command = [sys.executable, "-m", "transformer_lib", *map(str, arguments)]
-    subprocess.run(command, cwd=ROOT, check=True)
+    """One command of `transformer-lib`; ends this program where it fails or is stopped."""
+    if status := cli.main(list(map(str, arguments))):
+        sys.exit(status)
 
 
 def flags(settings):

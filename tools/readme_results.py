@@ -1,7 +1,8 @@
 """Write the tables of results and the model cards from what was measured: never typed.
 
-The lessons' table comes from the output of notebook 07's last cell (tag `scores`), the other one
-and the cards from the files that `transformer-lib evaluate --result` wrote into results/.
+The lessons' table comes from the output of notebook 07's last cell (tag `scores`), everything else
+from the files that `transformer-lib evaluate --result` wrote into results/: the table of results,
+the cards, and the table of ablations in docs/training.md.
 """
 
 import argparse
@@ -11,7 +12,11 @@ import sys
 from pathlib import Path
 
 import nbformat
+import torch
+from ablations import RESULTS, ROWS, SEARCHES, stem
 from run_notebooks import scores
+
+from transformer_lib import ModelConfig, Transformer
 
 ROOT = Path(__file__).resolve().parents[1]
 LESSON = "07_training_copy_task_and_translation.ipynb"
@@ -47,6 +52,38 @@ def results_table(results):
     return table(("result", "search", *MEASURES, "minutes of training"), rows)
 
 
+def ablation_table(folder):
+    """One row for every row of tools/ablations.py that has a file."""
+    rows, base = [], None
+    for name in [*ROWS, *SEARCHES]:
+        file = folder / f"{stem(name)}.json"
+        if not file.is_file():
+            continue
+        found = json.loads(file.read_text("utf-8"))
+        training, scores = found["training"], found["scores"]
+        bleu = scores["BLEU"]["value"]
+        base = bleu if base is None else base
+        rows.append(
+            (
+                name,
+                f"{n_parameters(training['settings']['model']) / 1e6:.2f}",
+                f"{scores['perplexity']['value']:.2f}",
+                f"{bleu:.2f}",
+                f"{bleu - base:+.2f}" if len(rows) else "",
+                f"{training['seconds'] / 60:.1f}",
+            )
+        )
+    return table(
+        ("row", "million parameters", "perplexity", "BLEU", "to base", "minutes of training"), rows
+    )
+
+
+def n_parameters(sizes):
+    """Parameters of a model of these sizes, without taking their memory."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in Transformer(ModelConfig(**sizes)).parameters())
+
+
 def card(name, result):
     """The model card of a model that ships."""
     training = result["training"]
@@ -79,29 +116,31 @@ def table(head, rows):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def with_tables(readme, tables):
+def with_tables(text, tables):
     """The text with each table between its two markers."""
-    for name, text in tables.items():
+    for name, rows in tables.items():
         start, end = f"<!-- {name}: written by make results -->", f"<!-- {name}: end -->"
-        if readme.count(start) != 1 or readme.count(end) != 1:
-            raise ValueError(f"README.md needs the markers of {name}, once each")
-        before, _, rest = readme.partition(start)
+        if text.count(start) != 1 or text.count(end) != 1:
+            raise ValueError(f"the text needs the markers of {name}, once each")
+        before, _, rest = text.partition(start)
         after = rest.partition(end)[2]
-        readme = f"{before}{start}\n{text}\n{end}{after}"
-    return readme
+        text = f"{before}{start}\n{rows}\n{end}{after}"
+    return text
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--check", action="store_true", help="only say whether README.md is up to date"
+        "--check", action="store_true", help="only say whether the pages are up to date"
     )
     options = parser.parse_args(arguments)
     notebook = nbformat.read(ROOT / "notebooks" / LESSON, as_version=4)
     files = sorted((ROOT / "results").glob("*.json"))
     results = {file.stem: json.loads(file.read_text("utf-8")) for file in files}
     tables = {"lessons": lesson_table(notebook), "results": results_table(results)}
-    wanted = {ROOT / "README.md": with_tables((ROOT / "README.md").read_text("utf-8"), tables)}
+    training = {"ablations": ablation_table(RESULTS)}
+    pages = {ROOT / "README.md": tables, ROOT / "docs" / "training.md": training}
+    wanted = {page: with_tables(page.read_text("utf-8"), drawn) for page, drawn in pages.items()}
     for name, result in results.items():
         folder = ROOT / "data" / "pretrained" / name
         if folder.is_dir():

@@ -29,7 +29,7 @@ BASE = {
     "cooldown": 0.8,
     "max-tokens": 1024,
     "steps": 1000,
-    "validate-every": 100,
+    "validate-every": 500,
     "keep": 5,
     "precision": "bf16",
     "threads": 1,
@@ -61,7 +61,7 @@ ROWS = {
     "Muon": {"optimizer": "muon"},
     "BPE-dropout 0.1": {"subword-dropout": 0.1},
     "no cooldown": {"cooldown": 0.0},
-    "no cooldown, mean of the last 5": {"cooldown": 0.0, "last": 5},
+    "no cooldown, mean of the last 5": {"cooldown": 0.0, "last": 5, "validate-every": 40},
 }
 # decoding of the base row
 SEARCHES = {"beam 1, α 0": (1, 0.0), "beam 5, α 0": (5, 0.0), "beam 5, α 0.6": (5, 0.6)}

@@ -78,6 +78,12 @@ def test_what_gets_too_long_keeps_its_pieces():
     assert any(src == usual for (src, _), (usual, _) in zip(found, IDS, strict=True))
 
 
+def test_a_sentence_with_an_unknown_letter_stays_as_it_is():
+    ids = VOCAB.encode("der Ж Hund", eos=True)
+    assert VOCAB.unk_id in ids
+    assert dropout(0.9)([(ids, IDS[0][1])], "a")[0][0] == ids
+
+
 def test_words_have_no_pieces():
     words = WordVocab.train(["a dog", "a dog"], "en")
     with pytest.raises(ValueError, match="needs subwords: prepare with --vocab subwords"):

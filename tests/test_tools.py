@@ -367,6 +367,7 @@ def test_a_row_is_trained_averaged_scored_and_not_done_twice(tmp_path, monkeypat
     small = {"steps": 4, "validate-every": 2, "n-layers": 1, "d-model": 32}
     monkeypatch.setattr(ablations, "BASE", ablations.BASE | small)
     name, searched = "no cooldown, mean of the last 5", "beam 1, α 0"
+    monkeypatch.setitem(ablations.ROWS, name, ablations.ROWS[name] | {"validate-every": 2})
     folders = ["--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs")]
     for _ in range(2):
         ablations.main(["--only", name, searched, *folders])
@@ -375,12 +376,13 @@ def test_a_row_is_trained_averaged_scored_and_not_done_twice(tmp_path, monkeypat
     assert found["training"]["averaged"] == ["step-000002", "step-000004"]
     assert found["training"]["settings"]["train"]["cooldown"] is None
     assert found["search"] == {"beam_size": 5, "alpha": 1.0}
-    found = json.loads((tmp_path / "results" / "beam-1-α-0.json").read_text())
+    found = json.loads((tmp_path / "results" / "beam-1-0.json").read_text())
     assert found["search"] == {"beam_size": 1, "alpha": 0.0}
     rows = readme_results.ablation_table(tmp_path / "results").splitlines()
     assert rows[2].startswith(f"| {name} | 0.0") and rows[3].startswith(f"| {searched} | 0.0")
-    with pytest.raises(SystemExit):
-        ablations.main(["--only", "heads 3"])
+    for wrong in (["--only", "heads 3"], ["--part", "3/2"], ["--part", "x"]):
+        with pytest.raises(SystemExit):
+            ablations.main(wrong)
 
 
 # README's tables

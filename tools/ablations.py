@@ -11,6 +11,7 @@ what would be best after a long training. A row that is interrupted goes on wher
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -82,7 +83,9 @@ def flags(settings):
 
 def stem(name):
     """The row's name as a file name."""
-    return "-".join("".join(c if c.isalnum() or c == "." else " " for c in name).split())
+    return "-".join(
+        "".join(c if (c.isascii() and c.isalnum()) or c == "." else " " for c in name).split()
+    )
 
 
 def prepared(vocab, data):
@@ -102,10 +105,12 @@ def score(model, corpus, beam, alpha, result):
 
 def train(changes, corpus, folder):
     """Trains a row to its end and returns the model to score: the last, or a mean."""
+    last = folder.with_name(f"{folder.name}-averaged")
+    if last.is_dir():  # another row is scored on the same model
+        return last
     own = {"vocab", "last"}
     settings = BASE | {name: value for name, value in changes.items() if name not in own}
     run("train", corpus, folder, *flags(settings), "--resume", "auto")
-    last = folder.with_name(f"{folder.name}-averaged")
     run("average", last, folder, "--last", changes.get("last", 1), "--force")
     return last
 
@@ -135,7 +140,10 @@ def main(arguments=None):
     names = [*ROWS, *SEARCHES]
     if unknown := set(options.only or ()) - set(names):
         parser.error(f"no such row: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    k, n = map(int, options.part.split("/"))
+    found = re.fullmatch(r"(\d+)/(\d+)", options.part)
+    k, n = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= k <= n:
+        parser.error(f"--part takes K/N, a part K from 1 to N, not {options.part}")
     for name in (options.only or names)[k - 1 :: n]:
         print(f"== {name}", flush=True)
         do(name, options)

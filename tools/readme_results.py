@@ -54,7 +54,10 @@ def results_table(results):
 
 def ablation_table(folder):
     """One row for every row of tools/ablations.py that has a file."""
-    rows, base = [], None
+    rows, base = [], folder / f"{stem('base')}.json"
+    base = (
+        json.loads(base.read_text("utf-8"))["scores"]["BLEU"]["value"] if base.is_file() else None
+    )
     for name in [*ROWS, *SEARCHES]:
         file = folder / f"{stem(name)}.json"
         if not file.is_file():
@@ -62,14 +65,13 @@ def ablation_table(folder):
         found = json.loads(file.read_text("utf-8"))
         training, scores = found["training"], found["scores"]
         bleu = scores["BLEU"]["value"]
-        base = bleu if base is None else base
         rows.append(
             (
                 name,
                 f"{n_parameters(training['settings']['model']) / 1e6:.2f}",
                 f"{scores['perplexity']['value']:.2f}",
                 f"{bleu:.2f}",
-                f"{bleu - base:+.2f}" if len(rows) else "",
+                "" if base is None or name == "base" else f"{bleu - base:+.2f}",
                 f"{training['seconds'] / 60:.1f}",
             )
         )

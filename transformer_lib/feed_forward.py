@@ -62,9 +62,9 @@ class Dropout(nn.Dropout):
         if not (x.is_cpu and self.training and 0 < self.p < 1):
             return super().forward(x)
         n = x.numel()
-        bits = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None)
+        bits = torch.empty(-(-n // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
         draws = bits.view(torch.int16)[:n].view(x.shape)  # -32768 … 32767, all equally likely
-        keep = draws >= round(self.p * 65536) - 32768
+        keep = draws >= min(round(self.p * 65536), 65535) - 32768
         return x * (keep / (1 - self.p)).to(x.dtype)
 
 

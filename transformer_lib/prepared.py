@@ -88,15 +88,17 @@ class IdPairs(Sequence[IdPair]):
         return list(zip(src, tgt, strict=True))
 
     def batches(
-        self, max_tokens: int, *, vary: SubwordDropout | None = None, **draw: int
+        self, max_tokens: int, *, start: int = 0, vary: SubwordDropout | None = None, **draw: int
     ) -> Iterator[Batch]:
         """One pass over all pairs in batches, as `epoch_batches` gives them.
 
         Args:
+            start: how many batches are left out at the beginning.
             vary: cuts the sentences of a batch into other pieces. The batches are made before
-                that, so they may come out a little larger than max_tokens.
+                that, so they come out larger than max_tokens as the sentences get longer.
         """
-        for number, indices in enumerate(token_batches(self.lengths, max_tokens, **draw)):
+        batches = token_batches(self.lengths, max_tokens, **draw)
+        for number, indices in enumerate(batches[start:], start):
             pairs = [self[i] for i in indices]
             yield collate(vary(pairs, f"{sorted(draw.items())} {number}") if vary else pairs)
 

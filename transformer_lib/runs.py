@@ -39,11 +39,13 @@ class RunConfig:
     Args:
         steps: updates in all.
         max_minutes: stop, and save, after so many minutes of training in all.
-        max_tokens: most ids of a batch on its longer side, padding included.
+        max_tokens: most ids of a batch on its longer side, padding included, before
+            subword_dropout makes sentences longer.
         accumulate: batches whose gradients are added up before one update.
         optimizer: "adam" as in the paper, or "muon" for the matrices of the layers.
         subword_dropout: probability of leaving out a merge of two pieces in training.
-        precision: of the matrix products; "auto" is bf16 on a GPU that has it, else fp32.
+        precision: of the matrix products; "auto" is bf16 on a GPU that has it, else fp32. With
+            fp16, a step whose gradients are too large for it is counted but changes nothing.
         compile: let torch compile the model first: slow to start, faster on a GPU.
         validate_every: steps between two validations; a checkpoint is saved with each.
         keep: the newest checkpoints that stay on disk; the best one always stays.
@@ -93,7 +95,9 @@ FREE_TO_CHANGE = {"steps", "max_minutes", "validate_every", "keep", "patience"}
 def choose_precision(precision: Precision, device: torch.device) -> torch.dtype | None:
     """The dtype of autocast; None for plain float32."""
     if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        precision = (
+            "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
+        )
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 

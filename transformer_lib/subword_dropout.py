@@ -31,7 +31,7 @@ class WordCutter:
         self._rank = {piece: id for id, piece in pieces if len(piece) > 1}
         self._id = vocab.token_to_id
         self.rate, self.n_variants = rate, n_variants
-        self.variant = lru_cache(maxsize=1 << 20)(self._variant)
+        self.variant = lru_cache(maxsize=1 << 18)(self._variant)
 
     def cut(self, word: str, draw: random.Random) -> list[str]:
         """Merges the best two neighbours again and again, as long as any are left to merge."""
@@ -77,7 +77,10 @@ class SubwordDropout:
     def __init__(self, src_vocab: Vocab, tgt_vocab: Vocab, rate: float, max_len: int) -> None:
         if not isinstance(src_vocab, SubwordVocab) or not isinstance(tgt_vocab, SubwordVocab):
             raise ValueError("subword dropout needs subwords: prepare with --vocab subwords")
-        self.sides = [(vocab, WordCutter(vocab, rate)) for vocab in (src_vocab, tgt_vocab)]
+        joint = src_vocab.to_bytes() == tgt_vocab.to_bytes()
+        cutter = WordCutter(src_vocab, rate)
+        other = cutter if joint else WordCutter(tgt_vocab, rate)
+        self.sides = [(src_vocab, cutter), (tgt_vocab, other)]
         self.max_len = max_len
 
     def __call__(self, pairs: Sequence[IdPair], key: str) -> list[IdPair]:
@@ -95,6 +98,8 @@ class SubwordDropout:
     def _cut(
         self, ids: Sequence[int], vocab: Vocab, cutter: WordCutter, draw: random.Random
     ) -> Sequence[int]:
+        if vocab.unk_id in ids:  # what was there is not known any more
+            return ids
         start, end = ids[0] == vocab.bos_id, ids[-1] == vocab.eos_id
         found = cutter(vocab.decode(ids), draw)
         found = [vocab.bos_id] * start + found + [vocab.eos_id] * end

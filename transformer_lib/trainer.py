@@ -29,8 +29,8 @@ class Trainer(ResumableRun):
         """Batches without end, from where the run is; it moves on as they are taken."""
         while True:
             draw = {"seed": self.run.seed, "epoch": self.epoch}
-            batches = self.pairs.batches(self.run.max_tokens, vary=self.vary, **draw)
-            for batch in itertools.islice(batches, self.index, None):
+            place = {"start": self.index, "vary": self.vary}
+            for batch in self.pairs.batches(self.run.max_tokens, **place, **draw):
                 self.index += 1
                 yield batch
             self.epoch, self.index = self.epoch + 1, 0

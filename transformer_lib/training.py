@@ -138,7 +138,7 @@ def train_step(
         scaler: as in `update`; none is needed outside float16.
 
     Raises:
-        FloatingPointError: loss or gradient is not finite; the weights are left as they were.
+        FloatingPointError: loss or gradient is not finite (and no smaller scale would help).
 
     Source: section 5. Built in notebook 07.
     """

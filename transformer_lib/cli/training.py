@@ -116,7 +116,8 @@ def train(
     try:
         reason = trainer.fit()
     except FloatingPointError as error:
-        kept = f"the checkpoints in {trainer.checkpoints} are kept; try a lower --peak-rate"
+        hint = "try a lower --peak-rate or --precision fp32"
+        kept = f"the checkpoints in {trainer.checkpoints} are kept; {hint}"
         raise FloatingPointError(f"{error}; {kept}") from error
     best = trainer.best
     print(f"{reason}: step {trainer.step}, {trainer.seconds / 60:.1f} minutes of training")

@@ -380,6 +380,7 @@ def test_a_row_is_trained_averaged_scored_and_not_done_twice(tmp_path, monkeypat
     assert found["search"] == {"beam_size": 1, "alpha": 0.0}
     rows = readme_results.ablation_table(tmp_path / "results").splitlines()
     assert rows[2].startswith(f"| {name} | 0.0") and rows[3].startswith(f"| {searched} | 0.0")
+    monkeypatch.setattr(ablations, "do", lambda *_: pytest.fail("a row was begun"))
     for wrong in (["--only", "heads 3"], ["--part", "3/2"], ["--part", "x"]):
         with pytest.raises(SystemExit):
             ablations.main(wrong)

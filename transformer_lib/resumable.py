@@ -21,6 +21,7 @@ from transformer_lib.checkpoint import (
     write_text,
 )
 from transformer_lib.config import ModelConfig
+from transformer_lib.consistency import choose_loss
 from transformer_lib.evaluation import conditions
 from transformer_lib.model import Transformer
 from transformer_lib.optimizers import choose_optimizer
@@ -76,6 +77,7 @@ class ResumableRun:
         self.model = InPrecision(torch.compile(model) if run.compile else model, dtype)
         self.optimizer = choose_optimizer(run.optimizer, model, train_config)
         self.scaler = make_scaler(dtype, self.device)
+        self.loss_of = choose_loss(run.r_drop)
         self.vary = None
         if run.subword_dropout:
             vocabs = data.src_vocab, data.tgt_vocab

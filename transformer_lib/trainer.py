@@ -77,7 +77,9 @@ class Trainer(ResumableRun):
         here = [batch.to(self.device) for batch in batches]
         try:
             step = self.step + 1
-            result = train_step(self.model, self.optimizer, here, step, self.config, self.scaler)
+            result = train_step(
+                self.model, self.optimizer, here, step, self.config, self.scaler, self.loss_of
+            )
         except FloatingPointError as error:
             place = f"epoch {self.epoch}, batch {self.index}"
             raise FloatingPointError(f"{error} ({place})") from error

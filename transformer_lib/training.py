@@ -3,7 +3,7 @@
 (section 5)."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +20,8 @@ __all__ = [
     "make_optimizer",
     "rate_at",
     "StepResult",
+    "BatchLoss",
+    "batch_loss",
     "update",
     "train_step",
     "Evaluation",
@@ -91,6 +93,16 @@ class StepResult(NamedTuple):
     rate: float
 
 
+BatchLoss = Callable[[nn.Module, Batch, TrainConfig], Tensor]
+
+
+def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig) -> Tensor:
+    """The label-smoothed loss of a batch, summed over its target tokens. Built in notebook 07."""
+    tgt_in, tgt_out = teacher_forcing(batch.tgt)
+    logits = model(batch.src, tgt_in)
+    return label_smoothed_loss(logits, tgt_out, config.smoothing, config.pad_id)[0]
+
+
 def update(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -127,6 +139,7 @@ def train_step(
     step: int,
     config: TrainConfig,
     scaler: torch.amp.GradScaler | None = None,
+    loss_of: BatchLoss = batch_loss,
 ) -> StepResult:
     """One update: forward, loss, backward, rate, Adam.
 
@@ -136,6 +149,7 @@ def train_step(
             makes no difference how the tokens are cut into batches.
         step: number of the update, from 1; it alone decides the rate.
         scaler: as in `update`; none is needed outside float16.
+        loss_of: what is made small; summed over the tokens of a batch.
 
     Raises:
         FloatingPointError: loss or gradient is not finite (and no smaller scale would help).
@@ -149,10 +163,7 @@ def train_step(
     n_tokens = sum(int((batch.tgt[:, 1:] != config.pad_id).sum()) for batch in batches)
     total = 0.0
     for batch in batches:
-        tgt_in, tgt_out = teacher_forcing(batch.tgt)
-        loss, _ = label_smoothed_loss(
-            model(batch.src, tgt_in), tgt_out, config.smoothing, config.pad_id
-        )
+        loss = loss_of(model, batch, config)
         scaler.scale(loss / n_tokens).backward()
         total += loss.detach()
     rate = rate_at(step, config)

@@ -69,10 +69,11 @@ def losses(trainer):
     [
         {"optimizer": "muon"},
         {"subword_dropout": 0.4},
+        {"r_drop": 5.0},
         {"precision": "bf16"},
         {"precision": "fp16"},
     ],
-    ids=lambda changes: next(iter(changes.values())),
+    ids=lambda changes: "-".join(map(str, next(iter(changes.items())))),
 )
 def test_whatever_is_chosen_a_cut_run_ends_with_the_same_bits(trainer, changes):
     run = replace(RUN, **changes)

@@ -70,6 +70,23 @@ def test_it_does_not_matter_how_the_tokens_are_cut_into_batches():
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-10)
 
 
+def test_a_divisor_takes_the_place_of_the_number_of_tokens():
+    """Two processes, whose gradients are averaged afterwards, divide by half of all tokens."""
+    whole = batch_of(2, 9, 5, 1)
+    parts = [Batch(whole.src[:1], whole.tgt[:1]), Batch(whole.src[1:], whole.tgt[1:])]
+
+    def gradients(batch, divisor=None):
+        model = tiny()
+        result = train_step(model, make_optimizer(model, CONFIG), batch, 1, CONFIG, divisor=divisor)
+        return result, [parameter.grad for parameter in model.parameters()]
+
+    together, expected = gradients(whole)
+    both = [gradients(part, together.n_tokens / 2) for part in parts]
+    assert sum(result.n_tokens for result, _ in both) == together.n_tokens
+    for whole_grad, *grads in zip(expected, *(grads for _, grads in both), strict=True):
+        torch.testing.assert_close(sum(grads) / 2, whole_grad, rtol=0, atol=1e-12)
+
+
 def test_the_rate_depends_on_the_step_alone():
     _, results = updated(tiny(), batch_of(4), steps=30)
     assert [r.rate for r in results] == [inverse_sqrt_rate(s, 2e-3, 20) for s in range(1, 31)]

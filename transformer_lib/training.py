@@ -140,16 +140,17 @@ def train_step(
     config: TrainConfig,
     scaler: torch.amp.GradScaler | None = None,
     loss_of: BatchLoss = batch_loss,
+    divisor: float | None = None,
 ) -> StepResult:
     """One update: forward, loss, backward, rate, Adam.
 
     Args:
-        batches: one batch, or several whose gradients are added up before the update. Because
-            every loss is a sum over tokens divided by the number of tokens of *all* of them, it
-            makes no difference how the tokens are cut into batches.
+        batches: one batch, or several whose gradients are added up. Every loss is a sum over tokens
+            divided by the tokens of *all* of them: it does not matter how they are cut up.
         step: number of the update, from 1; it alone decides the rate.
         scaler: as in `update`; none is needed outside float16.
         loss_of: what is made small; summed over the tokens of a batch.
+        divisor: of the loss, instead of the number of target tokens in `batches`.
 
     Raises:
         FloatingPointError: loss or gradient is not finite (and no smaller scale would help).
@@ -164,7 +165,7 @@ def train_step(
     total = 0.0
     for batch in batches:
         loss = loss_of(model, batch, config)
-        scaler.scale(loss / n_tokens).backward()
+        scaler.scale(loss / (divisor or n_tokens)).backward()
         total += loss.detach()
     rate = rate_at(step, config)
     grad_norm = update(model, optimizer, rate, config.max_grad_norm, scaler)

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from transformer_lib import ModelConfig, Transformer, beam_search, decoding, greedy_decode
-from transformer_lib.decoding import first_top_k, length_penalty
+from transformer_lib import ModelConfig, Transformer, beam, beam_search, decoding, greedy_decode
+from transformer_lib.beam import first_top_k, length_penalty
 
 BOS, EOS = 2, 3
 
@@ -176,7 +176,7 @@ def test_a_large_vocabulary_is_searched_like_a_small_one(monkeypatch):
     model = sharpened(vocab_size=1100)
     options = {"beam_size": 3, "n_best": 3, "extra": 6}
     by_blocks = beam_search(model, SRC, **options)
-    monkeypatch.setattr(decoding, "BLOCK", 10**6)
+    monkeypatch.setattr(beam, "BLOCK", 10**6)
     assert beam_search(model, SRC, **options) == by_blocks
 
 

@@ -47,6 +47,7 @@ SAME_LEVEL = {
     "layers": {"config"},
     "model": {"config", "layers"},
     "training": {"batching", "loss", "schedule"},
+    "beam": {"decoding"},
     "corpora": {"download"},
     "lessons": {"grammar"},
 }

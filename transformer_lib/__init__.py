@@ -5,8 +5,9 @@ Everything public is importable from here; figures are in `transformer_lib.plots
 
 from transformer_lib.attention import KeyValueCache, MultiHeadAttention, attention
 from transformer_lib.batching import Batch, collate, epoch_batches, token_batches
+from transformer_lib.beam import beam_search
 from transformer_lib.config import ModelConfig
-from transformer_lib.decoding import Hypothesis, beam_search, greedy_decode
+from transformer_lib.decoding import Hypothesis, greedy_decode
 from transformer_lib.embeddings import OutputProjection, TokenEmbedding
 from transformer_lib.feed_forward import FeedForward, Residual, layer_norm
 from transformer_lib.layers import Decoder, DecoderLayer, Encoder, EncoderLayer

@@ -101,10 +101,8 @@ def attend(
 
 @dataclass(eq=False)
 class KeyValueCache:
-    """Keys and values of the tokens so far, so that each step projects only the new one.
-
-    The memory is taken once, for L tokens, `length` of them filled. Built in notebook 04.
-    """
+    """Keys and values of the tokens so far, so that each step projects only the new one: room
+    for L tokens, taken once, `length` of them filled. Built in notebook 04."""
 
     keys: Float[Tensor, "B H L d_k"]
     values: Float[Tensor, "B H L d_k"]
@@ -114,10 +112,7 @@ class KeyValueCache:
     def empty(
         cls, batch: int, n_heads: int, max_len: int, d_k: int, like: Tensor
     ) -> "KeyValueCache":
-        """Room for max_len tokens, with the dtype and device of `like`.
-
-        In memory the heads of a token lie side by side, so that it is written in one piece.
-        """
+        """Room for max_len tokens, dtype and device of `like`; a token lies in one piece."""
         both = (like.new_empty(batch, max_len, n_heads, d_k) for _ in range(2))
         return cls(*(stored.transpose(1, 2) for stored in both))
 

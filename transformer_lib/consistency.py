@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from transformer_lib.batching import Batch
+from transformer_lib.chunked_loss import chunked_batch_loss
 from transformer_lib.loss import label_smoothed_loss
 from transformer_lib.masks import teacher_forcing
 from transformer_lib.training import BatchLoss, TrainConfig, batch_loss
@@ -26,15 +27,17 @@ def disagreement(
     return ((log_a.exp() - log_b.exp()) * (log_a - log_b)).sum(-1)
 
 
-def choose_loss(r_drop: float) -> BatchLoss:
+def choose_loss(r_drop: float, rows: int = 0) -> BatchLoss:
     """The loss of a batch: label-smoothed as in the paper, or with R-Drop where its weight is > 0.
+
+    `rows` of the logits at a time, see `chunked_batch_loss`; 0 for all at once.
 
     With R-Drop every sentence pair goes through the model twice, with other units dropped, and
     the loss per token is the mean of the two label-smoothed losses + r_drop / 4 · disagreement:
     half of what Wu et al. write (2021, "R-Drop", equation 4), as they add the two losses up.
     """
     if not r_drop:
-        return batch_loss
+        return chunked_batch_loss(rows) if rows else batch_loss
 
     def loss_of(model: nn.Module, batch: Batch, config: TrainConfig) -> Tensor:
         tgt_in, tgt_out = teacher_forcing(batch.tgt)

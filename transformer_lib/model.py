@@ -1,7 +1,8 @@
 # Written by notebooks/06_encoder_decoder.ipynb: edit there, then `make export`.
 """The whole Transformer of Figure 1: embeddings, encoder, decoder, output projection."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +17,7 @@ from transformer_lib.positional import LearnedPositionalEncoding, SinusoidalPosi
 
 __all__ = [
     "AttentionMaps",
+    "Head",
     "NoPositionalEncoding",
     "POSITIONS",
     "new_token_mask",
@@ -30,6 +32,9 @@ class AttentionMaps(NamedTuple):
     encoder: Float[Tensor, "N B H S S"]
     decoder: Float[Tensor, "N B H T T"]
     cross: Float[Tensor, "N B H T S"]
+
+
+Head = Callable[[Tensor, Tensor], Any]  # of hidden vectors (B, T, D) and output weights (V, D)
 
 
 class NoPositionalEncoding(nn.Module):
@@ -94,8 +99,7 @@ class EncoderDecoder(nn.Module):
     ) -> Float[Tensor, "R T D"]:
         """Target ids to hidden vectors; position t has seen the targets up to t and the memory.
 
-        With a cache from `start_cache`, tgt holds only the ids that are new since the last call;
-        with a beam it has R = B · beam_size rows.
+        With a cache from `start_cache`, tgt holds only what is new, in R = B · beam_size rows.
         """
         offset = cache[0].self_attention.length if cache else 0
         mask = new_token_mask(tgt, offset) if cache else target_mask(tgt, self.config.pad_id)
@@ -104,13 +108,7 @@ class EncoderDecoder(nn.Module):
 
 
 class Transformer(EncoderDecoder):
-    """The whole model of Figure 1.
-
-    Args:
-        config: its sizes.
-
-    Source: section 3. Built in notebook 06.
-    """
+    """The whole model of Figure 1, of the sizes in `config` (section 3). Built in notebook 06."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -131,17 +129,20 @@ class Transformer(EncoderDecoder):
         if not self.config.tie_embeddings:
             nn.init.normal_(self.output_projection.weight, std=self.config.d_model**-0.5)
 
-    def forward(self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Logits of the next token at every target position, in one pass (teacher forcing)."""
-        return self.output_projection(self.decode(tgt, self.encode(src), src))
+    def forward(
+        self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"], head: Head | None = None
+    ) -> Float[Tensor, "B T V"] | Any:
+        """Logits of the next token at every target position, in one pass (teacher forcing); or
+        what a `head` makes of the hidden vectors and the projection's weight."""
+        hidden = self.decode(tgt, self.encode(src), src)
+        if head is not None:
+            return head(hidden, self.output_projection.weight)
+        return self.output_projection(hidden)
 
     def start_cache(
         self, memory: Float[Tensor, "B S D"], max_len: int, beam_size: int = 1
     ) -> list[LayerCache]:
-        """An empty cache for decoding up to max_len target tokens step by step.
-
-        With a beam there are beam_size rows of targets for every row of the memory.
-        """
+        """An empty cache to decode max_len tokens step by step, in B · beam_size rows."""
         return [layer.start_cache(memory, max_len, beam_size) for layer in self.decoder.layers]
 
     def attention_maps(self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"]) -> AttentionMaps:

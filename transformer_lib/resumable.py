@@ -77,7 +77,7 @@ class ResumableRun:
         self.model = InPrecision(torch.compile(model) if run.compile else model, dtype)
         self.optimizer = choose_optimizer(run.optimizer, model, train_config)
         self.scaler = make_scaler(dtype, self.device)
-        self.loss_of = choose_loss(run.r_drop)
+        self.loss_of = choose_loss(run.r_drop, run.loss_rows)
         self.vary = None
         if run.subword_dropout:
             vocabs = data.src_vocab, data.tgt_vocab

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from transformer_lib.checkpoint import plain, write_text
+from transformer_lib.model import Head
 from transformer_lib.optimizers import OptimizerName
 
 __all__ = [
@@ -47,6 +48,8 @@ class RunConfig:
         subword_dropout: probability of leaving out a merge of two pieces in training.
         r_drop: weight of R-Drop, which asks two passes with other dropout to predict the same;
             5 is usual where there is little data, and a step takes about twice as long.
+        loss_rows: target tokens that have logits at a time, 0 for all: less memory, the same
+            numbers to rounding, and padding has none.
         precision: of the matrix products; "auto" is bf16 on a GPU that has it, else fp32. With
             fp16, a step whose gradients are too large for it is counted but changes nothing.
         compile: let torch compile the model first: slow to start, faster on a GPU.
@@ -63,6 +66,7 @@ class RunConfig:
     optimizer: OptimizerName = "adam"
     subword_dropout: float = 0.0
     r_drop: float = 0.0
+    loss_rows: int = 0
     precision: Precision = "auto"
     compile: bool = False
     validate_every: int = 1000
@@ -90,6 +94,8 @@ class RunConfig:
             problems.append(f"subword_dropout must be in [0, 1), got {self.subword_dropout}")
         if not 0 <= self.r_drop < math.inf:
             problems.append(f"r_drop must be 0 or above, got {self.r_drop}")
+        if self.loss_rows < 0 or (self.loss_rows and self.r_drop):
+            problems.append(f"loss_rows must be 0 or above, and 0 with r_drop: {self.loss_rows}")
         if problems:
             raise ValueError("invalid RunConfig: " + "; ".join(problems))
 
@@ -119,11 +125,11 @@ class InPrecision(nn.Module):
         super().__init__()
         self.model, self.dtype = model, dtype
 
-    def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
+    def forward(self, src: Tensor, tgt: Tensor, head: Head | None = None) -> Tensor:
         """As the model's own."""
         with torch.autocast(src.device.type, self.dtype, enabled=self.dtype is not None):
-            logits = self.model(src, tgt)
-        return logits if self.dtype is None else logits.float()
+            output = self.model(src, tgt) if head is None else self.model(src, tgt, head)
+        return output if self.dtype is None else output.float()
 
 
 class StopSignal:

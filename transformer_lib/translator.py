@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from transformer_lib.batching import pad
+from transformer_lib.beam import beam_search
 from transformer_lib.checkpoint import MANIFEST, check_folder, write_folder
 from transformer_lib.config import ModelConfig
-from transformer_lib.decoding import Hypothesis, beam_search, greedy_decode
+from transformer_lib.decoding import Hypothesis, greedy_decode
 from transformer_lib.model import AttentionMaps, Transformer
 from transformer_lib.vocab import Vocab
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from transformer_lib.decoding import beam_search, greedy_decode
+from transformer_lib.beam import beam_search
+from transformer_lib.decoding import greedy_decode
 from transformer_lib.probes.parts import (
     TOLERANCE,
     causal_maps,

@@ -83,6 +83,17 @@ def test_bf16_is_as_near_as_autocast_is():
         assert float((p.grad - gradient).norm()) < 0.05 * float(gradient.norm()) + 1e-3
 
 
+def test_under_autocast_the_products_are_short_and_nothing_else():
+    hidden, weight = torch.randn(9, 4), torch.randn(7, 4)
+    targets = torch.randint(1, 7, (9,))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ChunkedLoss.apply(hidden, weight, targets, 0.1, 4)
+        logits = hidden @ weight.T
+    assert logits.dtype == torch.bfloat16 and found.dtype == torch.float32
+    expected, _ = label_smoothed_loss(logits.float(), targets, 0.1)
+    torch.testing.assert_close(found, expected)
+
+
 def test_it_is_chosen_by_its_flag_and_not_with_r_drop():
     assert choose_loss(0.0, 0) is batch_loss
     assert choose_loss(0.0, 5).__qualname__.startswith("chunked_batch_loss")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -59,11 +60,14 @@ def share_out(model: nn.Module, ranks: Ranks, sharding: Sharding) -> nn.Module:
     if alone:
         return model
     if sharding == "ddp":
-        on = [ranks.device] if ranks.device.type == "cuda" else None
-        # No buffer ever changes, so none has to be sent before every forward pass.
-        return DistributedDataParallel(
-            model, device_ids=on, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        known = inspect.signature(DistributedDataParallel).parameters
+        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options = {
+            "device_ids": [ranks.device] if ranks.device.type == "cuda" else None,
+            "gradient_as_bucket_view": True,  # gradients lie where they are sent from: no copies
+            buffers: False,  # no buffer ever changes: none has to be sent before a forward pass
+        }
+        return DistributedDataParallel(model, **options)
     from torch.distributed.device_mesh import init_device_mesh  # a second: only who cuts waits
     from torch.distributed.fsdp import fully_shard
 

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -192,6 +193,7 @@ def _of_one_rank(error: Exception, rank: int) -> RuntimeError:
     """Either this rank failed alone, which only it can tell, or it has lost another one."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, dist.DistError) or "gloo" in reason:
+        reason = re.sub(r"\[\S+:\d+\] ", "", reason)  # the place in torch's own source
         return RuntimeError(
             "another process of this training ended or does not answer, see what it wrote; to go "
             f"on from the last checkpoint: the same command with --resume auto ({reason})"

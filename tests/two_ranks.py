@@ -167,7 +167,7 @@ class Runs:
 def main(home):
     given = torch.load(home / "given.pt", weights_only=True)
     one, two = given["one batch each"], given["two batches each"]
-    with join(torch.device("cpu"), wait_minutes=1.0) as ranks:
+    with join(lambda: torch.device("cpu"), wait_minutes=1.0) as ranks:
         runs = Runs(ranks, home, given["vocab_size"])
         found = {
             "ddp": updates(ranks, "ddp", one),

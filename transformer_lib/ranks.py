@@ -13,7 +13,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -35,6 +35,11 @@ KINDS = (
     ValueError,
     RuntimeError,
 )
+
+
+def _kind(error: Exception) -> int:
+    """Where in KINDS an error belongs."""
+    return next((i for i, kind in enumerate(KINDS) if isinstance(error, kind)), len(KINDS) - 1)
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,7 @@ class Ranks:
             yield
         except Exception as error:
             mine = error
-        kind = next((i for i, kind in enumerate(KINDS) if isinstance(mine, kind)), len(KINDS) - 1)
-        told = self.gather(None if mine is None else [kind, f"{mine or type(mine).__name__}"])
+        told = self.gather(mine and [_kind(mine), str(mine) or type(mine).__name__])
         failed = [(rank, *words) for rank, words in enumerate(told) if words]
         if failed and mine is None:
             rank, kind, text = failed[0]
@@ -150,46 +154,54 @@ ALONE = Ranks()
 
 
 @contextlib.contextmanager
-def join(device: torch.device, wait_minutes: float) -> Iterator[Ranks]:
+def join(choose_device: Callable[[], torch.device], wait_minutes: float) -> Iterator[Ranks]:
     """Meets the other processes where `torchrun` has started this one; else it stays alone.
 
     Args:
-        device: its kind; on a GPU each process of a machine takes its own.
+        choose_device: says what to compute on; of several GPUs each process takes its own.
         wait_minutes: how long to wait for another process before giving up.
 
     Raises:
         ValueError: there are more processes than GPUs.
-        RuntimeError: this rank failed while the others went on, or another one was lost.
+        RuntimeError: another rank was lost.
     """
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
-        yield Ranks(device=device)
+        yield Ranks(device=choose_device())
         return
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        if device.index >= torch.cuda.device_count():
-            n_devices = torch.cuda.device_count()
-            raise ValueError(f"each process needs a GPU: --nproc-per-node may be {n_devices} here")
-        torch.cuda.set_device(device)
-    # gloo for what the ranks tell each other: it needs no GPU, so no GPU has to wait for it
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=wait_minutes))
     try:
+        device = _own_device(choose_device())
+        # gloo for what the ranks tell each other: it needs no GPU, so no GPU has to wait for it
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=wait_minutes))
         yield Ranks(rank, world_size, device)
     except Exception as error:
         if world_size > 1 and not hasattr(error, "known_to_all"):
             raise _of_one_rank(error, rank) from error  # no farewell: the others are busy or gone
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
         raise
     dist.destroy_process_group()
 
 
+def _own_device(device: torch.device) -> torch.device:
+    """Of the GPUs of this machine the one of this process."""
+    if device.type != "cuda":
+        return device
+    number, n_devices = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if number >= n_devices:
+        raise ValueError(f"every process needs a GPU of its own: --nproc-per-node {n_devices}")
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
 def known_to_all(error: Exception) -> Exception:
+    """The error, marked as one that every rank raises: rank 0 tells it for all."""
     error.known_to_all = True
     return error
 
 
-def _of_one_rank(error: Exception, rank: int) -> RuntimeError:
+def _of_one_rank(error: Exception, rank: int) -> Exception:
     """Either this rank failed alone, which only it can tell, or it has lost another one."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, dist.DistError) or "gloo" in reason:
@@ -198,6 +210,6 @@ def _of_one_rank(error: Exception, rank: int) -> RuntimeError:
             "another process of this training ended or does not answer, see what it wrote; to go "
             f"on from the last checkpoint: the same command with --resume auto ({reason})"
         )
-    found = RuntimeError(f"rank {rank}: {reason}")
+    found = KINDS[_kind(error)](f"rank {rank}: {reason}")
     found.of_one_rank = True  # so it speaks, though it may not be rank 0
     return found

@@ -103,7 +103,7 @@ def train(
         resume: go on in `out`: from the latest checkpoint, or (auto) from the latest whole one.
     """
     set_threads(threads)
-    with join(choose_device(device), run.wait_minutes) as ranks:
+    with join(partial(choose_device, device), run.wait_minutes) as ranks:
         with ranks.together():
             corpus = Prepared(data)
             config = model_config(corpus, preset, model)

@@ -353,6 +353,14 @@ def test_cross_attention_reads_a_full_cache():
     assert cache.length == K
 
 
+def test_the_beams_of_a_sentence_share_one_row_of_keys():
+    layer = MultiHeadAttention(D, H).double()
+    x, memory = random(B * 3, 1, D), random(B, K, D)
+    shared = KeyValueCache.of(*layer.project(memory))
+    of_its_own = layer(x, memory.repeat_interleave(3, dim=0), padding().repeat_interleave(3, dim=0))
+    close(layer(x, None, padding(), cache=shared), of_its_own)
+
+
 def filled_cache(length=4, max_len=6):
     cache = KeyValueCache.empty(3, H, max_len, 2, like=torch.empty(0, dtype=torch.float64))
     keys, values = torch.randn(2, 3, H, length, 2, dtype=torch.float64)

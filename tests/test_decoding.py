@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from transformer_lib import ModelConfig, Transformer, beam_search, greedy_decode
+from transformer_lib import ModelConfig, Transformer, beam_search, decoding, greedy_decode
 from transformer_lib.decoding import first_top_k, length_penalty
 
 BOS, EOS = 2, 3
@@ -70,7 +70,8 @@ def test_a_beam_as_wide_as_the_tree_finds_what_exhaustive_search_finds(seed, alp
     src = torch.tensor([[8, 9]])
     score, ids = exhaustive(model, src, [4, 5, 6], limit=4, alpha=alpha)
     # 27 beginnings of 3 tokens and their 4 continuations fit into 120 beams: nothing is cut.
-    (found,) = beam_search(model, src, beam_size=120, alpha=alpha, extra=2, n_best=1)
+    (found,) = beam_search(model, src, beam_size=120, alpha=alpha, extra=2, n_best=40)
+    assert not any(EOS in h.ids for h in found)
     assert found[0].ids == ids
     assert found[0].score == pytest.approx(score, abs=1e-4)
 
@@ -141,6 +142,73 @@ def test_equal_scores_are_decided_by_the_smallest_id():
     values, indices = first_top_k(torch.tensor([[1.0, 3.0, 3.0, 2.0, 3.0, 2.0]]), 4)
     assert indices.tolist() == [[1, 2, 4, 3]]
     assert values.tolist() == [[3.0, 3.0, 3.0, 2.0]]
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("n", [1500, 1511])
+@pytest.mark.parametrize("values", [3, 40, 10**6])
+def test_long_rows_are_searched_by_the_same_rule(k, n, values):
+    """Few different values: many are equal, within a block and across blocks."""
+    scores = torch.randint(values, (20, n)).float()
+    scores[:5, torch.randperm(n)[: n - 7]] = -torch.inf  # seven numbers in all, in few blocks
+    expected = scores.sort(dim=1, descending=True, stable=True)
+    found = first_top_k(scores, k)
+    assert found[0].equal(expected.values[:, :k])
+    assert found[1].equal(expected.indices[:, :k])
+
+
+def test_a_row_with_fewer_numbers_than_asked_for_gives_each_once():
+    scores = torch.full((1, 2000), -torch.inf)
+    scores[0, [5, 7, 1999]] = torch.tensor([1.0, 3.0, 2.0])
+    values, indices = first_top_k(scores, 5)
+    assert values.tolist() == [[3.0, 2.0, 1.0, -torch.inf, -torch.inf]]
+    assert indices[0, :3].tolist() == [7, 1999, 5]
+
+
+def test_equals_in_two_blocks_are_decided_by_the_smallest_index():
+    scores = torch.zeros(1, 2000)
+    scores[0, [1000, 1001]] = torch.tensor([3.0, 5.0])
+    scores[0, [100, 101]] = torch.tensor([4.0, 3.0])  # a lower maximum, a smaller index
+    assert first_top_k(scores, 4)[1].tolist() == [[1001, 100, 101, 1000]]
+
+
+def test_a_large_vocabulary_is_searched_like_a_small_one(monkeypatch):
+    model = sharpened(vocab_size=1100)
+    options = {"beam_size": 3, "n_best": 3, "extra": 6}
+    by_blocks = beam_search(model, SRC, **options)
+    monkeypatch.setattr(decoding, "BLOCK", 10**6)
+    assert beam_search(model, SRC, **options) == by_blocks
+
+
+def test_sentences_that_have_ended_leave_the_batch(monkeypatch):
+    """The last one is as in a batch of its own, and the others cost nothing any more."""
+    rows_of_steps, step = [], decoding.next_log_probs
+
+    def watched(model, last, *others):
+        rows_of_steps.append(len(last))
+        return step(model, last, *others)
+
+    monkeypatch.setattr(decoding, "next_log_probs", watched)
+    model = sharpened(seed=1)
+    sources = [
+        [4],
+        [5, EOS],
+        [6, 7, EOS],
+        [8, EOS],
+        [7, 8, 9, EOS],
+        [8, 9, 10, 11, 12, 13, 14, 15, 16, EOS],
+    ]
+    src = torch.tensor([[*row, *[0] * (10 - len(row))] for row in sources])
+    model.output_projection.register_forward_hook(
+        lambda module, inputs, logits: logits.index_fill(-1, torch.tensor(EOS), -1e9)
+    )
+    found = greedy_decode(model, src, extra=0)  # each ends at its limit
+    assert [len(h.ids) for h in found] == [1, 2, 3, 2, 4, 10]
+    assert rows_of_steps[:10] == [6, 6, 3, 2, 1, 1, 1, 1, 1, 1]  # the first stayed for a step
+    for row, h in zip(sources, found, strict=True):
+        (alone,) = greedy_decode(model, torch.tensor([row]), extra=0)
+        assert h.ids == alone.ids
+        assert h.log_prob == pytest.approx(alone.log_prob, abs=1e-4)
 
 
 def test_a_model_that_does_not_care_is_decoded_by_the_rule():

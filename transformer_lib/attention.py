@@ -114,8 +114,12 @@ class KeyValueCache:
     def empty(
         cls, batch: int, n_heads: int, max_len: int, d_k: int, like: Tensor
     ) -> "KeyValueCache":
-        """Room for max_len tokens, with the dtype and device of `like`."""
-        return cls(*(like.new_zeros(batch, n_heads, max_len, d_k) for _ in range(2)))
+        """Room for max_len tokens, with the dtype and device of `like`.
+
+        In memory the heads of a token lie side by side, so that it is written in one piece.
+        """
+        both = (like.new_empty(batch, max_len, n_heads, d_k) for _ in range(2))
+        return cls(*(stored.transpose(1, 2) for stored in both))
 
     @classmethod
     def of(cls, keys: Tensor, values: Tensor) -> "KeyValueCache":
@@ -140,8 +144,9 @@ class KeyValueCache:
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Keeps these rows of the batch, in this order and in place: no more than there were."""
-        for stored in (self.keys, self.values):
-            stored[: len(rows), :, : self.length] = stored[rows, :, : self.length]
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().flatten()
+        for stored in (part.transpose(1, 2) for part in self.read()):  # as it lies in memory
+            stored.index_copy_(0, moved, stored.index_select(0, rows[moved]))
         self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
 
 
@@ -177,12 +182,14 @@ class MultiHeadAttention(nn.Module):
         """Every vector of x asks, every vector of `source` answers; mask and maps as in `attend`.
 
         Keys and values of `source` go behind those in the cache; None reads the cache alone.
+        Rows of x that share a row of that cache (the beams of a sentence) stand side by side.
         """
-        queries = split_heads(self.query(x), self.n_heads)  # (B, H, Q, d_k)
+        asking = x if source is not None else x.reshape(len(cache.keys), -1, x.size(-1))
+        queries = split_heads(self.query(asking), self.n_heads)  # (B, H, Q, d_k)
         if source is None:
             keys, values = cache.read()
         elif cache is None:
             keys, values = self.project(source)
         else:
             keys, values = cache.append(*self.project(source))
-        return self.output(merge_heads(attend(queries, keys, values, mask, maps)))
+        return self.output(merge_heads(attend(queries, keys, values, mask, maps))).view_as(x)

@@ -1,11 +1,13 @@
 # Written by notebooks/07_training_copy_task_and_translation.ipynb: edit there, then `make export`.
 """From a trained model to text: greedy and beam search on ids alone (section 6.1)."""
 
+import itertools
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from transformer_lib.layers import LayerCache
 from transformer_lib.model import Transformer
@@ -18,6 +20,8 @@ __all__ = [
     "greedy_decode",
     "length_penalty",
     "first_top_k",
+    "BLOCK",
+    "top_k_of_blocks",
     "among_the_best",
     "Beams",
     "collect",
@@ -46,11 +50,11 @@ def length_limits(src: Int[Tensor, "B S"], extra: int, pad_id: int) -> list[int]
 
 def next_log_probs(
     model: Transformer,
-    last: Int[Tensor, "B 1"],
+    last: Int[Tensor, "R 1"],
     memory: Float[Tensor, "B S D"],
     src: Int[Tensor, "B S"],
     cache: list[LayerCache],
-) -> Float[Tensor, "B V"]:
+) -> Float[Tensor, "R V"]:
     """One step further: log-probabilities of what follows the last ids, in float32 or wider."""
     logits = model.output_projection(model.decode(last, memory, src, cache)[:, -1])
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
@@ -77,25 +81,30 @@ def greedy_decode(
     Source: section 3.1, "auto-regressive". Built in notebook 07.
     """
     was_training = model.training
-    model.eval()
     limits = length_limits(src, extra, model.config.pad_id)
-    memory = model.encode(src)
+    memory = model.eval().encode(src)
     cache = model.start_cache(memory, max(limits))
-    ids = torch.full((len(src), 1), bos_id, device=src.device)
-    log_prob = torch.zeros(len(src), device=src.device)
-    going_on = torch.ones(len(src), dtype=torch.bool, device=src.device)
-    for length in range(1, max(limits) + 1):
-        best, token = next_log_probs(model, ids[:, -1:], memory, src, cache).max(dim=-1)
-        ids = torch.cat([ids, token[:, None]], dim=1)
-        log_prob += best.masked_fill(~going_on, 0.0)
-        going_on &= (token != eos_id) & (torch.tensor(limits, device=src.device) > length)
-        if not going_on.any():
+    said = src.new_full((len(src), max(limits)), eos_id)
+    log_prob, limit = memory.new_zeros(len(src)), src.new_tensor(limits)
+    going_on, rows = limit > 0, torch.arange(len(src), device=src.device)  # rows in the batch
+    token = torch.full_like(rows, bos_id)
+    for length in range(max(limits)):
+        best, token = next_log_probs(model, token[:, None], memory, src, cache).max(dim=-1)
+        said[rows, length] = token
+        log_prob[rows] += best.masked_fill(~going_on[rows], 0.0)
+        going_on[rows] &= (token != eos_id) & (limit[rows] > length + 1)
+        left = going_on[rows].nonzero().flatten()
+        if len(left) == 0:
             break
+        if len(left) <= 0.75 * len(rows):  # dropping rows costs about as much as a step with them
+            rows, token, memory, src = (x[left] for x in (rows, token, memory, src))
+            for part in itertools.chain(*cache):
+                part.select(left)
     model.train(was_training)
-    rows = [row[1 : limit + 1] for row, limit in zip(ids.tolist(), limits, strict=True)]
+    ids = [row[:most] for row, most in zip(said.tolist(), limits, strict=True)]
     return [
         Hypothesis(row[: row.index(eos_id)] if eos_id in row else row, total, total, eos_id in row)
-        for row, total in zip(rows, log_prob.tolist(), strict=True)
+        for row, total in zip(ids, log_prob.tolist(), strict=True)
     ]
 
 
@@ -114,11 +123,33 @@ def first_top_k(
 
     `torch.topk` leaves the order of equals open, and then a beam would not be reproducible.
     """
+    if scores.size(1) > 8 * k * BLOCK:
+        return top_k_of_blocks(scores, k)
     scores, found = scores.clone(), []
     for _ in range(k):
         found.append(scores.max(dim=1, keepdim=True))
         scores.scatter_(1, found[-1].indices, -torch.inf)
     return torch.cat([f.values for f in found], 1), torch.cat([f.indices for f in found], 1)
+
+
+BLOCK = 32
+
+
+def top_k_of_blocks(
+    scores: Float[Tensor, "B N"], k: int
+) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
+    """As `first_top_k`, for long rows: it looks at most of a row only once.
+
+    The k best numbers lie in the k blocks with the highest maxima.
+    """
+    blocks = F.pad(scores, (0, -scores.size(1) % BLOCK), value=-torch.inf).unflatten(1, (-1, BLOCK))
+    best, chosen = first_top_k(blocks.amax(dim=-1), k)
+    chosen, order = chosen.sort(dim=1)  # of equals in several blocks, the first comes first
+    nothing = best.gather(1, order) == -torch.inf  # fewer than k blocks: one was chosen twice
+    inside = blocks.gather(1, chosen[:, :, None].expand(-1, -1, BLOCK))
+    inside = inside.masked_fill(nothing[:, :, None], -torch.inf)
+    values, place = first_top_k(inside.flatten(1), k)
+    return values, chosen.gather(1, place // BLOCK) * BLOCK + place % BLOCK
 
 
 def among_the_best(
@@ -159,10 +190,12 @@ class Beams:
             here, and whether that ending is among its sentence's k best continuations.
         """
         n, k, v = len(self.sentences), self.size, log_probs.size(1)
-        totals = self.log_probs[:, :, None] + log_probs.view(n, k, v)
-        endings = totals[:, :, eos_id].clone()  # (n, k)
-        totals[:, :, eos_id] = -torch.inf
-        self.log_probs, index = first_top_k(totals.view(n, k * v), k)  # (n, k)
+        endings = self.log_probs + log_probs[:, eos_id].view(n, k)
+        log_probs[:, eos_id] = -torch.inf
+        best, ids = first_top_k(log_probs, k)  # (n k, k): no row can give more than k
+        totals = self.log_probs[:, :, None] + best.view(n, k, k)
+        self.log_probs, place = first_top_k(totals.view(n, k * k), k)  # (n, k)
+        index = place // k * v + ids.view(n, k * k).gather(1, place)
         eos_index = (torch.arange(k, device=index.device) * v + eos_id).expand_as(index)
         ends = among_the_best(endings, eos_index, self.log_probs, index)
         parents = (index // v + torch.arange(n, device=index.device)[:, None] * k).flatten()
@@ -232,11 +265,10 @@ def beam_search(
     """
     check_widths(n_best, beam_size, model.config.tgt_vocab_size)
     was_training = model.training
-    memory = model.eval().encode(src).repeat_interleave(beam_size, dim=0)
+    memory = model.eval().encode(src)  # one row for all beams of a sentence
     limits = length_limits(src, extra, model.config.pad_id)
     found, beams = [[] for _ in limits], Beams(len(src), beam_size, bos_id, like=src)
-    src = src.repeat_interleave(beam_size, dim=0)
-    cache = model.start_cache(memory, max(limits))
+    cache = model.start_cache(memory, max(limits), beam_size)
     while beams.sentences:
         before = beams.ids
         log_probs = next_log_probs(model, before[:, -1:], memory, src, cache)
@@ -248,9 +280,10 @@ def beam_search(
                 found[sentence] += unfinished(beams, i, alpha)
             elif len(found[sentence]) < beam_size:
                 going_on.append(i)
-        kept = beams.keep(going_on)
-        if len(kept) < len(rows):  # the beams of a sentence share one memory
-            rows, memory, src = rows[kept], memory[kept], src[kept]
+        rows = rows[beams.keep(going_on)]
+        if len(going_on) < len(src):
+            kept = src.new_tensor(going_on)
+            memory, src = memory[kept], src[kept]
             for layer in cache:
                 layer.cross_attention.select(kept)
         for layer in cache:

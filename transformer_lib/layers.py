@@ -60,22 +60,24 @@ class DecoderLayer(nn.Module):
             Residual(config.d_model, config.dropout, config.norm_first) for _ in range(3)
         )
 
-    def start_cache(self, memory: Float[Tensor, "B S D"], max_len: int) -> LayerCache:
+    def start_cache(
+        self, memory: Float[Tensor, "B S D"], max_len: int, beam_size: int = 1
+    ) -> LayerCache:
         """Room for max_len target tokens; the memory's keys and values are computed once."""
         heads = self.self_attention.n_heads
         batch, _, d_model = memory.shape
-        own = KeyValueCache.empty(batch, heads, max_len, d_model // heads, like=memory)
+        own = KeyValueCache.empty(batch * beam_size, heads, max_len, d_model // heads, like=memory)
         return LayerCache(own, KeyValueCache.of(*self.cross_attention.project(memory)))
 
     def forward(
         self,
-        x: Float[Tensor, "B T D"],
+        x: Float[Tensor, "R T D"],
         mask: Bool[Tensor, "..."] | None,
         memory: Float[Tensor, "B S D"],
         memory_mask: Bool[Tensor, "B 1 1 S"] | None,
         cache: LayerCache | None = None,
         maps: list[Tensor] | None = None,
-    ) -> Float[Tensor, "B T D"]:
+    ) -> Float[Tensor, "R T D"]:
         """One layer further. With a cache, x holds the new tokens only.
 
         Two maps are appended to `maps` when it is given: self-attention, then cross-attention.
@@ -125,13 +127,13 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "B T D"],
+        x: Float[Tensor, "R T D"],
         mask: Bool[Tensor, "..."] | None,
         memory: Float[Tensor, "B S D"],
         memory_mask: Bool[Tensor, "B 1 1 S"] | None,
         cache: list[LayerCache] | None = None,
         maps: list[Tensor] | None = None,
-    ) -> Float[Tensor, "B T D"]:
+    ) -> Float[Tensor, "R T D"]:
         """Embedded target and memory to hidden vectors, one cache entry per layer."""
         for layer, remembered in zip(self.layers, cache or [None] * len(self.layers), strict=True):
             x = layer(x, mask, memory, memory_mask, remembered, maps)

@@ -86,15 +86,16 @@ class EncoderDecoder(nn.Module):
 
     def decode(
         self,
-        tgt: Int[Tensor, "B T"],
+        tgt: Int[Tensor, "R T"],
         memory: Float[Tensor, "B S D"],
         src: Int[Tensor, "B S"],
         cache: list[LayerCache] | None = None,
         maps: list[Tensor] | None = None,
-    ) -> Float[Tensor, "B T D"]:
+    ) -> Float[Tensor, "R T D"]:
         """Target ids to hidden vectors; position t has seen the targets up to t and the memory.
 
-        With a cache from `start_cache`, tgt holds only the ids that are new since the last call.
+        With a cache from `start_cache`, tgt holds only the ids that are new since the last call;
+        with a beam it has R = B · beam_size rows.
         """
         offset = cache[0].self_attention.length if cache else 0
         mask = new_token_mask(tgt, offset) if cache else target_mask(tgt, self.config.pad_id)
@@ -134,9 +135,14 @@ class Transformer(EncoderDecoder):
         """Logits of the next token at every target position, in one pass (teacher forcing)."""
         return self.output_projection(self.decode(tgt, self.encode(src), src))
 
-    def start_cache(self, memory: Float[Tensor, "B S D"], max_len: int) -> list[LayerCache]:
-        """An empty cache for decoding up to max_len target tokens step by step."""
-        return [layer.start_cache(memory, max_len) for layer in self.decoder.layers]
+    def start_cache(
+        self, memory: Float[Tensor, "B S D"], max_len: int, beam_size: int = 1
+    ) -> list[LayerCache]:
+        """An empty cache for decoding up to max_len target tokens step by step.
+
+        With a beam there are beam_size rows of targets for every row of the memory.
+        """
+        return [layer.start_cache(memory, max_len, beam_size) for layer in self.decoder.layers]
 
     def attention_maps(self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"]) -> AttentionMaps:
         """The weights of all layers and heads, from the same pass that computes the output."""

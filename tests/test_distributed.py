@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from transformer_lib.checkpoint import check_folder, list_checkpoints
 from transformer_lib.cli import main
 from transformer_lib.corpora import ParallelText
 from transformer_lib.prepared import Prepared, learn_vocabularies, prepare
+from transformer_lib.ranks import ALONE, Ranks
 from transformer_lib.runs import RunConfig, RunLog
 from transformer_lib.trainer import Trainer
 
@@ -91,18 +92,24 @@ def train_alone(folder, data, resume="no", **changes):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory, given):
-    """The folder in which two processes have done everything in two_ranks.py."""
-    folder = tmp_path_factory.mktemp("two")
+def data(tmp_path_factory):
+    """A prepared corpus."""
+    folder = tmp_path_factory.mktemp("two") / "data"
     vocabularies = learn_vocabularies(TEXT, "subwords", VOCAB_SIZE, ("de", "en"))
-    prepare({"train": TEXT, "val": OTHER}, vocabularies, folder / "data", say=len)
-    train_alone(folder / "one", folder / "data", steps=3, accumulate=2)
-    torch.save(given, folder / "given.pt")
-    with two_processes(Path(__file__).with_name("two_ranks.py"), folder) as started:
+    prepare({"train": TEXT, "val": OTHER}, vocabularies, folder, say=len)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(data, given):
+    """The folder in which two processes have done everything in two_ranks.py."""
+    train_alone(data.parent / "one", data, steps=3, accumulate=2)
+    torch.save(given, data.parent / "given.pt")
+    with two_processes(Path(__file__).with_name("two_ranks.py"), data.parent) as started:
         for process in started:
             _, err = process.communicate(timeout=300)
             assert process.returncode == 0, err
-    return folder
+    return data.parent
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +250,29 @@ def test_a_signal_to_one_rank_stops_all_behind_the_same_step(home, found):
     assert saved.name == "step-000002"
 
 
+class Many(Ranks):
+    """99 processes that agree without a word."""
+
+    def together(self):
+        return nullcontext()
+
+
+def test_what_cannot_be_shared_is_refused(data, tmp_path):
+    def made(ranks=ALONE, **changes):
+        run = RunConfig(**(RUN.__dict__ | changes))
+        model = ModelConfig.tiny(VOCAB_SIZE, **TINY)
+        return Trainer(Prepared(data), model, RATES, run, tmp_path / "run", ranks=ranks)
+
+    with pytest.raises(ValueError, match="2 batches for an update, which 3 processes cannot"):
+        Ranks(world_size=3).split(2)
+    with pytest.raises(ValueError, match="more processes than batches: 99 are too many"):
+        made(Many(world_size=99))
+    with pytest.raises(ValueError, match="start them with torchrun"):
+        made(sharding="fsdp")
+    with pytest.raises(ValueError, match="muon needs whole matrices, which fsdp cuts up"):
+        made(optimizer="muon", sharding="fsdp")
+
+
 # The command, as a user starts it
 
 
@@ -277,22 +307,22 @@ def wait_for_a_checkpoint(folder, process):
 
 
 @pytest.fixture(scope="module")
-def two_agents(home, tmp_path_factory):
+def two_agents(data, tmp_path_factory):
     """A run over two machines, which here are the same: an agent with one process on each."""
     folder = tmp_path_factory.mktemp("agents")
     meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
     options = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", "two", *meet]
-    command = [*torchrun(*options), *train(home / "data", folder / "run")]
+    command = [*torchrun(*options), *train(data, folder / "run")]
     agents = [start(command) for _ in range(2)]
     told = [agent.communicate(timeout=120) for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], told
     return folder / "run", "".join(out for out, _ in told)
 
 
-def test_two_machines_train_as_one_process(home, two_agents, tmp_path):
+def test_two_machines_train_as_one_process(data, two_agents, tmp_path):
     folder, out = two_agents
     assert out.count("all steps done: step 60") == out.count("saved in") == 1
-    command = train(home / "data", tmp_path / "alone", "--accumulate", "2")[2:]
+    command = train(data, tmp_path / "alone", "--accumulate", "2")[2:]
     assert main([*map(str, command)]) == 0
     there, here = (RunLog.read(run / "log.jsonl") for run in (folder, tmp_path / "alone"))
     assert column(there, "val_loss") == pytest.approx(column(here, "val_loss"), rel=1e-4)
@@ -310,10 +340,10 @@ def workers(agent):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds processes by /proc")
-def test_torchrun_goes_on_from_the_checkpoint_when_a_rank_is_killed(home, two_agents, tmp_path):
+def test_torchrun_goes_on_from_the_checkpoint_when_a_rank_is_killed(data, two_agents, tmp_path):
     options = ["--nproc-per-node", "2", "--max-restarts", "1", "--rdzv-backend", "c10d"]
     options += ["--rdzv-endpoint", "127.0.0.1:0", "--monitor-interval", "0.1"]
-    command = train(home / "data", tmp_path / "run", "--resume", "auto")
+    command = train(data, tmp_path / "run", "--resume", "auto")
     with start([*torchrun(*options), *command]) as agent:
         wait_for_a_checkpoint(tmp_path / "run", agent)
         os.kill(workers(agent)[1], signal.SIGKILL)
@@ -324,10 +354,10 @@ def test_torchrun_goes_on_from_the_checkpoint_when_a_rank_is_killed(home, two_ag
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_rank_that_is_lost_ends_the_others(home, tmp_path, number):
+def test_a_rank_that_is_lost_ends_the_others(data, tmp_path, number):
     """Also where no agent watches, and where the lost one is still there but does nothing."""
     endless = ["--steps", "1000000", "--wait-minutes", "0.2"]
-    with two_processes(*train(home / "data", tmp_path / "run", *endless)) as (first, second):
+    with two_processes(*train(data, tmp_path / "run", *endless)) as (first, second):
         wait_for_a_checkpoint(tmp_path / "run", first)
         second.send_signal(number)
         started = time.monotonic()

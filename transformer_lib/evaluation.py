@@ -17,6 +17,7 @@ from transformer_lib.batching import Batch, epoch_batches
 from transformer_lib.checkpoint import to_json, write_text
 from transformer_lib.corpora import ParallelText
 from transformer_lib.metrics import bleu, chrf
+from transformer_lib.ranks import ALONE, Ranks
 from transformer_lib.training import Evaluation, evaluate
 from transformer_lib.translator import Translator
 from transformer_lib.vocab import WordTokenizer
@@ -79,18 +80,32 @@ def predict(translator: Translator, text: ParallelText, max_tokens: int = 4096) 
 
 
 def validation_scores(
-    model: nn.Module, translator: Translator, batches: Iterable[Batch], text: ParallelText
+    model: nn.Module,
+    translator: Translator,
+    batches: Iterable[Batch],
+    text: ParallelText,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """What a training looks at now and then: loss, accuracy, greedy BLEU.
 
     Args:
         model: what computes the logits; the translator's model, perhaps in another precision.
-        batches: the text as ids, on the model's device.
+        batches: this rank's share of the text as ids, on the model's device; it may be empty.
+        text: all of it; every rank translates its share, and all get the scores of the whole.
     """
-    told = evaluate(model, batches, translator.model.config.pad_id)
-    found = translator.translate(text.source, beam_size=1, alpha=0.0)
-    score = bleu(found, text.target, **RAW)
-    return {"val_loss": told.loss, "val_accuracy": told.accuracy, "bleu": score.value}
+    rank, n = ranks.rank, ranks.world_size
+    told = Evaluation(0.0, 0.0, 0)
+    with ranks.together():
+        batches = list(batches)
+        if batches or n == 1:  # alone without a batch, `evaluate` says what is wrong
+            told = evaluate(model, batches, translator.model.config.pad_id)
+        found = translator.translate(text.source[rank::n], beam_size=1, alpha=0.0)
+    loss, accuracy = ranks.mean([told.loss, told.accuracy], told.n_tokens)
+    texts = list(text.source)
+    for rank, theirs in enumerate(ranks.gather(found)):
+        texts[rank::n] = theirs
+    score = bleu(texts, text.target, **RAW)
+    return {"val_loss": loss, "val_accuracy": accuracy, "bleu": score.value}
 
 
 def evaluate_text(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from transformer_lib.batching import token_batches
 from transformer_lib.checkpoint import (
     CheckpointError,
     list_checkpoints,
@@ -22,10 +23,19 @@ from transformer_lib.checkpoint import (
 )
 from transformer_lib.config import ModelConfig
 from transformer_lib.consistency import choose_loss
+from transformer_lib.distributed import (
+    copy_weights,
+    cut_like,
+    in_one_piece,
+    random_states,
+    set_random_state,
+    share_out,
+)
 from transformer_lib.evaluation import conditions
 from transformer_lib.model import Transformer
 from transformer_lib.optimizers import choose_optimizer
 from transformer_lib.prepared import Prepared
+from transformer_lib.ranks import ALONE, Ranks
 from transformer_lib.runs import (
     InPrecision,
     RunConfig,
@@ -53,6 +63,7 @@ class ResumableRun:
         folder: where checkpoints and log go.
         device: where to compute.
         validation: the split to validate on.
+        ranks: the processes that train together; each makes the same `ResumableRun`.
     """
 
     def __init__(
@@ -65,23 +76,18 @@ class ResumableRun:
         *,
         device: torch.device | str = "cpu",
         validation: str = "val",
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.data, self.run, self.config = data, run, train_config
+        self.data, self.run, self.config, self.ranks = data, run, train_config, ranks
         self.folder, self.device = Path(folder), torch.device(device)
-        self.pairs, self.validation = data.pairs(data.splits[0]), data.text(validation)
-        self.validation_pairs = data.pairs(validation)
-        torch.manual_seed(run.seed)
-        model = Transformer(model_config).to(self.device)
-        self.translator = Translator(model, data.src_vocab, data.tgt_vocab)
-        dtype = choose_precision(run.precision, self.device)
-        self.model = InPrecision(torch.compile(model) if run.compile else model, dtype)
-        self.optimizer = choose_optimizer(run.optimizer, model, train_config)
-        self.scaler = make_scaler(dtype, self.device)
+        with ranks.together():
+            self._open_data(validation, model_config.max_len)
+            torch.manual_seed(run.seed)
+            model = Transformer(model_config)
+            self.translator = Translator(model, data.src_vocab, data.tgt_vocab)
+        self._make_trainable(model)
         self.loss_of = choose_loss(run.r_drop, run.loss_rows)
-        self.vary = None
-        if run.subword_dropout:
-            vocabs = data.src_vocab, data.tgt_vocab
-            self.vary = SubwordDropout(*vocabs, run.subword_dropout, model_config.max_len)
+        self.accumulate = run.accumulate  # here, for an update that is as large as it ever was
         # Where we are. Everything that a checkpoint has to bring back is here or has a state_dict.
         self.step = self.epoch = self.index = self.n_tokens = self.saved = 0
         self.seconds = 0.0
@@ -90,10 +96,32 @@ class ResumableRun:
         self.settings = {name: asdict(config) for name, config in settings.items()}
         self.settings |= {"data": data.about | {"sha256": data.sha256}, "validation": validation}
         self.conditions = conditions(self.device)  # of the code that runs, not of a later checkout
-        self._check_lengths(model_config.max_len)
+        self.conditions["processes"] = ranks.world_size
 
-    def _check_lengths(self, max_len: int) -> None:
-        longest = max(map(max, self.pairs.lengths))
+    def _make_trainable(self, model: Transformer) -> None:
+        run, self.is_cut = self.run, self.run.sharding == "fsdp"
+        if not self.is_cut:  # else the whole model waits in main memory until it is needed
+            model.to(self.device)
+        self.shared = share_out(model, self.ranks, run.sharding)
+        self.dtype = choose_precision(run.precision, self.device)
+        compiled = torch.compile(self.shared) if run.compile else self.shared
+        self.model = InPrecision(compiled, self.dtype)
+        trained = self.shared if self.is_cut else model
+        self.optimizer = choose_optimizer(run.optimizer, trained, self.config)
+        self.scaler = make_scaler(self.dtype, self.device)
+        self.ranks.seed_dropout(run.seed, 0)
+
+    def _open_data(self, validation: str, max_len: int) -> None:
+        data = self.data
+        self.pairs, self.validation = data.pairs(data.splits[0]), data.text(validation)
+        self.validation_pairs = data.pairs(validation)
+        self.vary = None
+        if rate := self.run.subword_dropout:
+            self.vary = SubwordDropout(data.src_vocab, data.tgt_vocab, rate, max_len)
+        lengths, share = self.pairs.lengths, self.ranks.share
+        if share and not token_batches(lengths, self.run.max_tokens, **share):
+            raise ValueError(f"more processes than batches: {self.ranks.world_size} are too many")
+        longest = max(map(max, lengths))
         decoded = max(src for src, _ in self.validation_pairs.lengths) + EXTRA
         if max(longest, decoded) > max_len:
             raise ValueError(
@@ -117,11 +145,22 @@ class ResumableRun:
             ValueError: the folder holds a run already, or one with other settings.
             CheckpointError: the newest checkpoint is damaged ("latest").
         """
+        chosen = None
+        with self.ranks.together():
+            if self.ranks.is_main:
+                chosen = self._open_folder(resume, say)
+        chosen = self.ranks.gather(chosen)[0]
+        with self.ranks.together():
+            if chosen and not self.ranks.is_main:  # rank 0 has read it already
+                self._restore(self.checkpoints / chosen)
+
+    def _open_folder(self, resume: Resume, say: Any) -> str | None:
+        """Locks the folder and goes on from a checkpoint, whose name is returned."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._lock = RunLock(self.folder)
         try:
             sweep(self.checkpoints)
-            self._take_up(list_checkpoints(self.checkpoints), resume, say)
+            chosen = self._take_up(list_checkpoints(self.checkpoints), resume, say)
         except BaseException:
             self.close()
             raise
@@ -129,12 +168,14 @@ class ResumableRun:
         self.log = RunLog(self.folder, self.step)
         noted = self.settings | {"conditions": self.conditions}
         write_text(self.folder / "run.json", to_json(noted))
+        return chosen
 
     def close(self) -> None:
         """Lets another training into the folder."""
-        self._lock.release()
+        if self.ranks.is_main:
+            self._lock.release()
 
-    def _take_up(self, found: list[Path], resume: Resume, say: Any) -> None:
+    def _take_up(self, found: list[Path], resume: Resume, say: Any) -> str | None:
         if found and resume == "no":
             raise ValueError(
                 f"{self.folder} holds a run already: add --resume auto, or choose another"
@@ -150,45 +191,54 @@ class ResumableRun:
                 say(f"skipped: {error}; it is now called {set_aside(checkpoint).name}")
                 continue
             say(f"going on from {checkpoint}, step {self.step}")
-            break
+            if self.accumulate != self.run.accumulate:
+                say(f"{self.accumulate} batches per process now, so that updates stay as large")
+            return checkpoint.name
+        return None
 
     def _restore(self, checkpoint: Path) -> None:
         saved = Translator.from_pretrained(checkpoint)  # compares every file with the manifest
         noted = json.loads((checkpoint / "training.json").read_text("utf-8"))
         check_same(noted["settings"], self.settings)
+        per_update = noted.get("per_update", noted["settings"]["run"]["accumulate"])
+        self.accumulate = self.ranks.split(per_update)
         self.translator.model.load_state_dict(saved.model.state_dict())
+        if self.is_cut:
+            copy_weights(self.translator.model, self.shared)
         state = load_state(checkpoint / "training.pt")
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(cut_like(state["optimizer"], self.optimizer))
         self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["rng"])
-        if "cuda_rng" in state and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"])
+        set_random_state(state, self.ranks, self.device, self.run.seed, noted["step"])
         for name in ("step", "epoch", "index", "n_tokens", "seconds", "best"):
             setattr(self, name, noted[name])
         self.saved = self.step
 
     def save(self) -> Path:
         """Writes a checkpoint that is also a model folder, and clears away the oldest."""
-        state = {
-            "optimizer": self.optimizer.state_dict(),
+        if self.is_cut:
+            copy_weights(self.shared, self.translator.model)
+        state = random_states(self.ranks, self.device) | {
+            "optimizer": in_one_piece(self.optimizer.state_dict()),
             "scaler": self.scaler.state_dict(),
-            "rng": torch.get_rng_state(),
         }
-        if self.device.type == "cuda":
-            state["cuda_rng"] = torch.cuda.get_rng_state()
+        folder = self.checkpoints / f"step-{self.step:06d}"
+        with self.ranks.together():
+            if self.ranks.is_main:
+                self._write(folder, state)
+        self.saved = self.step
+        return folder
 
+    def _write(self, folder: Path, state: dict[str, Any]) -> None:
         def fill(temporary: Path) -> None:
             self.translator.write_files(temporary)
             torch.save(state, temporary / "training.pt")
             (temporary / "training.json").write_text(to_json(self.progress()), "utf-8")
 
-        folder = write_folder(self.checkpoints / f"step-{self.step:06d}", fill)
-        self.saved = self.step
+        write_folder(folder, fill)
         self._note_best()
         for old in list_checkpoints(self.checkpoints)[: -self.run.keep]:
             if int(old.name.removeprefix("step-")) != self.best["step"]:
                 shutil.rmtree(old)
-        return folder
 
     def _note_best(self) -> None:
         """Written behind the checkpoint that it names, so that it never names one in vain."""
@@ -203,6 +253,7 @@ class ResumableRun:
         curve = RunLog.read(self.log.path)
         return {
             **{name: getattr(self, name) for name in names},
+            "per_update": self.accumulate * self.ranks.world_size,
             "settings": self.settings,
             "conditions": self.conditions,
             "curve": [line for line in curve if "bleu" in line or line["step"] % 500 == 0],

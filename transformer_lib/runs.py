@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from transformer_lib.checkpoint import plain, write_text
+from transformer_lib.distributed import Sharding
 from transformer_lib.model import Head
 from transformer_lib.optimizers import OptimizerName
 
@@ -43,7 +44,7 @@ class RunConfig:
         max_minutes: stop, and save, after so many minutes of training in all.
         max_tokens: most ids of a batch on its longer side, padding included, before
             subword_dropout makes sentences longer.
-        accumulate: batches whose gradients are added up before one update.
+        accumulate: batches whose gradients are added up before one update, in every process.
         optimizer: "adam" as in the paper, or "muon" for the matrices of the layers.
         subword_dropout: probability of leaving out a merge of two pieces in training.
         r_drop: weight of R-Drop, which asks two passes with other dropout to predict the same;
@@ -57,6 +58,9 @@ class RunConfig:
         keep: the newest checkpoints that stay on disk; the best one always stays.
         patience: stop after so many validations without a better BLEU.
         seed: of the weights, of dropout, and of the order of the batches.
+        sharding: with several processes (torchrun), "ddp" gives each the whole model, and "fsdp"
+            a part of it, which needs less memory and more traffic.
+        wait_minutes: how long a process waits for another one before it gives up.
     """
 
     steps: int = 20_000
@@ -73,6 +77,8 @@ class RunConfig:
     keep: int = 5
     patience: int | None = None
     seed: int = 0
+    sharding: Sharding = "ddp"
+    wait_minutes: float = 10.0
 
     def __post_init__(self) -> None:
         names = ("steps", "max_tokens", "accumulate", "validate_every", "keep")
@@ -83,10 +89,11 @@ class RunConfig:
         ]
         problems += [
             f"{name} must be above 0, got {value}"
-            for name in ("max_minutes", "patience")
+            for name in ("max_minutes", "patience", "wait_minutes")
             if (value := getattr(self, name)) is not None and not value > 0
         ]
-        for name, kinds in (("precision", Precision), ("optimizer", OptimizerName)):
+        choices = {"precision": Precision, "optimizer": OptimizerName, "sharding": Sharding}
+        for name, kinds in choices.items():
             if (value := getattr(self, name)) not in get_args(kinds):
                 known = ", ".join(get_args(kinds))
                 problems.append(f"{name} must be one of {known}, got {value!r}")
@@ -96,12 +103,15 @@ class RunConfig:
             problems.append(f"r_drop must be 0 or above, got {self.r_drop}")
         if self.loss_rows < 0 or (self.loss_rows and self.r_drop):
             problems.append(f"loss_rows must be 0 or above, and 0 with r_drop: {self.loss_rows}")
+        if (self.optimizer, self.sharding) == ("muon", "fsdp"):
+            problems.append("muon needs whole matrices, which fsdp cuts up: use adam, or ddp")
         if problems:
             raise ValueError("invalid RunConfig: " + "; ".join(problems))
 
 
 # What may differ between a run and the one that goes on with it.
 FREE_TO_CHANGE = {"steps", "max_minutes", "validate_every", "keep", "patience"}
+FREE_TO_CHANGE |= {"sharding", "wait_minutes"}
 
 
 def choose_precision(precision: Precision, device: torch.device) -> torch.dtype | None:
@@ -135,8 +145,9 @@ class InPrecision(nn.Module):
 class StopSignal:
     """Ctrl-C and SIGTERM ask for a stop after the step; a second Ctrl-C stops at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
         self.number: int | None = None
+        self._quiet = quiet
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -151,7 +162,7 @@ class StopSignal:
     def _note(self, number: int, _: object) -> None:
         if self.number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.number is None:
+        if self.number is None and not self._quiet:
             print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
         self.number = self.number or number
 

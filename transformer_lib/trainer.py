@@ -3,19 +3,22 @@ and goes on where it was."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 import sys
 import time
 from collections.abc import Iterator
 
+from torch import nn
 from tqdm import tqdm
 
-from transformer_lib.batching import Batch
+from transformer_lib.batching import Batch, collate, token_batches
+from transformer_lib.distributed import copy_weights, train_step_of_all
 from transformer_lib.evaluation import validation_scores
 from transformer_lib.resumable import ResumableRun
-from transformer_lib.runs import StopSignal, progress_bar
-from transformer_lib.training import StepResult, rate_at, train_step
+from transformer_lib.runs import InPrecision, StopSignal, progress_bar
+from transformer_lib.training import StepResult, rate_at
 
 __all__ = ["Trainer"]
 
@@ -26,12 +29,17 @@ class Trainer(ResumableRun):
     log_every = 50
 
     def batches(self) -> Iterator[Batch]:
-        """Batches without end, from where the run is; it moves on as they are taken."""
+        """This rank's batches without end, from where the run is; it moves on as they are taken.
+
+        `index` counts the batches of all ranks, so that it means the same to any number of them.
+        """
+        n = self.ranks.world_size
         while True:
-            draw = {"seed": self.run.seed, "epoch": self.epoch}
-            place = {"start": self.index, "vary": self.vary}
-            for batch in self.pairs.batches(self.run.max_tokens, **place, **draw):
-                self.index += 1
+            draw = {"seed": self.run.seed, "epoch": self.epoch, **self.ranks.share}
+            start = -(-self.index // n)  # where fewer ranks stopped half-way, the rest is left out
+            place = {"start": start, "vary": self.vary}
+            for i, batch in enumerate(self.pairs.batches(self.run.max_tokens, **place, **draw)):
+                self.index = (start + i + 1) * n
                 yield batch
             self.epoch, self.index = self.epoch + 1, 0
 
@@ -48,10 +56,12 @@ class Trainer(ResumableRun):
 
     def _fit(self, quiet: bool) -> str:
         batches, recent = self.batches(), []
-        with StopSignal() as stop, progress_bar(self.step, self.run.steps, quiet) as bar:
+        quiet = quiet or not self.ranks.is_main
+        signals = StopSignal(quiet=not self.ranks.is_main)
+        with signals as stop, progress_bar(self.step, self.run.steps, quiet) as bar:
             while not (reason := self._reason_to_stop(stop)):
                 started = time.monotonic()
-                recent.append(self._update(itertools.islice(batches, self.run.accumulate)))
+                recent.append(self._update(itertools.islice(batches, self.accumulate)))
                 self.seconds += time.monotonic() - started
                 bar.update()
                 if self.step % self.log_every == 0:
@@ -75,22 +85,24 @@ class Trainer(ResumableRun):
 
     def _update(self, batches: Iterator[Batch]) -> StepResult:
         here = [batch.to(self.device) for batch in batches]
-        try:
-            step = self.step + 1
-            result = train_step(
-                self.model, self.optimizer, here, step, self.config, self.scaler, self.loss_of
-            )
-        except FloatingPointError as error:
-            place = f"epoch {self.epoch}, batch {self.index}"
-            raise FloatingPointError(f"{error} ({place})") from error
+        ranks, shared = self.ranks, self.shared
+        place = f"epoch {self.epoch}, batch {self.index - ranks.world_size + ranks.rank + 1}"
+        if ranks.world_size > 1:
+            place = f"rank {ranks.rank}, {place}"
+        result = train_step_of_all(
+            ranks, shared, self.model, self.optimizer, here, self.step + 1, self.config,
+            self.scaler, self.loss_of, place,
+        )  # fmt: skip
         self.step += 1
         self.n_tokens += result.n_tokens
         return result
 
     def _reason_to_stop(self, stop: StopSignal) -> str | None:
+        # One rank alone may have been sent a signal, and no two have clocks that agree.
+        number, self.seconds = self.ranks.max(stop.number or 0, self.seconds)
         since_best = self.step - self.best["step"]
-        if stop.number is not None:
-            return signal.Signals(stop.number).name
+        if number:
+            return signal.Signals(int(number)).name
         if self.step >= self.run.steps:
             return "all steps done"
         if self.run.max_minutes and self.seconds > 60 * self.run.max_minutes:
@@ -105,19 +117,47 @@ class Trainer(ResumableRun):
         rate = rate_at(self.step, self.config)
         told = f"loss {loss:.3f}, rate {rate:.2g}, {self._speed():,.0f} tokens/s"
         bar.set_postfix_str(told, refresh=False)
-        self.log(self.step, loss=loss, rate=rate, tokens=self.n_tokens, seconds=self.seconds)
+        self.note(loss=loss, rate=rate, tokens=self.n_tokens, seconds=self.seconds)
 
     def _speed(self) -> float:
         return self.n_tokens / max(self.seconds, 1e-9)
 
     def validate(self) -> str:
         """Loss and greedy BLEU on the validation split; notes them, and the best so far."""
-        batches = (b.to(self.device) for b in self.validation_pairs.batches(self.run.max_tokens))
-        scores = validation_scores(self.model, self.translator, batches, self.validation)
+        with self._whole_model() as model:
+            batches = self._validation_batches()
+            scores = validation_scores(model, self.translator, batches, self.validation, self.ranks)
         if self.best["bleu"] is None or scores["bleu"] > self.best["bleu"]:
             self.best = {"step": self.step, "bleu": scores["bleu"]}
-        self.log(self.step, **scores, tokens=self.n_tokens, seconds=self.seconds)
+        self.note(**scores, tokens=self.n_tokens, seconds=self.seconds)
         return (
             f"step {self.step}: validation loss {scores['val_loss']:.3f}, "
             f"greedy BLEU {scores['bleu']:.2f}, {self.seconds / 60:.1f} minutes"
         )
+
+    def _validation_batches(self) -> Iterator[Batch]:
+        """This rank's share; unlike in training, no batch may be left out."""
+        pairs, ranks = self.validation_pairs, self.ranks
+        batches = token_batches(pairs.lengths, self.run.max_tokens)
+        for indices in batches[ranks.rank :: ranks.world_size]:
+            yield collate([pairs[i] for i in indices]).to(self.device)
+
+    @contextlib.contextmanager
+    def _whole_model(self) -> Iterator[nn.Module]:
+        """What validation computes with.
+
+        A model that is cut up would gather every layer again for each token that it translates,
+        on all ranks in step, however long their sentences are. One whole copy is cheaper.
+        """
+        if not self.is_cut:
+            yield self.model
+            return
+        whole = self.translator.model
+        copy_weights(self.shared, whole)
+        yield InPrecision(whole.to(self.device), self.dtype)
+        whole.to("cpu")
+
+    def note(self, **values: int | float) -> None:
+        """A line in the log, which only rank 0 keeps."""
+        if self.ranks.is_main:
+            self.log(self.step, **values)

@@ -68,5 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(error: object, status: int) -> int:
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    # Started by torchrun, all processes fail alike: rank 0 tells, and whoever has failed alone.
+    if os.environ.get("RANK", "0") == "0" or hasattr(error, "of_one_rank"):
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
     return status

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from tyro.conf import Positional, arg
 
 from transformer_lib.config import ModelConfig
 from transformer_lib.prepared import Prepared
+from transformer_lib.ranks import join, known_to_all
 from transformer_lib.resumable import Resume
 from transformer_lib.runs import RunConfig
 from transformer_lib.trainer import Trainer
@@ -101,29 +103,26 @@ def train(
         resume: go on in `out`: from the latest checkpoint, or (auto) from the latest whole one.
     """
     set_threads(threads)
-    corpus = Prepared(data)
-    config = model_config(corpus, preset, model)
-    trainer = Trainer(
-        corpus,
-        config,
-        train_config(rates, config, run.steps),
-        run,
-        out,
-        device=choose_device(device),
-        validation=validation,
-    )
-    trainer.start(resume, say=lambda line: print(line, flush=True))
-    try:
-        reason = trainer.fit()
-    except FloatingPointError as error:
-        hint = "try a lower --peak-rate or --precision fp32"
-        kept = f"the checkpoints in {trainer.checkpoints} are kept; {hint}"
-        raise FloatingPointError(f"{error}; {kept}") from error
+    with join(partial(choose_device, device), run.wait_minutes) as ranks:
+        with ranks.together():
+            corpus = Prepared(data)
+            config = model_config(corpus, preset, model)
+            schedule = train_config(rates, config, run.steps)
+        place = {"device": ranks.device, "validation": validation, "ranks": ranks}
+        trainer = Trainer(corpus, config, schedule, run, out, **place)
+        say = partial(print, flush=True) if ranks.is_main else len
+        trainer.start(resume, say=say)
+        try:
+            reason = trainer.fit()
+        except FloatingPointError as error:
+            hint = "try a lower --peak-rate or --precision fp32"
+            kept = f"the checkpoints in {trainer.checkpoints} are kept; {hint}"
+            raise known_to_all(FloatingPointError(f"{error}; {kept}")) from error
     best = trainer.best
-    print(f"{reason}: step {trainer.step}, {trainer.seconds / 60:.1f} minutes of training")
+    say(f"{reason}: step {trainer.step}, {trainer.seconds / 60:.1f} minutes of training")
     if best["step"]:
-        print(f"best validation BLEU {best['bleu']:.2f} at step {best['step']}")
-    print(f"saved in {trainer.checkpoints}; to go on: the same command with --resume auto")
+        say(f"best validation BLEU {best['bleu']:.2f} at step {best['step']}")
+    say(f"saved in {trainer.checkpoints}; to go on: the same command with --resume auto")
     stopped = {signal.SIGINT.name: 130, signal.SIGTERM.name: 143}
     return stopped.get(reason, 0)
 

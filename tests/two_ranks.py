@@ -1,0 +1,198 @@
+"""What each of two processes does for tests/test_distributed.py: everything in one start.
+
+Reads `given.pt` in the folder it is told, and writes what it found as `rank0.pt` and `rank1.pt`.
+"""
+
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+from transformer_lib.batching import Batch
+from transformer_lib.config import ModelConfig
+from transformer_lib.corpora import ParallelText
+from transformer_lib.distributed import in_one_piece, share_out, train_step_of_all
+from transformer_lib.evaluation import validation_scores
+from transformer_lib.model import Transformer
+from transformer_lib.prepared import Prepared
+from transformer_lib.ranks import join
+from transformer_lib.runs import RunConfig, RunLog
+from transformer_lib.trainer import Trainer
+from transformer_lib.training import TrainConfig, batch_loss, make_optimizer
+
+TINY = {"n_layers": 1, "d_model": 16, "n_heads": 2, "d_ff": 32}
+# The gradient of a key's bias is 0 but for rounding, of which an eps of 1e-9 would make steps.
+RATES = TrainConfig(peak_rate=3e-3, warmup=5, max_grad_norm=0.5, eps=1e-6)
+RUN = RunConfig(steps=6, max_tokens=40, validate_every=3, keep=9)
+
+
+def float64_model():
+    torch.manual_seed(0)
+    return Transformer(ModelConfig.tiny(20, **TINY, dropout=0.0)).double()
+
+
+def whole_weights(model):
+    return [in_one_piece(weight.detach()).clone() for weight in model.parameters()]
+
+
+def updates(ranks, sharding, all_batches):
+    """Some updates of all ranks: what they told, the last gradients, the weights."""
+    shared = share_out(float64_model(), ranks, sharding)
+    sent = []
+    if sharding == "ddp":
+        shared.register_comm_hook(
+            None, lambda state, bucket: sent.append(1) or allreduce_hook(state, bucket)
+        )
+    optimizer = make_optimizer(shared, RATES)
+    told = []
+    for step, batches in enumerate(all_batches, 1):
+        mine = [Batch(*batch) for batch in batches[ranks.rank :: ranks.world_size]]
+        result = train_step_of_all(ranks, shared, shared, optimizer, mine, step, RATES)
+        told.append(tuple(result))
+    gradients = [in_one_piece(weight.grad) for weight in shared.parameters()]
+    return {
+        "told": told,
+        "gradients": gradients,
+        "weights": whole_weights(shared),
+        "n_sent": len(sent),
+        "n_kept": sum(getattr(w, "to_local", w.detach)().numel() for w in shared.parameters()),
+    }
+
+
+def spoiled(ranks, sharding, batches):
+    """The loss of rank 1 is no number: what all raise, and whether a weight has changed."""
+    shared = share_out(float64_model(), ranks, sharding)
+    before, optimizer = whole_weights(shared), make_optimizer(shared, RATES)
+
+    def loss_of(*arguments):
+        return batch_loss(*arguments) * (math.nan if ranks.rank == 1 else 1.0)
+
+    try:
+        train_step_of_all(
+            ranks, shared, shared, optimizer, [Batch(*batches[ranks.rank])], 1, RATES,
+            loss_of=loss_of, place=f"here is rank {ranks.rank}",
+        )  # fmt: skip
+    except FloatingPointError as error:
+        return {"error": str(error), "same": all(map(torch.equal, before, whole_weights(shared)))}
+
+
+def scale_after_overflow(ranks):
+    """A gradient that float16 cannot hold, in a piece that only rank 1 has."""
+    shared = share_out(float64_model(), ranks, "fsdp")
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = make_optimizer(shared, RATES)
+    ids = torch.tensor([[5, 6, 3]])
+    scaler.scale(shared(ids, ids).sum()).backward()
+    if ranks.rank == 1:
+        next(shared.parameters()).grad.to_local()[-1] = math.inf
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    scaler.update()
+    return scaler.get_scale()
+
+
+def failing_alone(ranks):
+    try:
+        with ranks.together():
+            if ranks.rank == 1:
+                raise FileNotFoundError("no such disk")
+    except Exception as error:
+        return [type(error).__name__, str(error)]
+
+
+def scored(ranks, text):
+    """BLEU of a translator that knows every sentence, if no translation loses its place."""
+    known = dict(zip(text["source"], text["target"], strict=True))
+
+    class Knowing:
+        model = float64_model()
+
+        def translate(self, sentences, **_):
+            return [known[sentence] for sentence in sentences]
+
+    batches = [Batch(torch.tensor([[5, 3]]), torch.tensor([[2, 6, 3]]))] if ranks.is_main else []
+    whole = ParallelText(tuple(text["source"]), tuple(text["target"]), "known")
+    return validation_scores(Knowing.model, Knowing(), batches, whole, ranks)
+
+
+class Runs:
+    """Whole trainings by two ranks, each in a folder of its own."""
+
+    def __init__(self, ranks, home, vocab_size):
+        self.ranks, self.home, self.vocab_size = ranks, home, vocab_size
+
+    def make(self, name, resume="no", dropout=0.0, **changes):
+        model = ModelConfig.tiny(self.vocab_size, **TINY, dropout=dropout)
+        run = RunConfig(**(RUN.__dict__ | changes))
+        corpus = Prepared(self.home / "data")
+        made = Trainer(corpus, model, RATES, run, self.home / name, ranks=self.ranks)
+        made.log_every = 1
+        made.start(resume, say=len)
+        return made
+
+    def fit(self, *arguments, **options):
+        """Trains to the end; what a test compares."""
+        made = self.make(*arguments, **options)
+        rng = torch.get_rng_state()
+        return {
+            "reason": made.fit(quiet=True),
+            "place": [made.step, made.epoch, made.index, made.n_tokens],
+            "best": made.best["bleu"],
+            "weights": [w.detach().clone() for w in made.translator.model.parameters()],
+            "curve": RunLog.read(made.folder / "log.jsonl"),
+            "rng": rng,
+        }
+
+    def fit_until_one_is_asked_to_end(self, name):
+        """A signal to rank 1 alone, behind step 2."""
+        original = Trainer._update
+
+        def update_and_signal(made, batches):
+            result = original(made, batches)
+            if made.step == 2 and self.ranks.rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return result
+
+        Trainer._update = update_and_signal
+        try:
+            return self.fit(name)
+        finally:
+            Trainer._update = original
+
+
+def main(home):
+    given = torch.load(home / "given.pt", weights_only=True)
+    one, two = given["one batch each"], given["two batches each"]
+    with join(lambda: torch.device("cpu"), wait_minutes=1.0) as ranks:
+        runs = Runs(ranks, home, given["vocab_size"])
+        found = {
+            "ddp": updates(ranks, "ddp", one),
+            "ddp, accumulated": updates(ranks, "ddp", two),
+            "fsdp": updates(ranks, "fsdp", one),
+            "fsdp, accumulated": updates(ranks, "fsdp", two),
+            "spoiled ddp": spoiled(ranks, "ddp", one[0]),
+            "spoiled fsdp": spoiled(ranks, "fsdp", one[0]),
+            "scored": scored(ranks, given["text"]),
+            "scale": scale_after_overflow(ranks),
+            "failing alone": failing_alone(ranks),
+            "gathered": ranks.gather(["ä" * ranks.rank, ranks.rank]),
+            "whole": runs.fit("whole", dropout=0.2),
+            "cut": runs.fit("cut", dropout=0.2, steps=4),
+            "again": runs.fit("cut", "latest", dropout=0.2),
+            "plain": runs.fit("plain"),
+            "from one": runs.fit("one", "latest", accumulate=2),
+            "half": runs.fit("half", steps=3),
+            "half by fsdp": runs.fit("fsdp", steps=3, sharding="fsdp"),
+            "fsdp to ddp": runs.fit("fsdp", "latest"),
+            "ddp to fsdp": runs.fit("half", "latest", sharding="fsdp", steps=6),
+            "one is asked": runs.fit_until_one_is_asked_to_end("asked"),
+        }
+    torch.save(found, home / f"rank{ranks.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

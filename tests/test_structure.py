@@ -47,7 +47,7 @@ SAME_LEVEL = {
     "layers": {"config"},
     "model": {"config", "layers"},
     "training": {"batching", "loss", "schedule"},
-    "corpora": {"download"},
+    "corpora": {"download", "textfiles"},
     "lessons": {"grammar"},
 }
 HEADER = re.compile(r"# Written by notebooks/(\d\d)_\w+\.ipynb: edit there, then `make export`\.")

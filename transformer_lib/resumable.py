@@ -93,8 +93,8 @@ class ResumableRun:
         self._check_lengths(model_config.max_len)
 
     def _check_lengths(self, max_len: int) -> None:
-        longest = max(map(max, self.pairs.lengths))
-        decoded = max(src for src, _ in self.validation_pairs.lengths) + EXTRA
+        longest = max(self.pairs.longest)
+        decoded = self.validation_pairs.longest[0] + EXTRA
         if max(longest, decoded) > max_len:
             raise ValueError(
                 f"max_len={max_len} is too small: training pairs have up to {longest} tokens, and "

@@ -13,7 +13,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -136,18 +136,31 @@ class Encoders:
             return
         waiting: deque[Any] = deque()
         for block in blocks:
-            waiting.append(self._pool.submit(_work, limits, block))
+            with _ctrl_c_later():  # a submit may start a process
+                waiting.append(self._pool.submit(_work, limits, block))
             if len(waiting) > 2 * self._workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
+@contextmanager
+def _ctrl_c_later() -> Iterator[None]:
+    """Holds Ctrl-C back; a process that starts meanwhile never hears it: its parent ends it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _worker: dict[str, Sequence[Vocab]] = {}  # of a process that encodes: its vocabularies
 
 
 def _start_worker(models: Sequence[bytes]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to hear
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     _worker["vocabularies"] = [Vocab.from_bytes(model) for model in models]
 

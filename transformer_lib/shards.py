@@ -138,9 +138,12 @@ class IdPairs(Sequence[IdPair]):
                 pairs = [self[i] for i in indices]
                 yield collate(vary(pairs, f"{sorted(draw.items())} {number}") if vary else pairs)
 
+    def _shards(self, **order: int) -> Iterator[list[range]]:
+        return shards(len(self), size=SHARD_PAIRS, block=BLOCK_PAIRS, **order)
+
     def _batch_indices(self, max_tokens: int, draw: Mapping[str, int]) -> Iterator[list[int]]:
         order = {key: draw[key] for key in ("seed", "epoch") if key in draw}
-        for number, blocks in enumerate(shards(len(self), size=SHARD_PAIRS, **order)):
+        for number, blocks in enumerate(self._shards(**order)):
             self._open()
             indices = [i for block in blocks for i in block]
             # a draw of its own for every shard; with one shard it is that of the epoch

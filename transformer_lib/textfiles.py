@@ -47,12 +47,13 @@ def raw_lines(path: str | Path, max_bytes: int | None = None) -> Iterator[bytes]
                 left -= len(line)
                 if left < 0:
                     raise ValueError(f"{path} holds more than {max_bytes} bytes of text")
-                if len(line) > MAX_LINE_BYTES:
+                text = line.removesuffix(b"\n")
+                if len(text) > MAX_LINE_BYTES:
                     raise ValueError(
                         f"{path}, line {number} has more than {MAX_LINE_BYTES} bytes: is this "
                         "text, one sentence per line?"
                     )
-                yield line.removesuffix(b"\n")
+                yield text
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is not a whole gzip file: {error}") from error
 

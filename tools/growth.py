@@ -242,8 +242,12 @@ def draw(found):
     x, y = series(found, "prepare", "target_tokens")
     size = [4 * n * 2 / 2**20 for n in y]  # int32, and about as many source tokens
     right.plot(x, size, ":", color="grey", label="size of the ids on disk")
-    right.set(xlabel="pairs (millions)", ylabel="peak memory (MiB)", title="Memory is flat")
-    right.set(ylim=(0, None))
+    right.set(
+        xlabel="pairs (millions)",
+        ylabel="peak memory (MiB)",
+        title="Memory is flat once the sample and a shard are full",
+    )
+    right.set(ylim=(0, 1.45 * right.get_ylim()[1]))  # room for the legend
     for axes in (left, right):
         axes.legend()
     return figure

@@ -245,7 +245,7 @@ def draw(found):
     right.set(
         xlabel="pairs (millions)",
         ylabel="peak memory (MiB)",
-        title="Memory is flat once the sample and a shard are full",
+        title="Memory does not follow the corpus",
     )
     right.set(ylim=(0, 1.45 * right.get_ylim()[1]))  # room for the legend
     for axes in (left, right):

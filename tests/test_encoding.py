@@ -25,7 +25,8 @@ def texts(tmp_path, monkeypatch):
     """Two files of 1,600 pairs, read in 23 blocks; every fourth is empty, every fourth uneven."""
     monkeypatch.setattr("transformer_lib.textfiles.BLOCK_PAIRS", 70)
     for name, lines in (("a.de", GERMAN), ("a.en", ENGLISH)):
-        content = "".join(f"{line}\n" for line in lines) * 400
+        numbered = [f"{line} {n}" if line else "" for n in range(400) for line in lines]
+        content = "".join(f"{line}\n" for line in numbered)
         (tmp_path / name).write_text(content, "utf-8")
     pair = tmp_path / "a.de", tmp_path / "a.en"
     return {split: PairFiles(*pair, split) for split in ("train", "val")}
@@ -47,7 +48,7 @@ def test_the_folder_is_the_same_for_any_number_of_workers(texts, tmp_path):
         "empty line": 400,
         "one side over 5 times longer": 400,
     }
-    ids = [vocab.encode(GERMAN[i], eos=True) for i in (0, 2)] * 400
+    ids = [vocab.encode(f"{GERMAN[i]} {n}", eos=True) for n in range(400) for i in (0, 2)]
     assert [src for src, _ in found.pairs("train")] == ids
     assert len(found.text("val")) == len(found.pairs("val")) == 1200
 

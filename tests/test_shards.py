@@ -111,10 +111,17 @@ def test_a_rank_reads_the_ids_of_its_own_batches_only(large, monkeypatch):
     assert sorted(read) == sorted(i - 100 for batch in mine for i in batch)
 
 
-def test_the_longest_are_found_without_a_list_of_all(large, monkeypatch):
+def test_the_longest_are_found_without_a_list_of_all(large, tmp_path, monkeypatch):
     expected = tuple(max(side) for side in zip(*large.lengths, strict=True))
     monkeypatch.setattr(IdPairs, "lengths", None)
     assert large.longest == expected == (12, 12)
+    shorter = corpus(tmp_path, 1500)  # the longest stands in the first part, then in the last
+    for place in (0, 1499):
+        ends = [np.arange(1501) + 7 * (np.arange(1501) > place) for _ in range(2)]
+        shorter._lengths = lambda side, pairs, ends=ends: np.diff(
+            ends[0][pairs.start : pairs.stop + 1]
+        )
+        assert shorter.longest == (8, 8)
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from transformer_lib.cli import main
 from transformer_lib.corpora import ParallelText
 from transformer_lib.prepared import Limits, Prepared, learn_vocabularies, prepare
 from transformer_lib.subword_dropout import SubwordDropout
+from transformer_lib.textfiles import PairFiles
 
 SOURCE = ("ein Hund schläft", "eine Katze sieht den Hund", "der Garten ist grün", "ja")
 TARGET = ("a dog sleeps", "a cat sees the dog", "the garden is green", "yes " * 30)
@@ -124,3 +126,56 @@ def test_a_damaged_folder_is_refused(tmp_path):
     path.write_text(json.dumps({"name": "other"}))
     with pytest.raises(ValueError, match=r"corpus.json is damaged"):
         Prepared(tmp_path / "tiny")
+
+
+def pair_files(folder, sources, targets, name="train"):
+    paths = folder / f"{name}.de", folder / f"{name}.en"
+    for path, lines in zip(paths, (sources, targets), strict=True):
+        path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    return PairFiles(*paths, name)
+
+
+def test_files_and_text_in_memory_make_the_same_folder(tmp_path):
+    files = pair_files(tmp_path, TRAIN.source, TRAIN.target)
+    vocabularies = learn_vocabularies(TRAIN, "subwords", 50, ("de", "en"))
+    same = learn_vocabularies(files, "subwords", 50, ("de", "en"))
+    assert [v.to_bytes() for v in same] == [v.to_bytes() for v in vocabularies]
+    memory = ParallelText(TRAIN.source, tuple(line.strip() for line in TRAIN.target), "train")
+    found = [
+        prepare({"train": text, "val": text}, vocabularies, tmp_path / name, say=lambda _: None)
+        for name, text in (("memory", memory), ("files", files))
+    ]
+    assert found[0].sha256 == found[1].sha256
+
+
+def test_a_vocabulary_is_learned_from_the_sample_alone(tmp_path):
+    lines = [f"Wort{chr(ord('a') + i)}" for i in range(26)]
+    files = pair_files(tmp_path, lines, lines)
+    drawn = {source for source, _ in files.sample(5)}
+    assert len(drawn) == 5
+    vocab, _ = learn_vocabularies(files, "words", 99, ("de", "en"), sample=5)
+    assert len(vocab) == 4  # seen once each
+    pieces, _ = learn_vocabularies(files, "subwords", 15, ("de", "en"), sample=5)
+    for line in lines:
+        assert (pieces.unk_id in pieces.encode(line)) == (
+            line not in drawn and line[-1] not in "ort"
+        )
+
+
+def test_text_without_a_pair_is_refused_before_anything_is_learned(tmp_path):
+    files = pair_files(tmp_path, ["", "zwei"], ["one", " "])
+    with pytest.raises(ValueError, match="train: there is no pair of two sentences"):
+        learn_vocabularies(files, "subwords", 50, ("de", "en"))
+
+
+def test_the_command_says_from_how_many_it_learns_and_refuses_none(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("transformer_lib.cli.corpus.LARGE", 10)
+    pair_files(tmp_path, TRAIN.source, TRAIN.target)
+    pair = [str(tmp_path / "train.de"), str(tmp_path / "train.en")]
+    command = ["prepare", str(tmp_path / "out"), "--corpus", "files", "--source", "de"]
+    command += ["--target", "en", "--train", *pair, "--val", *pair, "--vocab-size", "50"]
+    assert main([*command, "--sample", "12", "--workers", "1"]) == 0
+    assert "learning subwords from 12 of 16 pairs" in capsys.readouterr().out
+    for flag in ("--sample", "--workers"):
+        assert main([*command, flag, "0", "--force"]) == 2
+        assert f"{flag} must be at least 1" in capsys.readouterr().err

@@ -48,7 +48,7 @@ SAME_LEVEL = {
     "model": {"config", "layers"},
     "training": {"batching", "loss", "schedule"},
     "beam": {"decoding"},
-    "corpora": {"download"},
+    "corpora": {"download", "textfiles"},
     "lessons": {"grammar"},
 }
 HEADER = re.compile(r"# Written by notebooks/(\d\d)_\w+\.ipynb: edit there, then `make export`\.")

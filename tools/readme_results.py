@@ -15,6 +15,7 @@ import nbformat
 import torch
 from ablations import RESULTS, ROWS, SEARCHES, stem
 from run_notebooks import scores
+from scaling import tables as scaling_tables
 
 from transformer_lib import ModelConfig, Transformer
 
@@ -139,9 +140,12 @@ def main(arguments=None):
     notebook = nbformat.read(ROOT / "notebooks" / LESSON, as_version=4)
     files = sorted((ROOT / "results").glob("*.json"))
     results = {file.stem: json.loads(file.read_text("utf-8")) for file in files}
+    results = {name: found for name, found in results.items() if "search" in found}
     tables = {"lessons": lesson_table(notebook), "results": results_table(results)}
     training = {"ablations": ablation_table(RESULTS)}
+    scaling = {name: table(*found) for name, found in scaling_tables().items()}
     pages = {ROOT / "README.md": tables, ROOT / "docs" / "training.md": training}
+    pages[ROOT / "docs" / "scaling.md"] = scaling
     wanted = {page: with_tables(page.read_text("utf-8"), drawn) for page, drawn in pages.items()}
     for name, result in results.items():
         folder = ROOT / "data" / "pretrained" / name

@@ -6,10 +6,8 @@ happen is that a line is split or lost on one side only. Multi30k is fetched on 
 """
 
 import argparse
-import gzip
 import os
 import sys
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +24,7 @@ from transformer_lib.download import (
     file_sha256,
     multi30k_folder,
 )
-from transformer_lib.vocab import normalize_text
+from transformer_lib.textfiles import BLOCK_PAIRS, MAX_TEXT_BYTES, read_lines
 
 __all__ = [
     "LANGUAGES",
@@ -40,8 +38,6 @@ __all__ = [
     "read_lines",
     "read_pairs",
 ]
-
-MAX_TEXT_BYTES = 2**30  # of one file, unpacked: a gzip file of 1 MB can hold 1 GB
 
 
 class MissingDataError(FileNotFoundError):
@@ -79,22 +75,11 @@ class ParallelText:
         """The pairs (source, target) in order."""
         return zip(self.source, self.target, strict=True)
 
-
-def read_lines(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> list[str]:
-    """The lines of a UTF-8 text file (`.gz`: unpacked first), each through `normalize_text`.
-
-    Only a line feed ends a line: U+2028, U+0085, a vertical tab or a lone carriage return
-    inside a sentence become a space. The last line may end without one.
-
-    Raises:
-        ValueError: bytes that are not UTF-8 (file, line and byte are named), a broken gzip
-            file, or more than `max_bytes` bytes of text.
-        OSError: the file cannot be opened.
-    """
-    raw = _read_bytes(Path(path), max_bytes).split(b"\n")
-    if raw[-1] == b"":  # what follows the last line feed is not a line
-        raw.pop()
-    return [normalize_text(_decode(line, path, i)) for i, line in enumerate(raw, start=1)]
+    def blocks(self, size: int = BLOCK_PAIRS) -> "Iterator[ParallelText]":
+        """The pairs in order, some thousand at a time."""
+        for start in range(0, len(self), size):
+            sides = (side[start : start + size] for side in (self.source, self.target))
+            yield ParallelText(*sides, self.name)
 
 
 def read_pairs(
@@ -128,29 +113,6 @@ def read_pairs(
         name=name or f"{source_path} | {target_path}",
         dropped={"empty line": len(source) - len(kept)},
     )
-
-
-def _read_bytes(path: Path, max_bytes: int) -> bytes:
-    """The file's bytes, unpacked; never holds much more than `max_bytes` of them."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as file:
-            data = file.read(max_bytes + 1)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a whole gzip file: {error}") from error
-    if len(data) > max_bytes:
-        raise ValueError(f"{path} holds more than {max_bytes} bytes of text")
-    return data
-
-
-def _decode(line: bytes, path: str | Path, number: int) -> str:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}, line {number}, byte {error.start + 1}: 0x{line[error.start]:02x} is not "
-            "UTF-8; save the file as UTF-8"
-        ) from error
 
 
 def multi30k(

@@ -9,98 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from transformer_lib.batching import Batch, IdPair, collate, token_batches
 from transformer_lib.checkpoint import MANIFEST, check_folder, write_folder
 from transformer_lib.corpora import ParallelText
-from transformer_lib.subword_dropout import SubwordDropout
+from transformer_lib.encoding import Encoders, Limits, SplitWriter
+from transformer_lib.shards import IdPairs
+from transformer_lib.textfiles import PairFiles, progress
 from transformer_lib.vocab import SubwordVocab, Vocab, WordVocab
 
 __all__ = ["IdPairs", "Limits", "Prepared", "learn_vocabularies", "prepare"]
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Which pairs are fit to learn from.
-
-    Args:
-        max_length: most tokens on a side, `<eos>` included.
-        max_ratio: how many times longer one side may be than the other.
-    """
-
-    max_length: int = 256
-    max_ratio: float = 9.0
-
-    def __post_init__(self) -> None:
-        if self.max_length < 2 or not self.max_ratio >= 1:
-            raise ValueError(f"impossible limits: {self.max_length=}, {self.max_ratio=}")
-
-    def reason(self, pair: IdPair) -> str | None:
-        """Why a pair is left out; None when it stays."""
-        shorter, longer = sorted(map(len, pair))
-        if longer > self.max_length:
-            return f"longer than {self.max_length} tokens"
-        if longer > self.max_ratio * shorter:
-            return f"one side over {self.max_ratio:g} times longer"
-        return None
-
-
-class IdPairs(Sequence[IdPair]):
-    """Sentence pairs as ids that stay on disk until they are asked for.
-
-    Args:
-        folder: a prepared folder.
-        split: name of the split.
-    """
-
-    def __init__(self, folder: str | Path, split: str) -> None:
-        self._ids, self._ends = {}, {}
-        for side in ("src", "tgt"):
-            stem = f"{split}.{side}"
-            self._ids[side] = np.load(Path(folder) / f"{stem}.ids.npy", mmap_mode="r")
-            self._ends[side] = np.load(Path(folder) / f"{stem}.ends.npy", mmap_mode="r")
-
-    def __len__(self) -> int:
-        return len(self._ends["src"]) - 1
-
-    def __getitem__(self, i: int) -> IdPair:
-        if not 0 <= i < len(self):
-            raise IndexError(f"no pair {i}: there are {len(self)}")
-        return self._side("src", i), self._side("tgt", i)
-
-    def _side(self, side: str, i: int) -> list[int]:
-        start, end = self._ends[side][i : i + 2]
-        return self._ids[side][start:end].tolist()
-
-    @property
-    def lengths(self) -> list[tuple[int, int]]:
-        """Source and target length of every pair, in tokens, without reading the ids."""
-        src, tgt = (np.diff(self._ends[side]).tolist() for side in ("src", "tgt"))
-        return list(zip(src, tgt, strict=True))
-
-    def batches(
-        self, max_tokens: int, *, start: int = 0, vary: SubwordDropout | None = None, **draw: int
-    ) -> Iterator[Batch]:
-        """One pass over all pairs in batches, as `epoch_batches` gives them.
-
-        Args:
-            start: how many batches are left out at the beginning.
-            vary: cuts the sentences of a batch into other pieces. The batches are made before
-                that, so they come out larger than max_tokens as the sentences get longer.
-        """
-        batches = token_batches(self.lengths, max_tokens, **draw)
-        for number, indices in enumerate(batches[start:], start):
-            pairs = [self[i] for i in indices]
-            yield collate(vary(pairs, f"{sorted(draw.items())} {number}") if vary else pairs)
+Text = ParallelText | PairFiles
+SAMPLE_PAIRS = 200_000  # a vocabulary is learned from so many pairs; its frequent pieces settle
 
 
 class Prepared:
@@ -151,7 +76,7 @@ class Prepared:
 
 
 def learn_vocabularies(
-    train: ParallelText, kind: str, size: int, languages: tuple[str, str]
+    train: Text, kind: str, size: int, languages: tuple[str, str], *, sample: int = SAMPLE_PAIRS
 ) -> tuple[Vocab, Vocab]:
     """Source and target vocabulary from the training text alone.
 
@@ -159,22 +84,28 @@ def learn_vocabularies(
         kind: "subwords" for one joint vocabulary of `size` pieces, or "words" for two of whole
             words, at most `size` each, seen twice or more.
         languages: ISO codes, for the words' tokenizer.
+        sample: from files with more pairs than that, so many are drawn and learned from, always
+            the same; a letter that is only in the others will be unknown.
 
     Raises:
-        ValueError: another kind, or a size that the text cannot give.
+        ValueError: another kind, a size that the text cannot give, or no pair of sentences.
     """
+    if kind not in ("subwords", "words"):
+        raise ValueError(f"a vocabulary has subwords or words, not {kind!r}")
+    pairs = train.sample(sample) if isinstance(train, PairFiles) else list(train)
+    if not pairs:
+        raise ValueError(f"{train.name}: there is no pair of two sentences to learn from")
+    texts = [[pair[side] for pair in pairs] for side in (0, 1)]
     if kind == "subwords":
-        joint = SubwordVocab.train((*train.source, *train.target), size=size)
+        joint = SubwordVocab.train(chain(*texts), size=size)
         return joint, joint
-    if kind == "words":
-        texts = zip((train.source, train.target), languages, strict=True)
-        src, tgt = (WordVocab.train(text, code, max_size=size) for text, code in texts)
-        return src, tgt
-    raise ValueError(f"a vocabulary has subwords or words, not {kind!r}")
+    words = zip(texts, languages, strict=True)
+    src, tgt = (WordVocab.train(text, code, max_size=size) for text, code in words)
+    return src, tgt
 
 
 def prepare(
-    texts: Mapping[str, ParallelText],
+    texts: Mapping[str, Text],
     vocabularies: tuple[Vocab, Vocab],
     folder: str | Path,
     *,
@@ -182,8 +113,9 @@ def prepare(
     about: Mapping[str, Any] | None = None,
     say: Say = print,
     replace: bool = True,
+    workers: int = 1,
 ) -> Prepared:
-    """Writes a prepared folder.
+    """Writes a prepared folder: the same bytes, whatever the number of workers.
 
     Args:
         texts: split to text; the first is the one to train on, and the only one whose pairs are
@@ -191,6 +123,12 @@ def prepare(
         about: what else to note in `corpus.json`.
         say: gets a line for every split, with what was dropped and why.
         replace: whether an earlier prepared folder of this name may go.
+        workers: processes that encode; a script that asks for more than one needs
+            `if __name__ == "__main__":`, as with all of Python's processes.
+
+    Raises:
+        ValueError: a text is not as it has to be, or no pair of a split is left.
+        OSError: the disk is full or read-only; the message names the path.
     """
     limits = limits or Limits()
     training = next(iter(texts))
@@ -199,46 +137,35 @@ def prepare(
         for vocab, side in zip(vocabularies, ("source", "target"), strict=True):
             vocab.save(temporary / f"{side}.vocab")
         splits = {}
-        for split, text in texts.items():
-            chosen = limits if split == training else None
-            splits[split] = _write_split(temporary, split, text, vocabularies, chosen)
-            say(_summary(split, splits[split]))
+        with Encoders(vocabularies, workers) as encode:
+            for split, text in texts.items():
+                chosen = limits if split == training else None
+                with SplitWriter(temporary, split, keep_text=chosen is None) as writer:
+                    splits[split] = _write_split(writer, split, text, encode, chosen)
+                say(_summary(split, splits[split]))
         corpus = {"name": texts[training].name, **(about or {}), "splits": splits}
         (temporary / "corpus.json").write_text(json.dumps(corpus, indent=2) + "\n")
 
-    return Prepared(write_folder(folder, fill, replace=replace))
+    try:
+        return Prepared(write_folder(folder, fill, replace=replace))
+    except OSError as error:
+        if error.filename is None:  # a full disk does not say where it is
+            error.filename = str(folder)
+        raise
 
 
 def _write_split(
-    folder: Path,
-    split: str,
-    text: ParallelText,
-    vocabularies: tuple[Vocab, Vocab],
-    limits: Limits | None,
+    writer: SplitWriter, split: str, text: Text, encode: Encoders, limits: Limits | None
 ) -> dict[str, Any]:
-    src_vocab, tgt_vocab = vocabularies
-    dropped = Counter({reason: n for reason, n in text.dropped.items() if n})
-    kept: list[IdPair] = []
-    for source, target in text:
-        pair = src_vocab.encode(source, eos=True), tgt_vocab.encode(target, bos=True, eos=True)
-        reason = limits.reason(pair) if limits else None
-        if reason:
-            dropped[reason] += 1
-        else:
-            kept.append(pair)
-    if not kept:
-        raise ValueError(f"{split}: every pair was dropped: {dict(dropped)}")
-    counts = {}
-    for side, sentences in zip(("src", "tgt"), zip(*kept, strict=True), strict=True):
-        ends = np.cumsum([0, *map(len, sentences)], dtype=np.int64)
-        ids = np.fromiter((i for s in sentences for i in s), dtype=np.int32, count=int(ends[-1]))
-        np.save(folder / f"{split}.{side}.ids.npy", ids)
-        np.save(folder / f"{split}.{side}.ends.npy", ends)
-        counts[f"{side}_tokens"] = len(ids)
-    if limits is None:
-        for side, lines in (("src", text.source), ("tgt", text.target)):
-            (folder / f"{split}.{side}.txt").write_text("".join(f"{s}\n" for s in lines), "utf-8")
-    return {"pairs": len(kept), **counts, "dropped": dict(dropped)}
+    if isinstance(text, ParallelText):
+        writer.dropped.update({reason: n for reason, n in text.dropped.items() if n})
+    with progress(f"{split}: encoding", total=len(text)) as bar:
+        for block in encode(text.blocks(), limits):
+            writer.add(block)
+            bar.update(len(block.lengths[0]) + block.dropped.total())
+    if not writer.pairs:
+        raise ValueError(f"{split}: every pair was dropped: {dict(writer.dropped)}")
+    return writer.summary()
 
 
 def _summary(split: str, found: Mapping[str, Any]) -> str:

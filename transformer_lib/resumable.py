@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 
-from transformer_lib.batching import token_batches
 from transformer_lib.checkpoint import (
     CheckpointError,
     list_checkpoints,
@@ -118,11 +117,11 @@ class ResumableRun:
         self.vary = None
         if rate := self.run.subword_dropout:
             self.vary = SubwordDropout(data.src_vocab, data.tgt_vocab, rate, max_len)
-        lengths, share = self.pairs.lengths, self.ranks.share
-        if share and not token_batches(lengths, self.run.max_tokens, **share):
+        share = self.ranks.share
+        if share and next(self.pairs.batches(self.run.max_tokens, **share), None) is None:
             raise ValueError(f"more processes than batches: {self.ranks.world_size} are too many")
-        longest = max(map(max, lengths))
-        decoded = max(src for src, _ in self.validation_pairs.lengths) + EXTRA
+        longest = max(self.pairs.longest)
+        decoded = self.validation_pairs.longest[0] + EXTRA
         if max(longest, decoded) > max_len:
             raise ValueError(
                 f"max_len={max_len} is too small: training pairs have up to {longest} tokens, and "

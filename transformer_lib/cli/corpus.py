@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,9 +10,13 @@ from tyro.conf import Positional, arg
 
 from transformer_lib import prepared
 from transformer_lib.checkpoint import check_free
-from transformer_lib.corpora import SPLITS, ParallelText, has_multi30k, multi30k, read_pairs
+from transformer_lib.corpora import SPLITS, has_multi30k, multi30k
+from transformer_lib.prepared import SAMPLE_PAIRS, Text
+from transformer_lib.textfiles import PairFiles
 
 __all__ = ["prepare"]
+
+LARGE = 100_000  # pairs; below that everything takes seconds
 
 
 def prepare(
@@ -27,6 +32,8 @@ def prepare(
     vocab_size: int = 8000,
     max_length: int = 256,
     max_ratio: float = 9.0,
+    sample: int = SAMPLE_PAIRS,
+    workers: int | None = None,
     force: bool = False,
 ) -> int:
     """Text in, a folder that a training can read out. Says what it dropped and why.
@@ -43,9 +50,16 @@ def prepare(
         vocab_size: number of subwords, or most words of each language.
         max_length: training pairs with more tokens on a side are left out.
         max_ratio: so are pairs where one side is this many times longer.
+        sample: from more training pairs than that, so many are drawn for the vocabulary.
+        workers: processes that encode; when left out, one per core for large files. The result
+            is the same.
         force: replace a prepared folder of that name.
     """
+    for name, value in (("sample", sample), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
     check_free(out, replace=force)
+    texts: dict[str, Text]
     if corpus == "files":
         if not (source and target):
             raise ValueError("--corpus files needs --source and --target, the two languages")
@@ -58,16 +72,26 @@ def prepare(
         splits = dict.fromkeys(["train", "val", *there])  # the first two have to be there
         texts = {split: multi30k(split, source, target) for split in splits}
     name = f"{corpus} {source}-{target}"
+    n_pairs = {split: len(text) for split, text in texts.items()}  # files are checked here
+    if n_pairs["train"] > LARGE:
+        learned = min(sample, n_pairs["train"])
+        print(f"learning {vocab} from {learned:,} of {n_pairs['train']:,} pairs", flush=True)
     languages = (source, target)
-    vocabularies = prepared.learn_vocabularies(texts["train"], vocab, vocab_size, languages)
+    vocabularies = prepared.learn_vocabularies(
+        texts["train"], vocab, vocab_size, languages, sample=sample
+    )
+    if workers is None:  # starting them takes seconds
+        workers = (os.cpu_count() or 1) if n_pairs["train"] > LARGE else 1
     limits = prepared.Limits(max_length, max_ratio)
     about = {"name": name, "source": source, "target": target, "vocab": vocab}
-    prepared.prepare(texts, vocabularies, out, limits=limits, about=about, replace=force)
+    prepared.prepare(
+        texts, vocabularies, out, limits=limits, about=about, replace=force, workers=workers
+    )
     print(f"{len(vocabularies[0]):,} and {len(vocabularies[1]):,} ids; written to {out}")
     return 0
 
 
-def _from_files(files: dict[str, tuple[Path, Path] | None]) -> dict[str, ParallelText]:
+def _from_files(files: dict[str, tuple[Path, Path] | None]) -> dict[str, Text]:
     if not files["train"] or not files["val"]:
         raise ValueError("--corpus files needs --train SOURCE TARGET and --val SOURCE TARGET")
-    return {split: read_pairs(*paths, name=split) for split, paths in files.items() if paths}
+    return {split: PairFiles(*paths, name=split) for split, paths in files.items() if paths}

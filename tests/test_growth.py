@@ -1,0 +1,64 @@
+"""The tool that measures growth, and what docs/scaling.md claims of what it measured."""
+
+import json
+
+import growth
+import pytest
+
+from transformer_lib.corpora import ParallelText
+
+KINDS = ("prepare", "read", "train")
+
+
+def test_a_copy_varies_and_stays_a_copy(tmp_path, monkeypatch):
+    text = ParallelText(("a b c", "d e", "f"), ("A B C", "D E", "F"), "x")
+    monkeypatch.setattr("transformer_lib.corpora.multi30k", lambda *_: text)
+    lines = [path.read_text().splitlines() for path in growth.write_corpus(tmp_path, 4)]
+    assert [line[:3] for line in lines] == [list(text.source), list(text.target)]
+    assert lines[0] == [line.lower() for line in lines[1]]  # still pairs
+    assert [sorted("".join(lines[0]))] == [sorted("".join(text.source) * 4)]
+    assert "e d" in lines[0] and "d e" in lines[0]
+    again = [path.read_text().splitlines() for path in growth.write_corpus(tmp_path, 4)]
+    assert again == lines
+
+
+def test_memory_is_the_most_there_was():
+    before = growth.peak_mebibytes()
+    found = growth.measured(lambda: {"size": len(b"1" * 300_000_000)})
+    assert found["size"] == 300_000_000
+    assert found["peak_mebibytes"] >= found["mebibytes_before"] >= before
+    assert found["peak_mebibytes"] > 280
+
+
+@pytest.fixture(scope="module")
+def found():
+    return json.loads(growth.RESULT.read_text("utf-8"))
+
+
+def test_the_file_says_how_it_was_measured(found):
+    assert {"processor", "cores", "python", "versions"} <= found["conditions"].keys()
+    assert "load" in found["conditions"]["other_work_on_the_machine"]
+    assert all("load" in row for kind in found["measured"].values() for row in kind.values())
+
+
+def test_time_was_linear_and_memory_does_not_follow_the_corpus(found):
+    prepare, read = (found["measured"][kind] for kind in ("prepare", "read"))
+    for rows in (prepare, read):
+        costs = [row["cpu_seconds"] / prepare[times]["pairs"] for times, row in rows.items()]
+        assert max(costs) < 2 * min(costs)
+    peaks = [[rows[times]["peak_mebibytes"] for times in ("16", "64")] for rows in (prepare, read)]
+    assert peaks[0][1] < 1.01 * peaks[0][0]
+    more_ids = 4 * 2 * (prepare["64"]["tgt_tokens"] - prepare["16"]["tgt_tokens"]) / 2**20
+    assert peaks[1][1] - peaks[1][0] < more_ids / 4  # docs/scaling.md says so
+
+
+def test_two_workers_did_the_same_work(found):
+    one, two = (found["measured"][kind] for kind in ("prepare", "prepare, 2 workers"))
+    for times, row in two.items():
+        assert row["src_tokens"] == one[times]["src_tokens"]
+
+
+def test_the_picture_has_a_title_and_named_axes(found):
+    for axes in growth.draw(found).axes:
+        assert axes.get_title() and axes.get_xlabel() and axes.get_ylabel()
+        assert axes.get_legend()

@@ -48,6 +48,8 @@ SAME_LEVEL = {
     "model": {"config", "layers"},
     "training": {"batching", "loss", "schedule"},
     "corpora": {"download"},
+    "loading": {"checkpoint"},
+    "dry_run": {"trainer"},
     "lessons": {"grammar"},
 }
 HEADER = re.compile(r"# Written by notebooks/(\d\d)_\w+\.ipynb: edit there, then `make export`\.")

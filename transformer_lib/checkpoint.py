@@ -68,9 +68,11 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None], *, replace: b
         for path in (*temporary.iterdir(), temporary):
             _flush(path)
         _move_into_place(temporary, folder)
-    except (OSError, ValueError):
+    except ValueError:
         raise
     except Exception as error:  # safetensors and torch have errors of their own for a full disk
+        if isinstance(error, OSError) and error.filename:
+            raise
         raise OSError(f"{folder} could not be written: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -130,12 +132,13 @@ def check_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
         names: files that have to be there.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it has no manifest.
-        CheckpointError: a file is missing, or is not what was written.
+        FileNotFoundError: there is no such folder.
+        CheckpointError: a file or the manifest is missing, or is not what was written.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
-        raise FileNotFoundError(f"{folder} is not a folder that this library wrote: no {MANIFEST}")
+        told = f"{folder} is not a folder that this library wrote: no {MANIFEST}"
+        raise CheckpointError(told) if folder.is_dir() else FileNotFoundError(told)
     manifest = _read_manifest(folder)
     if manifest is None:
         raise CheckpointError(f"{folder / MANIFEST} is damaged: it is not a list of files")
@@ -152,11 +155,14 @@ def check_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """The folders `step-…` in it that were written to the end, oldest first."""
+    """The folders `step-…` in it, oldest first; whether they are whole, `check_folder` tells.
+
+    One that has lost its manifest is among them: whoever wants the newest has to hear of it.
+    """
     found = [
         path
         for path in Path(folder).glob("step-*")
-        if path.name.removeprefix("step-").isdecimal() and (path / MANIFEST).is_file()
+        if path.name.removeprefix("step-").isdecimal() and path.is_dir() and not _is_empty(path)
     ]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
@@ -187,7 +193,7 @@ def load_state(path: str | Path) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # torch raises four kinds, according to where the bytes are wrong
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path} is damaged or holds more than tensors: {reason}") from error
 
 
@@ -199,6 +205,9 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         _flush(temporary)
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not tell where
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -221,10 +230,11 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest, if it has the shape of ours."""
     try:
         noted = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     ours = isinstance(noted, dict) and all(
-        isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"} for entry in noted.values()
+        isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"} and Path(name).name == name
+        for name, entry in noted.items()
     )
     return noted if ours else None
 

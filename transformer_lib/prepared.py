@@ -20,6 +20,7 @@ import numpy as np
 from transformer_lib.batching import Batch, IdPair, collate, token_batches
 from transformer_lib.checkpoint import MANIFEST, check_folder, write_folder
 from transformer_lib.corpora import ParallelText
+from transformer_lib.loading import load_sentences, load_vocab, read_json
 from transformer_lib.subword_dropout import SubwordDropout
 from transformer_lib.vocab import SubwordVocab, Vocab, WordVocab
 
@@ -65,9 +66,9 @@ class IdPairs(Sequence[IdPair]):
     def __init__(self, folder: str | Path, split: str) -> None:
         self._ids, self._ends = {}, {}
         for side in ("src", "tgt"):
-            stem = f"{split}.{side}"
-            self._ids[side] = np.load(Path(folder) / f"{stem}.ids.npy", mmap_mode="r")
-            self._ends[side] = np.load(Path(folder) / f"{stem}.ends.npy", mmap_mode="r")
+            self._ids[side], self._ends[side] = load_sentences(folder, f"{split}.{side}")
+        if len(self._ends["src"]) != len(self._ends["tgt"]):
+            raise ValueError(f"{folder}: {split} has more sentences on one side than on the other")
 
     def __len__(self) -> int:
         return len(self._ends["src"]) - 1
@@ -117,9 +118,9 @@ class Prepared:
     def __init__(self, folder: str | Path) -> None:
         self.folder = check_folder(folder, ["corpus.json", "source.vocab", "target.vocab"])
         self.sha256 = hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
-        self.about: dict[str, Any] = json.loads((self.folder / "corpus.json").read_text())
+        self.about = read_json(self.folder / "corpus.json", {"name": str, "splits": dict})
         self.src_vocab, self.tgt_vocab = (
-            Vocab.load(self.folder / f"{side}.vocab") for side in ("source", "target")
+            load_vocab(self.folder / f"{side}.vocab") for side in ("source", "target")
         )
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from transformer_lib.checkpoint import (
 from transformer_lib.config import ModelConfig
 from transformer_lib.consistency import choose_loss
 from transformer_lib.evaluation import conditions
+from transformer_lib.loading import check_optimizer, read_progress, understood
 from transformer_lib.model import Transformer
 from transformer_lib.optimizers import choose_optimizer
 from transformer_lib.prepared import Prepared
@@ -154,15 +154,17 @@ class ResumableRun:
 
     def _restore(self, checkpoint: Path) -> None:
         saved = Translator.from_pretrained(checkpoint)  # compares every file with the manifest
-        noted = json.loads((checkpoint / "training.json").read_text("utf-8"))
+        noted = read_progress(checkpoint / "training.json")
         check_same(noted["settings"], self.settings)
         self.translator.model.load_state_dict(saved.model.state_dict())
         state = load_state(checkpoint / "training.pt")
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["rng"])
-        if "cuda_rng" in state and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"])
+        with understood(checkpoint / "training.pt"):
+            self.optimizer.load_state_dict(state["optimizer"])
+            check_optimizer(self.optimizer)
+            self.scaler.load_state_dict(state["scaler"])
+            torch.set_rng_state(state["rng"])
+            if "cuda_rng" in state and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_rng"])
         for name in ("step", "epoch", "index", "n_tokens", "seconds", "best"):
             setattr(self, name, noted[name])
         self.saved = self.step

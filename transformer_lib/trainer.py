@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from transformer_lib.batching import Batch
 from transformer_lib.evaluation import validation_scores
+from transformer_lib.loading import check_ids
 from transformer_lib.resumable import ResumableRun
 from transformer_lib.runs import StopSignal, progress_bar
 from transformer_lib.training import StepResult, rate_at, train_step
@@ -74,7 +75,8 @@ class Trainer(ResumableRun):
             tqdm.write(told, file=sys.stderr)
 
     def _update(self, batches: Iterator[Batch]) -> StepResult:
-        here = [batch.to(self.device) for batch in batches]
+        sizes = self.translator.model.config
+        here = [check_ids(batch, sizes).to(self.device) for batch in batches]
         try:
             step = self.step + 1
             result = train_step(
@@ -112,7 +114,9 @@ class Trainer(ResumableRun):
 
     def validate(self) -> str:
         """Loss and greedy BLEU on the validation split; notes them, and the best so far."""
-        batches = (b.to(self.device) for b in self.validation_pairs.batches(self.run.max_tokens))
+        sizes = self.translator.model.config
+        found = self.validation_pairs.batches(self.run.max_tokens)
+        batches = (check_ids(batch, sizes).to(self.device) for batch in found)
         scores = validation_scores(self.model, self.translator, batches, self.validation)
         if self.best["bleu"] is None or scores["bleu"] > self.best["bleu"]:
             self.best = {"step": self.step, "bleu": scores["bleu"]}

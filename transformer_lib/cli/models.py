@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from transformer_lib import evaluation
 from transformer_lib.checkpoint import check_free, list_checkpoints, to_json, write_folder
 from transformer_lib.cli.training import Device, choose_device, set_threads
+from transformer_lib.loading import read_json, understood
 from transformer_lib.prepared import Prepared
 from transformer_lib.training import average_weights
 from transformer_lib.translator import Translator, find_pretrained
@@ -25,7 +26,7 @@ def find_model(name: str) -> Path:
     if not checkpoints:
         return find_pretrained(name)
     best = Path(name) / "best.json"
-    step = json.loads(best.read_text())["step"] if best.is_file() else -1
+    step = read_json(best, {"step": int})["step"] if best.is_file() else -1
     chosen = Path(name) / "checkpoints" / f"step-{step:06d}"
     return chosen if chosen in checkpoints else checkpoints[-1]
 
@@ -42,7 +43,7 @@ def check_outputs(*paths: Path | None) -> None:
 
 def _training(folder: Path) -> dict[str, Any] | None:
     noted = folder / "training.json"
-    return json.loads(noted.read_text()) if noted.is_file() else None
+    return read_json(noted, {}) if noted.is_file() else None
 
 
 def evaluate(
@@ -174,12 +175,17 @@ def info(model: Annotated[str, Positional, arg(metavar="MODEL")], /) -> int:
         vocab = getattr(translator, side)
         print(f"{side:<18} {len(vocab):>12,} ids, {type(vocab).__name__}")
     if noted := _training(folder):
-        minutes, device = noted["seconds"] / 60, noted["conditions"]["device"]
-        told = f"{noted['step']} steps, {noted['n_tokens']:,} target tokens"
-        print(f"trained     {told}, {minutes:.1f} minutes on {device}")
-        for name, values in noted["settings"].items():
-            print(f"{name:<11}", json.dumps(values))
-        for line in [line for line in noted["curve"] if "bleu" in line][-3:]:
-            print(f"validation  step {line['step']}: loss {line['val_loss']:.3f}, "
-                  f"greedy BLEU {line['bleu']:.2f}")  # fmt: skip
+        with understood(folder / "training.json"):
+            _tell_training(noted)
     return 0
+
+
+def _tell_training(noted: dict[str, Any]) -> None:
+    minutes, device = noted["seconds"] / 60, noted["conditions"]["device"]
+    told = f"{noted['step']} steps, {noted['n_tokens']:,} target tokens"
+    print(f"trained     {told}, {minutes:.1f} minutes on {device}")
+    for name, values in noted["settings"].items():
+        print(f"{name:<11}", json.dumps(values))
+    for line in [line for line in noted["curve"] if "bleu" in line][-3:]:
+        told = f"loss {line['val_loss']:.3f}, greedy BLEU {line['bleu']:.2f}"
+        print(f"validation  step {line['step']}: {told}")

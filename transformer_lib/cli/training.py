@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 import torch
 from tyro.conf import Positional, arg
 
+from transformer_lib.cli.ending import how_to_go_on, saved, told_what_is_saved
 from transformer_lib.config import ModelConfig
+from transformer_lib.dry_run import check_space, forecast
 from transformer_lib.prepared import Prepared
 from transformer_lib.resumable import Resume
 from transformer_lib.runs import RunConfig
@@ -85,6 +87,7 @@ def train(
     threads: int | None = None,
     validation: str = "val",
     resume: Resume = "no",
+    dry_run: bool = False,
 ) -> int:
     """Trains a model, validates and saves on a schedule, and goes on after an interruption.
 
@@ -98,9 +101,11 @@ def train(
         device: auto takes a GPU where there is one.
         threads: CPU threads; torch's choice when left out.
         validation: the split to validate on.
+        dry_run: check settings, data, disk and memory, time a few steps, and write nothing.
         resume: go on in `out`: from the latest checkpoint, or (auto) from the latest whole one.
     """
     set_threads(threads)
+    check_flags(preset, model, rates, run.steps)
     corpus = Prepared(data)
     config = model_config(corpus, preset, model)
     trainer = Trainer(
@@ -112,20 +117,44 @@ def train(
         device=choose_device(device),
         validation=validation,
     )
+    if dry_run:
+        return tell_forecast(trainer, resume)
+    check_space(trainer)
     trainer.start(resume, say=lambda line: print(line, flush=True))
-    try:
+    with told_what_is_saved(trainer):
         reason = trainer.fit()
-    except FloatingPointError as error:
-        hint = "try a lower --peak-rate or --precision fp32"
-        kept = f"the checkpoints in {trainer.checkpoints} are kept; {hint}"
-        raise FloatingPointError(f"{error}; {kept}") from error
     best = trainer.best
     print(f"{reason}: step {trainer.step}, {trainer.seconds / 60:.1f} minutes of training")
     if best["step"]:
         print(f"best validation BLEU {best['bleu']:.2f} at step {best['step']}")
-    print(f"saved in {trainer.checkpoints}; to go on: the same command with --resume auto")
+    print(f"{saved(trainer)}; {how_to_go_on(trainer, reason)}")
     stopped = {signal.SIGINT.name: 130, signal.SIGTERM.name: 143}
     return stopped.get(reason, 0)
+
+
+def check_flags(preset: str, model: ModelFlags, rates: TrainFlags, steps: int) -> None:
+    """Lists what is wrong with all settings at once, before any data is read."""
+    problems, sizes = [], ModelConfig.tiny(4)
+    try:
+        sizes = getattr(ModelConfig, preset)(4, **_given(model))
+    except ValueError as error:
+        problems.append(str(error))
+    try:
+        train_config(rates, sizes, steps)
+    except ValueError as error:
+        problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def tell_forecast(trainer: Trainer, resume: Resume) -> int:
+    """Prints what a training would need; the exit status is 1 where there is too little memory."""
+    found = forecast(trainer, resume)
+    print(found.table())
+    if found.memory_free is not None and found.memory > found.memory_free:
+        raise MemoryError("this is more memory than there is: a smaller --max-tokens needs less")
+    print("a dry run: nothing was written")
+    return 0
 
 
 def model_config(corpus: Prepared, preset: str, flags: ModelFlags) -> ModelConfig:

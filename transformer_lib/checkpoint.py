@@ -2,7 +2,7 @@
 
 A folder is written under a temporary name, every file is flushed to the disk, a manifest with the
 size and sha256 of each comes last, and one rename makes it visible. Whoever opens it compares the
-manifest first. Nothing is ever unpickled but tensors and plain values (`weights_only=True`).
+manifest first.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
-
-import torch
 
 __all__ = [
     "MANIFEST",
@@ -25,7 +24,6 @@ __all__ = [
     "check_folder",
     "check_free",
     "list_checkpoints",
-    "load_state",
     "plain",
     "set_aside",
     "sweep",
@@ -182,21 +180,6 @@ def sweep(folder: str | Path) -> None:
         shutil.rmtree(orphan)
 
 
-def load_state(path: str | Path) -> dict[str, Any]:
-    """A file of tensors and plain values; one that holds anything callable is refused.
-
-    Raises:
-        CheckpointError: the file is damaged, or would run code.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch raises four kinds, according to where the bytes are wrong
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} is damaged or holds more than tensors: {reason}") from error
-
-
 def write_text(path: str | Path, text: str) -> None:
     """Replaces a file by one rename, so that it is never half written."""
     path = Path(path)
@@ -232,11 +215,20 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
         noted = json.loads((folder / MANIFEST).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    ours = isinstance(noted, dict) and all(
-        isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"} and Path(name).name == name
-        for name, entry in noted.items()
-    )
+    ours = isinstance(noted, dict) and all(itertools.starmap(_is_entry, noted.items()))
     return noted if ours else None
+
+
+def _is_entry(name: str, noted: object) -> bool:
+    """Size and sha256 of a file in the folder itself, all fit for an error of one line."""
+    return (
+        isinstance(noted, dict)
+        and noted.keys() == {"bytes", "sha256"}
+        and isinstance(noted["bytes"], int)
+        and re.fullmatch("[0-9a-f]{64}", str(noted["sha256"])) is not None
+        and name.isprintable()
+        and Path(name).name == name
+    )
 
 
 def _is_empty(folder: Path) -> bool:

@@ -58,7 +58,7 @@ def check_space(run: ResumableRun) -> tuple[int, int]:
     """
     needed, place = disk_bytes(run), _existing(run.checkpoints)
     free = shutil.disk_usage(place).free
-    problem = f"{free / 1e6:,.1f} MB are free" if needed > free else ""
+    problem = f"{free / 1e6:.3g} MB are free" if needed > free else ""
     if not problem:
         with tempfile.TemporaryFile(dir=place) as file:
             try:
@@ -68,8 +68,8 @@ def check_space(run: ResumableRun) -> tuple[int, int]:
                 problem = error.strerror
     if problem:
         raise OSError(
-            f"{run.checkpoints}: {run.run.keep + 2} checkpoints of "
-            f"{checkpoint_bytes(run) / 1e6:,.1f} MB need {needed / 1e6:,.1f} MB more, but "
+            f"{run.checkpoints}: up to {run.run.keep + 2} checkpoints of "
+            f"{checkpoint_bytes(run) / 1e6:.3g} MB need {needed / 1e6:.3g} MB more, but "
             f"{problem}: make room, or keep fewer with --keep"
         )
     return needed, free

@@ -1,7 +1,8 @@
 """Files of a model or a run, read with suspicion: a value comes out, or one line naming the file.
 
 A manifest proves that a file is what somebody wrote, not that it makes sense: whoever can write
-the file can write its sum. What is checked here is what the bytes mean.
+the file can write its sum. What is checked here is what the bytes mean. Nothing is ever unpickled
+but tensors and plain values (`weights_only=True`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ __all__ = [
     "check_optimizer",
     "check_version",
     "load_sentences",
+    "load_state",
     "load_vocab",
     "load_weights",
     "read_config",
@@ -136,6 +138,21 @@ def read_config(path: str | Path) -> ModelConfig:
         if config.max_len * config.d_model > MOST_POSITIONS:
             raise ValueError(f"max_len={config.max_len} is more than this library reads")
     return config
+
+
+def load_state(path: str | Path) -> dict[str, Any]:
+    """A file of tensors and plain values; one that holds anything callable is refused.
+
+    Raises:
+        CheckpointError: the file is damaged, or would run code.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises four kinds, according to where the bytes are wrong
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} is damaged or holds more than tensors: {reason}") from error
 
 
 def load_vocab(path: str | Path) -> Vocab:

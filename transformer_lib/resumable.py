@@ -12,7 +12,6 @@ import torch
 from transformer_lib.checkpoint import (
     CheckpointError,
     list_checkpoints,
-    load_state,
     set_aside,
     sweep,
     to_json,
@@ -22,7 +21,7 @@ from transformer_lib.checkpoint import (
 from transformer_lib.config import ModelConfig
 from transformer_lib.consistency import choose_loss
 from transformer_lib.evaluation import conditions
-from transformer_lib.loading import check_optimizer, read_progress, understood
+from transformer_lib.loading import check_optimizer, load_state, read_progress, understood
 from transformer_lib.model import Transformer
 from transformer_lib.optimizers import choose_optimizer
 from transformer_lib.prepared import Prepared

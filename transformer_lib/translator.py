@@ -69,6 +69,9 @@ class Translator:
             max_tokens: most source ids that are decoded together, padding included.
         """
 
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+
         def search(src: Tensor) -> list[list[Hypothesis]]:
             if beam_size == n_best == 1 and alpha == 0:
                 return [[hypothesis] for hypothesis in greedy_decode(self.model, src, extra=EXTRA)]

@@ -31,11 +31,13 @@ def find_model(name: str) -> Path:
     return chosen if chosen in checkpoints else checkpoints[-1]
 
 
-def check_outputs(*paths: Path | None) -> None:
-    """Refuses what could not be written, before the work and not after it."""
+def check_outputs(*paths: Path | None, force: bool = False) -> None:
+    """Refuses what could not or should not be written, before the work and not after it."""
     for path in filter(None, paths):
         if path.is_dir():
             raise ValueError(f"{path} is a folder: name a file")
+        if path.exists() and not force:
+            raise FileExistsError(f"{path} exists: choose another name, or add --force")
         if path.parent.exists() and not path.parent.is_dir():
             raise ValueError(f"{path.parent} is not a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +61,7 @@ def evaluate(
     result: Path | None = None,
     report: Path | None = None,
     hypotheses: Path | None = None,
+    force: bool = False,
 ) -> int:
     """Scores a model: BLEU in four ways with signatures, chrF, perplexity, token accuracy.
 
@@ -74,9 +77,10 @@ def evaluate(
         result: write scores, settings and training curve to this JSON file.
         report: write BLEU by sentence length to this picture, or with translations to this page.
         hypotheses: write the translations to this file.
+        force: replace files of these names.
     """
     set_threads(threads)
-    check_outputs(result, hypotheses, report)
+    check_outputs(result, hypotheses, report, force=force)
     if report:
         from transformer_lib.report import check_ending, write_report
 

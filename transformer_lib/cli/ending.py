@@ -46,18 +46,25 @@ def told_what_is_saved(trainer: ResumableRun) -> Iterator[None]:
     except FloatingPointError as error:
         # the same steps from a checkpoint would come to the same end, to the bit
         hint = "start a new run with a lower --peak-rate, or with --precision fp32"
-        raise FloatingPointError(f"{error}; {saved(trainer)}; {hint}") from error
+        raise _retold(error, f"{error}; {saved(trainer)}; {hint}") from error
     except KeyboardInterrupt as error:
         told = f"interrupted at once, at step {trainer.step}; {_or_anew(trainer)}"
-        raise KeyboardInterrupt(told) from error
+        raise _retold(error, told) from error
     except OSError as error:
         place = "" if error.filename or str(trainer.folder) in str(error) else f"{trainer.folder}: "
         told = f"{place}{error}; {_or_anew(trainer)}, once there is room or the disk is back"
-        raise OSError(told) from error
+        raise _retold(OSError(), told, error) from error
     except (RuntimeError, MemoryError) as error:
         hint = "; less memory: a smaller --max-tokens needs a new run" * _is_memory(error)
-        reason = str(error) or "out of memory"
-        raise RuntimeError(f"{reason}; {_or_anew(trainer)}{hint}") from error
+        told = f"{str(error) or 'out of memory'}; {_or_anew(trainer)}{hint}"
+        raise _retold(RuntimeError(), told, error) from error
+
+
+def _retold(kind: BaseException, told: str, error: BaseException | None = None) -> BaseException:
+    """An error of this kind with another text, and with what was noted on the one before."""
+    new = type(kind)(told)
+    new.__dict__.update((error or kind).__dict__)
+    return new
 
 
 def _or_anew(trainer: ResumableRun) -> str:

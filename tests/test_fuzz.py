@@ -102,7 +102,7 @@ def test_any_number_in_a_configuration_is_taken_or_refused(kind):
 
 
 FLAGS = ["--steps", "--d-model", "--dropout", "--betas", "--preset", "--max-minutes", "--resume",
-         "--norm-first", "--cooldown", "--threads", "--peak-rate", "--optimizer", "--what"]  # fmt: skip
+         "--norm-first", "--cooldown", "--threads", "--peak-rate", "--what"]  # fmt: skip
 
 
 @settings(few, max_examples=12)

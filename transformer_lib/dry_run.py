@@ -22,6 +22,7 @@ from transformer_lib.trainer import Trainer
 __all__ = ["Forecast", "check_space", "checkpoint_bytes", "disk_bytes", "forecast"]
 
 STEPS = 6  # that are timed, after one to warm up
+LOGITS = 5  # copies of the logits at the peak of the backward pass, as measured on a CPU
 ROWS = 4  # of the largest batch that are counted
 SENTENCES = 64  # of the validation text that are timed
 SMALL = 2**16  # bytes of a checkpoint besides tensors and vocabularies
@@ -197,8 +198,9 @@ def _activation_bytes(run: ResumableRun, plan: list[list[int]]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss = run.loss_of(run.model, batch, run.config)
     del loss
-    logits = batch.tgt.numel() * run.translator.model.config.tgt_vocab_size * 4
-    return (sum(kept.values()) + 2 * logits) * len(largest) // len(rows)
+    passes = 2 if run.run.r_drop else 1
+    logits = passes * batch.tgt.numel() * run.translator.model.config.tgt_vocab_size * 4
+    return (sum(kept.values()) + LOGITS * logits) * len(largest) // len(rows)
 
 
 def _time_steps(trainer: Trainer, plan: list[list[int]]) -> float:

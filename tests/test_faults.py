@@ -3,6 +3,7 @@ reads. docs/faults.md is the list; what is tested elsewhere is named there."""
 
 import ast
 import hashlib
+import itertools
 import json
 import os
 import random

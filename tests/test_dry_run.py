@@ -56,7 +56,7 @@ def test_it_tells_what_is_needed_and_writes_nothing(capsys, corpus, tmp_path):
     status, out, err = ask(capsys, corpus, tmp_path / "deep" / "run", "--steps", "500")
     assert (status, err) == (0, "")
     for words in (
-        r"^model +\d\d,\d{3} parameters; \d+ batches an epoch$",
+        r"^model +168,448 parameters; \d+ batches an epoch$",
         r"^disk +\d+ MB of [\d,]+ MB free$",
         r"^memory +about 0\.\d\d GB",
         r"^time +about .*: 500 steps of \S+ s, 1 validations of at most \S+ s$",

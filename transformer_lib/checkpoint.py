@@ -69,7 +69,7 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None], *, replace: b
     except ValueError:
         raise
     except Exception as error:  # safetensors and torch have errors of their own for a full disk
-        if isinstance(error, OSError) and error.filename:
+        if isinstance(error, FileExistsError) or getattr(error, "filename", None):
             raise
         raise OSError(f"{folder} could not be written: {error}") from error
     finally:

@@ -26,13 +26,15 @@ LOGITS = 5  # copies of the logits at the peak of the backward pass, as measured
 ROWS = 4  # of the largest batch that are counted
 SENTENCES = 64  # of the validation text that are timed
 SMALL = 2**16  # bytes of a checkpoint besides tensors and vocabularies
+LABEL = 2**10  # more of them for each tensor: its name, and those of its moments
 
 
 def checkpoint_bytes(run: ResumableRun) -> int:
     """The size of one checkpoint: weights, moments, vocabularies."""
     weights = _weight_bytes(run)
     vocabularies = run.data.src_vocab.to_bytes(), run.data.tgt_vocab.to_bytes()
-    return weights + _moment_bytes(run) + sum(map(len, vocabularies)) + SMALL
+    labels = SMALL + LABEL * len(list(run.translator.model.parameters()))
+    return weights + _moment_bytes(run) + sum(map(len, vocabularies)) + labels
 
 
 def disk_bytes(run: ResumableRun) -> int:

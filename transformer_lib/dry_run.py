@@ -26,7 +26,7 @@ LOGITS = 5  # copies of the logits at the peak of the backward pass, as measured
 ROWS = 4  # of the largest batch that are counted
 SENTENCES = 64  # of the validation text that are timed
 SMALL = 2**16  # bytes of a checkpoint besides tensors and vocabularies
-LABEL = 2**10  # more of them for each tensor: its name, and those of its moments
+LABEL = 2**9  # more of them for each tensor: its name, and those of its moments
 
 
 def checkpoint_bytes(run: ResumableRun) -> int:

@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab data export notebooks student results lint clean
+.PHONY: help run test lab data export notebooks student results fuzz lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,10 @@ student: $(STAMP) ## copies without the solutions in build/student
 
 results: $(STAMP) ## write what was measured into README.md
 	$(PY) tools/readme_results.py
+
+fuzz: $(STAMP) ## throw bytes at every reader for SECONDS=60 each (installs atheris)
+	$(PY) -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) 'atheris>=3.0'
+	$(PY) tools/fuzz.py $(or $(SECONDS),60)
 
 lint: $(STAMP) ## ruff, and whether notebooks and library agree
 	$(PY) -m ruff check .

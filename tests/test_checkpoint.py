@@ -14,13 +14,13 @@ from transformer_lib.checkpoint import (
     CheckpointError,
     check_folder,
     list_checkpoints,
-    load_state,
     set_aside,
     sweep,
     to_json,
     write_folder,
     write_text,
 )
+from transformer_lib.loading import load_state
 
 
 def fill(folder):

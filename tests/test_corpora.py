@@ -248,7 +248,7 @@ def no_web(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("went to the web unasked")
 
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", refuse)
 
 
 def test_missing_files_tell_what_to_do(tmp_path, monkeypatch, no_web):

@@ -49,6 +49,8 @@ SAME_LEVEL = {
     "training": {"batching", "loss", "schedule"},
     "beam": {"decoding"},
     "corpora": {"download", "textfiles"},
+    "loading": {"checkpoint"},
+    "dry_run": {"trainer"},
     "lessons": {"grammar"},
 }
 HEADER = re.compile(r"# Written by notebooks/(\d\d)_\w+\.ipynb: edit there, then `make export`\.")

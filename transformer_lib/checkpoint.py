@@ -2,7 +2,7 @@
 
 A folder is written under a temporary name, every file is flushed to the disk, a manifest with the
 size and sha256 of each comes last, and one rename makes it visible. Whoever opens it compares the
-manifest first. Nothing is ever unpickled but tensors and plain values (`weights_only=True`).
+manifest first.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
-
-import torch
 
 __all__ = [
     "MANIFEST",
@@ -25,7 +24,6 @@ __all__ = [
     "check_folder",
     "check_free",
     "list_checkpoints",
-    "load_state",
     "plain",
     "set_aside",
     "sweep",
@@ -68,9 +66,11 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None], *, replace: b
         for path in (*temporary.iterdir(), temporary):
             _flush(path)
         _move_into_place(temporary, folder)
-    except (OSError, ValueError):
+    except ValueError:
         raise
     except Exception as error:  # safetensors and torch have errors of their own for a full disk
+        if isinstance(error, FileExistsError) or getattr(error, "filename", None):
+            raise
         raise OSError(f"{folder} could not be written: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -130,12 +130,13 @@ def check_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
         names: files that have to be there.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it has no manifest.
-        CheckpointError: a file is missing, or is not what was written.
+        FileNotFoundError: there is no such folder.
+        CheckpointError: a file or the manifest is missing, or is not what was written.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
-        raise FileNotFoundError(f"{folder} is not a folder that this library wrote: no {MANIFEST}")
+        told = f"{folder} is not a folder that this library wrote: no {MANIFEST}"
+        raise CheckpointError(told) if folder.is_dir() else FileNotFoundError(told)
     manifest = _read_manifest(folder)
     if manifest is None:
         raise CheckpointError(f"{folder / MANIFEST} is damaged: it is not a list of files")
@@ -152,11 +153,14 @@ def check_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """The folders `step-…` in it that were written to the end, oldest first."""
+    """The folders `step-…` in it, oldest first; whether they are whole, `check_folder` tells.
+
+    One that has lost its manifest is among them: whoever wants the newest has to hear of it.
+    """
     found = [
         path
         for path in Path(folder).glob("step-*")
-        if path.name.removeprefix("step-").isdecimal() and (path / MANIFEST).is_file()
+        if path.name.removeprefix("step-").isdecimal() and path.is_dir() and not _is_empty(path)
     ]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
@@ -176,21 +180,6 @@ def sweep(folder: str | Path) -> None:
         shutil.rmtree(orphan)
 
 
-def load_state(path: str | Path) -> dict[str, Any]:
-    """A file of tensors and plain values; one that holds anything callable is refused.
-
-    Raises:
-        CheckpointError: the file is damaged, or would run code.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch raises four kinds, according to where the bytes are wrong
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} is damaged or holds more than tensors: {reason}") from error
-
-
 def write_text(path: str | Path, text: str) -> None:
     """Replaces a file by one rename, so that it is never half written."""
     path = Path(path)
@@ -199,6 +188,9 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         _flush(temporary)
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not tell where
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -221,12 +213,22 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest, if it has the shape of ours."""
     try:
         noted = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    ours = isinstance(noted, dict) and all(
-        isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"} for entry in noted.values()
-    )
+    ours = isinstance(noted, dict) and all(itertools.starmap(_is_entry, noted.items()))
     return noted if ours else None
+
+
+def _is_entry(name: str, noted: object) -> bool:
+    """Size and sha256 of a file in the folder itself, all fit for an error of one line."""
+    return (
+        isinstance(noted, dict)
+        and noted.keys() == {"bytes", "sha256"}
+        and isinstance(noted["bytes"], int)
+        and re.fullmatch("[0-9a-f]{64}", str(noted["sha256"])) is not None
+        and name.isprintable()
+        and Path(name).name == name
+    )
 
 
 def _is_empty(folder: Path) -> bool:

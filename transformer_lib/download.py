@@ -19,6 +19,7 @@ __all__ = [
     "MULTI30K_SHA256",
     "MULTI30K_URL",
     "SPLITS",
+    "StaysSecure",
     "DownloadError",
     "check_names",
     "fetch_file",
@@ -184,10 +185,20 @@ def fetch_file(url: str, path: Path, *, sha256: str, max_bytes: int, timeout: fl
     return True
 
 
+class StaysSecure(urllib.request.HTTPRedirectHandler):
+    """Follows a redirection from https only to https."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        """The next request, as urllib makes it."""
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise urllib.error.URLError(f"{newurl} is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _read(url: str, max_bytes: int, timeout: float) -> tuple[bytes, str]:
     """What came from `url`, and what is wrong with it ("" when nothing is)."""
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as response:
+        with urllib.request.build_opener(StaysSecure).open(url, timeout=timeout) as response:
             length = response.length  # as announced; None when the server does not say
             data = response.read(max_bytes + 1)
     except urllib.error.HTTPError as error:

@@ -17,6 +17,7 @@ from typing import Any
 from transformer_lib.checkpoint import MANIFEST, check_folder, write_folder
 from transformer_lib.corpora import ParallelText
 from transformer_lib.encoding import Encoders, Limits, SplitWriter
+from transformer_lib.loading import load_vocab, read_json
 from transformer_lib.shards import IdPairs
 from transformer_lib.textfiles import PairFiles, progress
 from transformer_lib.vocab import SubwordVocab, Vocab, WordVocab
@@ -42,9 +43,9 @@ class Prepared:
     def __init__(self, folder: str | Path) -> None:
         self.folder = check_folder(folder, ["corpus.json", "source.vocab", "target.vocab"])
         self.sha256 = hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
-        self.about: dict[str, Any] = json.loads((self.folder / "corpus.json").read_text())
+        self.about = read_json(self.folder / "corpus.json", {"name": str, "splits": dict})
         self.src_vocab, self.tgt_vocab = (
-            Vocab.load(self.folder / f"{side}.vocab") for side in ("source", "target")
+            load_vocab(self.folder / f"{side}.vocab") for side in ("source", "target")
         )
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from transformer_lib.checkpoint import (
     CheckpointError,
     list_checkpoints,
-    load_state,
     set_aside,
     sweep,
     to_json,
@@ -31,6 +29,7 @@ from transformer_lib.distributed import (
     share_out,
 )
 from transformer_lib.evaluation import conditions
+from transformer_lib.loading import check_optimizer, load_state, read_progress, understood
 from transformer_lib.model import Transformer
 from transformer_lib.optimizers import choose_optimizer
 from transformer_lib.prepared import Prepared
@@ -197,7 +196,7 @@ class ResumableRun:
 
     def _restore(self, checkpoint: Path) -> None:
         saved = Translator.from_pretrained(checkpoint)  # compares every file with the manifest
-        noted = json.loads((checkpoint / "training.json").read_text("utf-8"))
+        noted = read_progress(checkpoint / "training.json")
         check_same(noted["settings"], self.settings)
         per_update = noted.get("per_update", noted["settings"]["run"]["accumulate"])
         self.accumulate = self.ranks.split(per_update)
@@ -205,9 +204,11 @@ class ResumableRun:
         if self.is_cut:
             copy_weights(self.translator.model, self.shared)
         state = load_state(checkpoint / "training.pt")
-        self.optimizer.load_state_dict(cut_like(state["optimizer"], self.optimizer))
-        self.scaler.load_state_dict(state["scaler"])
-        set_random_state(state, self.ranks, self.device, self.run.seed, noted["step"])
+        with understood(checkpoint / "training.pt"):
+            self.optimizer.load_state_dict(cut_like(state["optimizer"], self.optimizer))
+            check_optimizer(self.optimizer)
+            self.scaler.load_state_dict(state["scaler"])
+            set_random_state(state, self.ranks, self.device, self.run.seed, noted["step"])
         for name in ("step", "epoch", "index", "n_tokens", "seconds", "best"):
             setattr(self, name, noted[name])
         self.saved = self.step

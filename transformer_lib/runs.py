@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from transformer_lib.checkpoint import plain, write_text
 from transformer_lib.distributed import Sharding
+from transformer_lib.loading import check_version
 from transformer_lib.model import Head
 from transformer_lib.optimizers import OptimizerName
 
@@ -190,11 +191,14 @@ class RunLog:
     def read(path: Path) -> list[dict[str, Any]]:
         """All whole lines; the last may be torn by a crash."""
         found = []
-        for line in path.read_text().splitlines() if path.is_file() else []:
+        for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
             try:
-                found.append(json.loads(line))
-            except ValueError:
+                noted = json.loads(line)
+            except (ValueError, RecursionError):
                 break
+            if not isinstance(noted, dict) or not isinstance(noted.get("step"), int):
+                break
+            found.append(noted)
         return found
 
     def __call__(self, step: int, **values: int | float) -> None:
@@ -208,6 +212,7 @@ class RunLog:
 def check_same(noted: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Refuses to go on with a run under other settings; lists each difference."""
     noted, wanted = plain(noted), plain(wanted)
+    check_version(noted, wanted, FREE_TO_CHANGE)
     differences = [
         f"{part}.{name} was {noted[part].get(name)!r}, is {value!r}"
         for part in ("model", "train", "run", "data")

@@ -14,6 +14,7 @@ import numpy as np
 
 from transformer_lib.batching import Batch, IdPair, collate, token_batches
 from transformer_lib.encoding import SIDES
+from transformer_lib.loading import load_sentences
 from transformer_lib.subword_dropout import SubwordDropout
 
 __all__ = ["SHARD_PAIRS", "IdPairs", "count_shards", "shards"]
@@ -70,6 +71,11 @@ class IdPairs(Sequence[IdPair]):
 
     def __init__(self, folder: str | Path, split: str) -> None:
         self._stems = {side: Path(folder) / f"{split}.{side}" for side in SIDES}
+        _, (src_ends, tgt_ends) = zip(
+            *(load_sentences(stem) for stem in self._stems.values()), strict=True
+        )
+        if len(src_ends) != len(tgt_ends):
+            raise ValueError(f"{folder}: {split} has more sentences on one side than on the other")
         self._open()
 
     def _open(self) -> None:

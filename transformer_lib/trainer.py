@@ -16,6 +16,7 @@ from tqdm import tqdm
 from transformer_lib.batching import Batch, collate, token_batches
 from transformer_lib.distributed import copy_weights, train_step_of_all
 from transformer_lib.evaluation import validation_scores
+from transformer_lib.loading import check_ids
 from transformer_lib.resumable import ResumableRun
 from transformer_lib.runs import InPrecision, StopSignal, progress_bar
 from transformer_lib.training import StepResult, rate_at
@@ -84,7 +85,8 @@ class Trainer(ResumableRun):
             tqdm.write(told, file=sys.stderr)
 
     def _update(self, batches: Iterator[Batch]) -> StepResult:
-        here = [batch.to(self.device) for batch in batches]
+        sizes = self.translator.model.config
+        here = [check_ids(batch, sizes).to(self.device) for batch in batches]
         ranks, shared = self.ranks, self.shared
         place = f"epoch {self.epoch}, batch {self.index - ranks.world_size + ranks.rank + 1}"
         if ranks.world_size > 1:
@@ -140,7 +142,8 @@ class Trainer(ResumableRun):
         pairs, ranks = self.validation_pairs, self.ranks
         batches = token_batches(pairs.lengths, self.run.max_tokens)
         for indices in batches[ranks.rank :: ranks.world_size]:
-            yield collate([pairs[i] for i in indices]).to(self.device)
+            batch = collate([pairs[i] for i in indices])
+            yield check_ids(batch, self.translator.model.config).to(self.device)
 
     @contextlib.contextmanager
     def _whole_model(self) -> Iterator[nn.Module]:

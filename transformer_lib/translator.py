@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor
 from transformer_lib.batching import pad
 from transformer_lib.beam import beam_search
 from transformer_lib.checkpoint import MANIFEST, check_folder, write_folder
-from transformer_lib.config import ModelConfig
 from transformer_lib.decoding import Hypothesis, greedy_decode
+from transformer_lib.loading import load_vocab, load_weights, read_config
 from transformer_lib.model import AttentionMaps, Transformer
 from transformer_lib.vocab import Vocab
 
@@ -69,6 +69,9 @@ class Translator:
             beam_size, alpha, n_best: as in `beam_search`.
             max_tokens: most source ids that are decoded together, padding included.
         """
+
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
 
         def search(src: Tensor) -> list[list[Hypothesis]]:
             if beam_size == n_best == 1 and alpha == 0:
@@ -155,25 +158,11 @@ class Translator:
             FileNotFoundError: there is no such folder.
             ValueError: a file is missing or not what was written, or does not fit the others.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_model
-
         folder = check_folder(find_pretrained(folder), FILES)
-        model = Transformer(_read_config(folder / "config.json"))
-        try:
-            load_model(model, str(folder / "model.safetensors"))
-        except (RuntimeError, SafetensorError) as error:
-            raise ValueError(f"{folder}: the weights do not fit config.json: {error}") from error
-        source, target = (Vocab.load(folder / f"{side}.vocab") for side in ("source", "target"))
+        config = read_config(folder / "config.json")
+        model = load_weights(config, folder / "model.safetensors")
+        source, target = (load_vocab(folder / f"{side}.vocab") for side in ("source", "target"))
         return cls(model.eval().to(device), source, target)
-
-
-def _read_config(path: Path) -> ModelConfig:
-    noted, known = json.loads(path.read_text("utf-8")), {f.name for f in fields(ModelConfig)}
-    if noted.keys() != known:
-        missing, unknown = sorted(known - noted.keys()), sorted(noted.keys() - known)
-        raise ValueError(f"{path} is of another version: missing {missing}, unknown {unknown}")
-    return ModelConfig(**noted)
 
 
 def pretrained_folders() -> list[Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 __all__ = ["main"]
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     import tyro
 
-    from transformer_lib.cli import corpus, models, training, translation
+    from transformer_lib.cli import corpus, ending, models, training, translation
 
     commands = {
         "prepare": corpus.prepare,
@@ -40,14 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "average": models.average,
         "info": models.info,
     }
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        status = tyro.extras.subcommand_cli_from_dict(
-            commands,
-            prog="transformer-lib",
-            description=ABOUT,
-            args=arguments,
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
+        with ending.unbreakable_output() if arguments[:1] == ["train"] else nullcontext():
+            status = tyro.extras.subcommand_cli_from_dict(
+                commands,
+                prog="transformer-lib",
+                description=ABOUT,
+                args=arguments,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
         sys.stdout.flush()
         return status or 0
     except BrokenPipeError:  # whoever read our output has gone: nobody is left to tell
@@ -61,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         NotADirectoryError,
     ) as error:
         return _failed(error, 2)
-    except (OSError, FloatingPointError, RuntimeError) as error:
+    except (OSError, FloatingPointError, RuntimeError, MemoryError) as error:
         return _failed(error, 1)
-    except KeyboardInterrupt:
-        return _failed("interrupted", 130)
+    except KeyboardInterrupt as error:
+        return _failed(str(error) or "interrupted", 130)
 
 
 def _failed(error: object, status: int) -> int:

@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from transformer_lib import evaluation
 from transformer_lib.checkpoint import check_free, list_checkpoints, to_json, write_folder
 from transformer_lib.cli.training import Device, choose_device, set_threads
+from transformer_lib.loading import read_json, understood
 from transformer_lib.prepared import Prepared
 from transformer_lib.training import average_weights
 from transformer_lib.translator import Translator, find_pretrained
@@ -25,16 +26,18 @@ def find_model(name: str) -> Path:
     if not checkpoints:
         return find_pretrained(name)
     best = Path(name) / "best.json"
-    step = json.loads(best.read_text())["step"] if best.is_file() else -1
+    step = read_json(best, {"step": int})["step"] if best.is_file() else -1
     chosen = Path(name) / "checkpoints" / f"step-{step:06d}"
     return chosen if chosen in checkpoints else checkpoints[-1]
 
 
-def check_outputs(*paths: Path | None) -> None:
-    """Refuses what could not be written, before the work and not after it."""
+def check_outputs(*paths: Path | None, force: bool = False) -> None:
+    """Refuses what could not or should not be written, before the work and not after it."""
     for path in filter(None, paths):
         if path.is_dir():
             raise ValueError(f"{path} is a folder: name a file")
+        if path.exists() and not force:
+            raise FileExistsError(f"{path} exists: choose another name, or add --force")
         if path.parent.exists() and not path.parent.is_dir():
             raise ValueError(f"{path.parent} is not a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +45,7 @@ def check_outputs(*paths: Path | None) -> None:
 
 def _training(folder: Path) -> dict[str, Any] | None:
     noted = folder / "training.json"
-    return json.loads(noted.read_text()) if noted.is_file() else None
+    return read_json(noted, {}) if noted.is_file() else None
 
 
 def evaluate(
@@ -58,6 +61,7 @@ def evaluate(
     result: Path | None = None,
     report: Path | None = None,
     hypotheses: Path | None = None,
+    force: bool = False,
 ) -> int:
     """Scores a model: BLEU in four ways with signatures, chrF, perplexity, token accuracy.
 
@@ -73,9 +77,10 @@ def evaluate(
         result: write scores, settings and training curve to this JSON file.
         report: write BLEU by sentence length to this picture, or with translations to this page.
         hypotheses: write the translations to this file.
+        force: replace files of these names.
     """
     set_threads(threads)
-    check_outputs(result, hypotheses, report)
+    check_outputs(result, hypotheses, report, force=force)
     if report:
         from transformer_lib.report import check_ending, write_report
 
@@ -174,12 +179,17 @@ def info(model: Annotated[str, Positional, arg(metavar="MODEL")], /) -> int:
         vocab = getattr(translator, side)
         print(f"{side:<18} {len(vocab):>12,} ids, {type(vocab).__name__}")
     if noted := _training(folder):
-        minutes, device = noted["seconds"] / 60, noted["conditions"]["device"]
-        told = f"{noted['step']} steps, {noted['n_tokens']:,} target tokens"
-        print(f"trained     {told}, {minutes:.1f} minutes on {device}")
-        for name, values in noted["settings"].items():
-            print(f"{name:<11}", json.dumps(values))
-        for line in [line for line in noted["curve"] if "bleu" in line][-3:]:
-            print(f"validation  step {line['step']}: loss {line['val_loss']:.3f}, "
-                  f"greedy BLEU {line['bleu']:.2f}")  # fmt: skip
+        with understood(folder / "training.json"):
+            _tell_training(noted)
     return 0
+
+
+def _tell_training(noted: dict[str, Any]) -> None:
+    minutes, device = noted["seconds"] / 60, noted["conditions"]["device"]
+    told = f"{noted['step']} steps, {noted['n_tokens']:,} target tokens"
+    print(f"trained     {told}, {minutes:.1f} minutes on {device}")
+    for name, values in noted["settings"].items():
+        print(f"{name:<11}", json.dumps(values))
+    for line in [line for line in noted["curve"] if "bleu" in line][-3:]:
+        told = f"loss {line['val_loss']:.3f}, greedy BLEU {line['bleu']:.2f}"
+        print(f"validation  step {line['step']}: {told}")

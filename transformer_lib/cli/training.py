@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal
 import torch
 from tyro.conf import Positional, arg
 
+from transformer_lib.cli.ending import how_to_go_on, saved, told_what_is_saved
 from transformer_lib.config import ModelConfig
+from transformer_lib.dry_run import check_space, forecast
 from transformer_lib.prepared import Prepared
-from transformer_lib.ranks import join, known_to_all
+from transformer_lib.ranks import join
 from transformer_lib.resumable import Resume
 from transformer_lib.runs import RunConfig
 from transformer_lib.trainer import Trainer
@@ -87,6 +89,7 @@ def train(
     threads: int | None = None,
     validation: str = "val",
     resume: Resume = "no",
+    dry_run: bool = False,
 ) -> int:
     """Trains a model, validates and saves on a schedule, and goes on after an interruption.
 
@@ -100,9 +103,11 @@ def train(
         device: auto takes a GPU where there is one.
         threads: CPU threads; torch's choice when left out.
         validation: the split to validate on.
+        dry_run: check settings, data, disk and memory, time a few steps, and write nothing.
         resume: go on in `out`: from the latest checkpoint, or (auto) from the latest whole one.
     """
     set_threads(threads)
+    check_flags(preset, model, rates, run.steps)
     with join(partial(choose_device, device), run.wait_minutes) as ranks:
         with ranks.together():
             corpus = Prepared(data)
@@ -110,21 +115,47 @@ def train(
             schedule = train_config(rates, config, run.steps)
         place = {"device": ranks.device, "validation": validation, "ranks": ranks}
         trainer = Trainer(corpus, config, schedule, run, out, **place)
+        with ranks.together():
+            if dry_run:
+                return tell_forecast(trainer, resume)
+            if ranks.is_main:  # it alone writes there
+                check_space(trainer)
         say = partial(print, flush=True) if ranks.is_main else len
         trainer.start(resume, say=say)
-        try:
+        with told_what_is_saved(trainer):
             reason = trainer.fit()
-        except FloatingPointError as error:
-            hint = "try a lower --peak-rate or --precision fp32"
-            kept = f"the checkpoints in {trainer.checkpoints} are kept; {hint}"
-            raise known_to_all(FloatingPointError(f"{error}; {kept}")) from error
     best = trainer.best
     say(f"{reason}: step {trainer.step}, {trainer.seconds / 60:.1f} minutes of training")
     if best["step"]:
         say(f"best validation BLEU {best['bleu']:.2f} at step {best['step']}")
-    say(f"saved in {trainer.checkpoints}; to go on: the same command with --resume auto")
+    say(f"{saved(trainer)}; {how_to_go_on(trainer, reason)}")
     stopped = {signal.SIGINT.name: 130, signal.SIGTERM.name: 143}
     return stopped.get(reason, 0)
+
+
+def check_flags(preset: str, model: ModelFlags, rates: TrainFlags, steps: int) -> None:
+    """Lists what is wrong with all settings at once, before any data is read."""
+    problems, sizes = [], ModelConfig.tiny(4)
+    try:
+        sizes = getattr(ModelConfig, preset)(4, **_given(model))
+    except ValueError as error:
+        problems.append(str(error))
+    try:
+        train_config(rates, sizes, steps)
+    except ValueError as error:
+        problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def tell_forecast(trainer: Trainer, resume: Resume) -> int:
+    """Prints what a training would need; the exit status is 1 where there is too little memory."""
+    found = forecast(trainer, resume)
+    print(found.table())
+    if found.memory_free is not None and found.memory > found.memory_free:
+        raise MemoryError("this is more memory than there is: a smaller --max-tokens needs less")
+    print("a dry run: nothing was written")
+    return 0
 
 
 def model_config(corpus: Prepared, preset: str, flags: ModelFlags) -> ModelConfig:

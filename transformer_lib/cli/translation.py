@@ -34,6 +34,7 @@ def translate(
     device: Device = "auto",
     threads: int | None = None,
     attention: Path | None = None,
+    force: bool = False,
 ) -> int:
     """Translates sentences, a file, or standard input, line by line and in order.
 
@@ -49,11 +50,15 @@ def translate(
         device: auto takes a GPU where there is one.
         threads: CPU threads; torch's choice when left out.
         attention: draw the cross-attention of the first sentence to this picture.
+        force: replace a picture of that name.
     """
     set_threads(threads)
-    check_outputs(attention)
+    check_outputs(attention, force=force)
     if sentences and file:
         raise ValueError("give sentences or --file, not both")
+    for number, sentence in enumerate(sentences, start=1):
+        if any("\ud800" <= letter <= "\udfff" for letter in sentence):  # Python's bad bytes
+            raise ValueError(f"sentence {number} is not UTF-8")
     translator = Translator.from_pretrained(find_model(model), device=choose_device(device))
     search = {"beam_size": beam, "alpha": alpha, "n_best": n_best, "max_tokens": max_tokens}
     lines = iter(sentences) if sentences else _lines(file)

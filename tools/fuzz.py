@@ -1,0 +1,232 @@
+"""Throws bytes at everything that reads a file or a flag: `make fuzz`, and tests/test_fuzz.py.
+
+Whatever the bytes, the outcome is a value, or a ValueError or OSError of one line: never another
+exception, a hang or a crash. `python tools/fuzz.py TARGET SECONDS` runs one target under atheris
+(libFuzzer with Python's coverage); without a target, all of them one after the other. What it
+finds lies in build/fuzz/TARGET and belongs, once mended, into tests/fuzz_corpus/TARGET.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FOUND = ROOT / "build" / "fuzz"
+CORPUS = ROOT / "tests" / "fuzz_corpus"
+MANIFEST = "manifest.json"
+TEXT = ["a b c d", "b c d e f", "c d", "d e f a b"]
+# A file of a checkpoint, of a prepared corpus or of a run's folder: its target.
+CHECKPOINT = {
+    "manifest": MANIFEST,
+    "config": "config.json",
+    "weights": "model.safetensors",
+    "vocab": "source.vocab",
+    "progress": "training.json",
+    "state": "training.pt",
+}
+PREPARED = {"corpus": "corpus.json", "ids": "train.src.ids.npy", "ends": "train.tgt.ends.npy"}
+
+
+@cache
+def home() -> Path:
+    """A prepared corpus of whole words, and a run of two steps, in a temporary folder."""
+    from transformer_lib import ModelConfig, TrainConfig
+    from transformer_lib.corpora import ParallelText
+    from transformer_lib.prepared import learn_vocabularies, prepare
+    from transformer_lib.runs import RunConfig
+    from transformer_lib.trainer import Trainer
+
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    text = ParallelText(tuple(TEXT), tuple(TEXT), "tiny")
+    vocabularies = learn_vocabularies(text, "subwords", 16, ("de", "en"))
+    corpus = prepare({"train": text, "val": text}, vocabularies, folder / "data", say=len)
+    sizes = {"n_layers": 1, "d_model": 4, "n_heads": 1, "d_ff": 4, "max_len": 100}
+    config = ModelConfig.tiny(16, **sizes)
+    run = RunConfig(steps=2, max_tokens=16, validate_every=2)
+    trainer = Trainer(corpus, config, TrainConfig(), run, folder / "run")
+    trainer.start()
+    trainer.fit(quiet=True)
+    trainer.save().rename(folder / "checkpoint")
+    trainer.pairs = trainer.validation_pairs = None
+    home.trainer = trainer
+    return folder
+
+
+def forge(folder: str, name: str, data: bytes) -> Path:
+    """A copy of the folder in which one file is other bytes, with a manifest that agrees."""
+    forged = home() / f"forged-{name}"
+    if not forged.exists():
+        shutil.copytree(home() / folder, forged)
+    (forged / name).write_bytes(data)
+    if name != MANIFEST:
+        manifest = json.loads((home() / folder / MANIFEST).read_text())
+        manifest[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        (forged / MANIFEST).write_text(json.dumps(manifest))
+    return forged
+
+
+def restore(name: str, data: bytes) -> None:
+    """Resumes from a checkpoint in which one file is `data`."""
+    home()
+    home.trainer._restore(forge("checkpoint", name, data))
+
+
+def open_prepared(name: str, data: bytes) -> None:
+    """Reads a prepared corpus in which one file is `data`, to the last batch."""
+    from transformer_lib.config import ModelConfig
+    from transformer_lib.loading import check_ids
+    from transformer_lib.prepared import Prepared
+
+    corpus, config = Prepared(forge("data", name, data)), ModelConfig.tiny(16)
+    for split in corpus.splits:
+        for batch in corpus.pairs(split).batches(64, seed=0, epoch=0):
+            check_ids(batch, config)
+
+
+def read_text(data: bytes) -> None:
+    """Reads two text files, plain and gzipped."""
+    from transformer_lib.corpora import read_lines, read_pairs
+
+    half = len(data) // 2
+    plain, packed = home() / "text", home() / "text.gz"
+    plain.write_bytes(data)
+    packed.write_bytes(data)
+    lines = read_lines(plain)
+    assert len(lines) == data.count(b"\n") + (data[-1:] not in (b"", b"\n"))
+    with contextlib.suppress(ValueError):
+        read_lines(packed, max_bytes=10_000)
+    packed.write_bytes(data[half:])
+    other = home() / "other"
+    other.write_bytes(data[half:])
+    plain.write_bytes(data[:half])
+    pairs = read_pairs(plain, other)
+    assert all(source and target for source, target in pairs)
+
+
+def read_words(data: bytes) -> None:
+    """Reads a vocabulary of either kind, and cuts a sentence with it."""
+    from transformer_lib.loading import load_vocab
+
+    (home() / "some.vocab").write_bytes(data)
+    vocab = load_vocab(home() / "some.vocab")
+    ids = vocab.encode("a <pad> b\u2028c", bos=True, eos=True)
+    assert all(0 <= i < len(vocab) for i in ids)
+    assert vocab.pad_id not in ids
+    vocab.decode(ids)
+
+
+def read_run(data: bytes) -> None:
+    """Reads a log and the note of the best checkpoint."""
+    from transformer_lib.cli.models import find_model
+    from transformer_lib.runs import RunLog
+
+    (home() / "run" / "log.jsonl").write_bytes(data)
+    (home() / "run" / "best.json").write_bytes(data)
+    (home() / "run" / "checkpoints" / "step-000001").mkdir(exist_ok=True)
+    (home() / "run" / "checkpoints" / "step-000001" / "x").touch()
+    assert all(isinstance(line["step"], int) for line in RunLog.read(home() / "run" / "log.jsonl"))
+    find_model(str(home() / "run"))
+
+
+def parse_flags(data: bytes) -> None:
+    """Starts `train` with these flags on a folder that is not there: it says so in one line."""
+    from transformer_lib.cli import main
+
+    flags = [part for part in data.decode("utf-8", "surrogateescape").split("\n") if part]
+    flags = [flag for flag in flags if not flag.startswith("--tyro")]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main(["train", "/nowhere/data", "/nowhere/out", *flags])
+        except SystemExit as stop:  # tyro's own pages: help, and usage errors in a box
+            assert stop.code in (0, 2), stop.code
+            return
+    told = err.getvalue()
+    assert status == 2 and told.count("\n") == 1 and told.startswith("error: "), (status, told)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    **{key: lambda data, name=name: restore(name, data) for key, name in CHECKPOINT.items()},
+    **{key: lambda data, name=name: open_prepared(name, data) for key, name in PREPARED.items()},
+    "text": read_text,
+    "words": read_words,
+    "run": read_run,
+    "flags": parse_flags,
+}
+
+
+def outcome(target: str, data: bytes) -> Exception | None:
+    """The error of one line that a target answers with, or None; anything else is raised."""
+    try:
+        TARGETS[target](data)
+    except (ValueError, OSError) as error:
+        assert len(str(error).splitlines()) == 1, f"not one line: {error!r}"
+        return error
+    return None
+
+
+@cache
+def seeds(target: str) -> list[bytes]:
+    """Bytes to start from: the real thing."""
+    from transformer_lib.vocab import WordVocab
+
+    if target in CHECKPOINT:
+        return [(home() / "checkpoint" / CHECKPOINT[target]).read_bytes()]
+    if target in PREPARED:
+        return [(home() / "data" / PREPARED[target]).read_bytes()]
+    words = WordVocab.train(TEXT, "en", min_freq=1).to_bytes()
+    flags = ["--preset tiny --d-model 32", "--steps 5 --betas 0.9 0.98 --resume auto", "--help"]
+    return {
+        "text": ["a\u2028b\nc\r\n\u00fc x\n".encode()],
+        "words": [words, (home() / "data" / "source.vocab").read_bytes()],
+        "run": [b'{"step": 1, "bleu": 2.5}\n{"step": 2, "loss": 1.5}\n', b'{"step": 1}'],
+        "flags": [flag.replace(" ", "\n").encode() for flag in flags],
+    }[target]
+
+
+def fuzz(target: str, seconds: int) -> None:
+    """Runs one target under atheris for so long; it ends the process."""
+    import atheris
+
+    with atheris.instrument_imports(include=["transformer_lib"]):
+        import transformer_lib.cli
+        import transformer_lib.cli.models
+        import transformer_lib.loading
+        import transformer_lib.trainer  # noqa: F401
+    folder = FOUND / target
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(seeds(target)):
+        (folder / f"seed-{number}").write_bytes(seed)
+    known = [str(CORPUS / target)] if (CORPUS / target).is_dir() else []
+    options = [f"-max_total_time={seconds}", f"-artifact_prefix={folder}/", "-timeout=20"]
+    options += ["-rss_limit_mb=4096", "-print_final_stats=1", "-max_len=100000"]
+    atheris.Setup([sys.argv[0], *options, str(folder), *known], lambda data: outcome(target, data))
+    atheris.Fuzz()
+
+
+def main(arguments: list[str]) -> int:
+    """One target for so many seconds, or all of them."""
+    if len(arguments) == 2:
+        fuzz(arguments[0], int(arguments[1]))
+    seconds = arguments[0] if arguments else "60"
+    failed = []
+    for target in TARGETS:
+        print(f"{target}: {seconds} seconds", flush=True)
+        done = subprocess.run([sys.executable, __file__, target, seconds])
+        failed += [target] * (done.returncode != 0)
+    print(f"failed: {', '.join(failed)}; see {FOUND}" if failed else "nothing was found")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

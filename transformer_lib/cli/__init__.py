@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     import tyro
 
-    from transformer_lib.cli import corpus, models, training, translation
+    from transformer_lib.cli import corpus, export, models, training, translation
 
     commands = {
         "prepare": corpus.prepare,
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "translate": translation.translate,
         "average": models.average,
         "info": models.info,
+        "export": export.export,
     }
     try:
         status = tyro.extras.subcommand_cli_from_dict(

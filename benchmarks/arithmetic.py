@@ -11,8 +11,8 @@ import torch
 __all__ = ["flops_per_target_token", "matrix_peak", "ratio", "summary"]
 
 FORMULA = (
-    "3 · 2 · [r·N(4D² + 2DF + 2SD) + N(6D² + 2DF + 2TD + 2SD) + r·2ND² + DV], "
-    "r source tokens per target token, mean lengths S and T that a token sees, padding left out"
+    "6 · [r·N(4D² + 2DF + 2SD) + N(6D² + 2DF + (T+1)D + 2SD) + r·2ND² + DV], "
+    "r source tokens per target token, S and T the lengths of the sentence, padding left out"
 )
 
 

@@ -73,6 +73,8 @@ class DecodingWorker:
         """Seconds and translations of every n-th sentence, in batches; None where it cannot."""
         lines = self.material.sentences[::every]
         if getattr(self.decode, "whole", False):
+            if batch == 1:
+                return None
             batch = len(lines)
         torch.set_num_threads(threads)
         started, found = time.perf_counter(), []

@@ -142,7 +142,7 @@ def training(material: Material, dropout: float) -> Loop:
 def decoder(material: Material):
     """Text to text with their generator."""
     model, ids = from_ours(material.model_sizes, material.model_weights, 0.0)
-    model.eval().prepare_for_inference_(SimpleNamespace())
+    model.eval().make_generation_fast_(beamable_mm_beam_size=None, need_attn=False)
     pieces, generators = material.pieces(), {}
 
     def translate(lines: Sequence[str], beam: int) -> list[str]:

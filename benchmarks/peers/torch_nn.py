@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ __all__ = [
     "CachedGreedy",
     "TorchModel",
     "as_torchs",
+    "counted_flops",
     "decoder",
     "dropout_as_ours",
     "greedy",
@@ -47,16 +49,10 @@ class TorchModel(nn.Module):
         width, n_layers = sizes["d_model"], sizes["n_layers"]
         self.embedding = nn.Embedding(sizes["src_vocab_size"], width, padding_idx=PAD_ID)
         self.scale, self.dropout = math.sqrt(width), nn.Dropout(dropout)
-        self.body = nn.Transformer(
-            width,
-            sizes["n_heads"],
-            n_layers,
-            n_layers,
-            sizes["d_ff"],
-            dropout,
-            batch_first=True,
-            norm_first=sizes["norm_first"],
-        )
+        places = width, sizes["n_heads"], n_layers, n_layers, sizes["d_ff"], dropout
+        with warnings.catch_warnings():  # pre-norm has no nested tensors, it tells everybody
+            warnings.simplefilter("ignore", UserWarning)
+            self.body = nn.Transformer(*places, batch_first=True, norm_first=sizes["norm_first"])
         if not sizes["norm_first"]:  # torch adds last LayerNorms that the paper does not have
             self.body.encoder.norm = self.body.decoder.norm = None
         self.register_buffer("table", sinusoids(1024, width), persistent=False)
@@ -139,6 +135,17 @@ def training(
     """The reference loop."""
     model = TorchModel.from_ours(material.sizes, material.start, dropout)
     return Loop(dropout_as_ours(model) if same_dropout else model, precision)
+
+
+def counted_flops(material: Material) -> float:
+    """Operations of one step of the reference per real target token, as torch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    step = training(material, 0.1)
+    src, tgt = material.batches[0]
+    with FlopCounterMode(display=False) as counter:
+        step(src, tgt)
+    return counter.get_total_flops() / int((tgt[:, 1:] != PAD_ID).sum())
 
 
 def decoder(material: Material, cached: bool = False):

@@ -125,6 +125,7 @@ class Worker:
         """Lets it end."""
         with suppress(BrokenPipeError):
             self.process.stdin.close()
+        self.process.stdout.close()
         self.process.wait()
 
 
@@ -182,7 +183,7 @@ def training_rounds(crew: Crew, rounds: int, steps: int) -> dict[str, list[float
 
 def decoding_rounds(
     crew: Crew, rounds: int, sentences: int, threads: int, thin: int = 1
-) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, list[str]]]]:
+) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, dict[int, str]]]]:
     """Sentences per second of every peer in every mode and round, and the translations.
 
     Args:
@@ -190,19 +191,19 @@ def decoding_rounds(
         thin: takes only every n-th of what a mode would take, for a quick look.
 
     Returns:
-        Mode to peer to speeds, and mode to peer to the last translations.
+        Mode to peer to speeds, and mode to peer to the last translations, by the sentence's number.
     """
     speeds: dict[str, dict[str, list[float]]] = {mode: {} for mode in MODES}
-    texts: dict[str, dict[str, list[str]]] = {mode: {} for mode in MODES}
+    texts: dict[str, dict[str, dict[int, str]]] = {mode: {} for mode in MODES}
     for _ in range(rounds):
         for mode, settings in MODES.items():
             every = {n: settings["every"] * SLOW.get((n, mode), 1) * thin for n in crew.workers}
             order = settings | {"threads": settings["threads"] or threads, "every": every.get}
             for name, found in crew.turns("translate", **order):
                 if found is not None:
-                    n = len(range(0, sentences, every[name]))
-                    speeds[mode].setdefault(name, []).append(n / found["seconds"])
-                    texts[mode][name] = found["found"]
+                    places = range(0, sentences, every[name])
+                    speeds[mode].setdefault(name, []).append(len(places) / found["seconds"])
+                    texts[mode][name] = dict(zip(places, found["found"], strict=True))
     there = set(crew.workers)
     speeds = {
         mode: {n: v for n, v in found.items() if n in there} for mode, found in speeds.items()
@@ -210,18 +211,19 @@ def decoding_rounds(
     return speeds, texts
 
 
-def agreement(texts: Mapping[str, list[str]], reference: str) -> dict[str, dict[str, int]]:
+def agreement(texts: Mapping[str, Mapping[int, str]], reference: str) -> dict[str, dict[str, int]]:
     """For every peer, how many of its translations are the reference's, of how many.
 
-    A peer that took every n-th sentence of the reference's is compared on these.
+    Args:
+        texts: peer to number of the sentence to its translation.
     """
-    found: dict[str, dict[str, int]] = {}
-    for name, lines in texts.items() if reference in texts else ():
-        step = max(1, round(len(texts[reference]) / len(lines)))
-        expected = texts[reference][::step]
-        same = sum(a == b for a, b in zip(lines, expected, strict=True))
-        found[name] = {"same": same, "of": len(lines)}
-    return found
+    expected = texts.get(reference, {})
+    found = {}
+    for name, lines in texts.items():
+        both = [number for number in lines if number in expected]
+        same = sum(lines[number] == expected[number] for number in both)
+        found[name] = {"same": same, "of": len(both)}
+    return found if expected else {}
 
 
 def largest_difference(losses: Sequence[float], reference: Sequence[float]) -> float:

@@ -4,6 +4,7 @@ The peers themselves are not needed here; `make bench` runs them.
 """
 
 import copy
+import sys
 from dataclasses import asdict
 
 import pytest
@@ -34,7 +35,7 @@ def twins(config):
     ours = Transformer(config)
     with torch.no_grad():
         for parameter in ours.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(0.3 * torch.randn_like(parameter))
     return ours, TorchModel.from_ours(asdict(config), ours.state_dict(), 0.0)
 
 
@@ -84,12 +85,13 @@ def test_dropout_as_ours_leaves_only_what_we_drop():
     assert layer.dropout1.p == layer.dropout2.p == layer.dropout3.p == model.dropout.p == 0.3
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @orders
 def test_torch_decodes_what_we_decode_with_and_without_a_cache(norm_first):
     ours, theirs = twins(small(norm_first))
     src, _ = batch()
     expected = [found.ids for found in greedy_decode(ours, src)]
-    assert len(set(map(tuple, expected))) == 2
+    assert len(set(map(tuple, expected))) == 2  # the source makes a difference
     assert greedy(theirs.eval(), src) == expected
     assert CachedGreedy(theirs)(src) == expected
 
@@ -125,9 +127,10 @@ def test_a_ratio_pairs_what_was_measured_in_the_same_round():
 
 
 def test_agreement_compares_the_same_sentences():
-    lines = [str(i) for i in range(10)]
-    found = agreement({"ours": lines, "every third": ["0", "3", "x", "9"]}, "ours")
-    assert found == {"ours": {"same": 10, "of": 10}, "every third": {"same": 3, "of": 4}}
+    texts = {"ours": dict(enumerate("abcdef")), "every third": {0: "a", 3: "x"}}
+    found = agreement(texts, "ours")
+    assert found == {"ours": {"same": 6, "of": 6}, "every third": {"same": 1, "of": 2}}
+    assert agreement({"other": {0: "a"}}, "ours") == {}
 
 
 # Peers that fail
@@ -143,6 +146,8 @@ def test_a_peer_that_does_not_start_is_named_with_the_reason(tmp_path, monkeypat
 
 def test_a_package_that_does_not_install_is_named_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(environments, "SHARED", ())
+    monkeypatch.setattr(environments.venv, "create", lambda *_, **__: None)
+    monkeypatch.setattr(environments, "python_of", lambda *_: sys.executable)  # nothing gets in
     monkeypatch.setitem(environments.PACKAGES, "absent", ["absent==1.0"])
     reason = install("absent", tmp_path, ["--no-index", "--find-links", str(tmp_path)])
     assert reason.startswith("pip install absent==1.0: ")
@@ -155,7 +160,7 @@ def test_a_package_that_does_not_install_is_named_with_the_reason(tmp_path, monk
 @pytest.fixture
 def result():
     """A made-up run: two peers, one of them without memory."""
-    speeds = {"torch.nn": [100.0, 110.0], "ours": [150.0, 220.0]}
+    speeds = {"torch.nn": [100.0, 120.0], "ours": [150.0, 252.0]}
     training = {
         name: {
             "tokens per second": summary(values),
@@ -194,8 +199,8 @@ def result():
 
 def test_the_tables_hold_the_numbers_of_the_file(result):
     text = report.tables(result)
-    assert "| transformer_lib | 185 | 1.75 (1.50 to 2.00) | 18% | 1 |  |" in text
-    assert f"| {TRAINING['torch.nn'].title} | 105 | 1.00 (1.00 to 1.00) | 10% |  |  |" in text
+    assert "| transformer_lib | 201 | 1.80 (1.50 to 2.10) | 20% | 1 |  |" in text
+    assert f"| {TRAINING['torch.nn'].title} | 110 | 1.00 (1.00 to 1.00) | 11% |  |  |" in text
     assert "| transformer_lib | 8.0 | 2.00 (2.00 to 2.00) | 7/9 |  |  |  |" in text
     assert "- **fairseq**: `no wheel`" in text
     assert "float32 170, bfloat16 300" in text and "15.9 MFLOP" in text
@@ -210,7 +215,7 @@ def test_the_picture_has_a_bar_for_every_peer_and_names_its_axes(result):
         "Decoding, greedy",
     ]
     training = figure.axes[0]
-    assert [bar.get_width() for bar in training.patches] == [1.75, 1.0]
+    assert [bar.get_width() for bar in training.patches] == [1.8, 1.0]
     assert [label.get_text() for label in training.get_yticklabels()] == [
         TRAINING[name].title for name in ("ours", "torch.nn")
     ]

@@ -102,6 +102,8 @@ def from_ours(sizes: Mapping[str, Any], weights: Mapping[str, Tensor], dropout: 
     ours.load_state_dict(weights)
     renamed = {name.removeprefix("model."): t for name, t in transformers_weights(ours).items()}
     renamed["encoder.embed_tokens.weight"] = renamed.pop("shared.weight")
+    for stack in ("encoder", "decoder"):  # else it takes them for old ones, without last norms
+        renamed[f"{stack}.version"] = torch.tensor([3.0])
     missing, unknown = model.load_state_dict(renamed, strict=False)
     fixed = ("version", "_float_tensor", "decoder.embed_tokens.weight", "output_projection.weight")
     if unknown or not all(name.endswith(fixed) for name in missing):

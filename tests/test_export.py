@@ -144,7 +144,7 @@ def test_a_model_that_ships_translates_the_same_in_ctranslate2(tmp_path):
     engine = ctranslate2.Translator(str(tmp_path / "out"), compute_type="float32")
     found = engine.translate_batch([ours.src_vocab.tokenize(s) for s in GERMAN], beam_size=1)
     texts = [ours.tgt_vocab.join(result.hypotheses[0]) for result in found]
-    assert texts == ours.translate(GERMAN, beam_size=1, alpha=0)
+    assert texts == ours.translate(GERMAN, beam_size=1, alpha=0.0)
 
 
 # Hugging Face
@@ -177,7 +177,7 @@ def test_a_model_that_ships_translates_the_same_in_hugging_face(tmp_path):
     inputs = tokenizer(GERMAN, return_tensors="pt", padding=True)
     found = model.generate(**inputs, num_beams=1)
     texts = tokenizer.batch_decode(found, skip_special_tokens=True)
-    assert texts == ours.translate(GERMAN, beam_size=1, alpha=0)
+    assert texts == ours.translate(GERMAN, beam_size=1, alpha=0.0)
 
 
 @pytest.mark.parametrize(

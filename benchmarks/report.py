@@ -199,8 +199,9 @@ def bars(ax: Axes, kind: str, rows: Mapping[str, Row]) -> None:
         share = rows[name].get("share of peak")
         text = f"{value['median']:.2f}" + (f", {share['median']:.0%} of peak" if share else "")
         ax.annotate(text, (value["max"], place), xytext=(5, 0), textcoords="offset points",
-                    va="center", fontsize=9)  # fmt: skip
-    ax.set_xlim(0, 1.25 * max(value["max"] for value in values))
+                    va="center", fontsize=9,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})  # fmt: skip
+    ax.set_xlim(0, 1.4 * max(value["max"] for value in values))
 
 
 # The files

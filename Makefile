@@ -1,14 +1,16 @@
 # `make` lists what there is. Everything runs in .venv, which is made on first use.
-# Options: PYTHON=python3.12 (the Python that makes .venv), PIP_ARGS=... (for pip install).
+# Options: PYTHON=python3.12 (the Python that makes .venv), PIP_ARGS=... (for pip install),
+# BENCH_ARGS=... (for make bench; python -m benchmarks --help lists them).
 
 PYTHON ?= python3
 PIP_ARGS ?=
+BENCH_ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab data export notebooks student results fuzz lint clean
+.PHONY: help run test lab data export notebooks student results fuzz bench lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +48,9 @@ results: $(STAMP) ## write what was measured into README.md
 fuzz: $(STAMP) ## throw bytes at every reader for SECONDS=60 each (installs atheris)
 	$(PY) -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) 'atheris>=3.0'
 	$(PY) tools/fuzz.py $(or $(SECONDS),60)
+
+bench: $(STAMP) ## measure speed next to the peers, which it installs into build/bench (BENCH_ARGS=--quick)
+	OMP_WAIT_POLICY=PASSIVE $(PY) -m benchmarks --pip-args="$(PIP_ARGS)" $(BENCH_ARGS)
 
 lint: $(STAMP) ## ruff, and whether notebooks and library agree
 	$(PY) -m ruff check .

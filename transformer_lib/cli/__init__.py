@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     import tyro
 
-    from transformer_lib.cli import corpus, ending, models, training, translation
+    from transformer_lib.cli import corpus, ending, export, models, training, translation
 
     commands = {
         "prepare": corpus.prepare,
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "translate": translation.translate,
         "average": models.average,
         "info": models.info,
+        "export": export.export,
     }
     arguments = sys.argv[1:] if arguments is None else arguments
     try:

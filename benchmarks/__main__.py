@@ -1,0 +1,62 @@
+"""`python -m benchmarks`: installs the peers, measures everybody, writes the results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.peers import PEERS
+from benchmarks.rounds import PeerError
+from benchmarks.run import Run
+from transformer_lib.checkpoint import to_json, write_text
+
+
+def arguments() -> argparse.Namespace:
+    """The flags."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    add = parser.add_argument
+    add(
+        "--quick",
+        action="store_true",
+        help="few rounds, small batches, few sentences: does it run at all?",
+    )
+    add("--threads", type=int, default=2, help="CPU threads of every peer")
+    add("--rounds", type=int, default=5, help="of training; of decoding two less")
+    add("--steps", type=int, default=6, help="of training in every round")
+    add("--peers", nargs="*", help="only these (names in benchmarks/peers/__init__.py)")
+    add("--kinds", nargs="*", choices=PEERS, default=[*PEERS])
+    add("--allocators", nargs="*", choices=["system", "tcmalloc"], default=["system"])
+    add("--model", default="multi30k-de-en", help="the trained model that decodes")
+    add("--vocab-size", type=int, default=10_000, help="of the model that is trained")
+    add("--max-tokens", type=int, default=4096, help="token budget of a batch")
+    add("--out", type=Path, default=report.RESULTS, help="folder of the results")
+    add("--pip-args", default="", help="more arguments for pip install")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.steps = 2, 1
+        options.max_tokens = min(options.max_tokens, 512)
+    return options
+
+
+def main() -> int:
+    """The command."""
+    options = arguments()
+    try:
+        result = Run(options)()
+    except ValueError as error:
+        print("error:", error, file=sys.stderr)
+        return 2
+    except PeerError as error:
+        print("error: a peer died while it was measured:", error, file=sys.stderr)
+        return 1
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_text(options.out / "benchmarks.json", to_json(result))
+    report.draw(options.out)
+    print(report.tables(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

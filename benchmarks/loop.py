@@ -1,0 +1,113 @@
+"""One clean training step, the same for every peer that has none of its own, and what it takes."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.material import PAD_ID, rate_at
+
+__all__ = ["Loop", "Step", "peak_memory", "precision_dtype", "smoothed_loss", "timed_steps"]
+
+SMOOTHING = 0.1
+BETAS, EPS = (0.9, 0.98), 1e-9
+
+
+class Step(Protocol):
+    """Trains on one batch, (B, S) and (B, T) ids, and returns the loss per target token."""
+
+    def __call__(self, src: Tensor, tgt: Tensor) -> float: ...
+
+
+def precision_dtype(precision: str) -> torch.dtype | None:
+    """The dtype of autocast; None for float32 throughout."""
+    return {"fp32": None, "bf16": torch.bfloat16}[precision]
+
+
+def smoothed_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Label-smoothed cross-entropy, summed over the targets that are not padding."""
+    return F.cross_entropy(
+        logits.flatten(0, 1),
+        targets.flatten(),
+        ignore_index=PAD_ID,
+        label_smoothing=SMOOTHING,
+        reduction="sum",
+    )
+
+
+class Loop:
+    """The reference: what a careful reader of torch's documentation writes.
+
+    Fused Adam, `F.cross_entropy` with label smoothing, no padding mask on the target side (its
+    padding comes last, so the causal mask hides it).
+
+    Args:
+        model: source ids and target ids (B, T) to logits (B, T, V).
+        precision: "fp32", or "bf16" for autocast.
+        loss_of: source, target input and target output to the summed loss, where the peer brings
+            one of its own; the loss that is compared is always `smoothed_loss`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        precision: str = "fp32",
+        loss_of: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        self.model, self.dtype, self.n_steps = model.train(), precision_dtype(precision), 0
+        self.loss_of = loss_of or self._smoothed
+        weights = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(weights, betas=BETAS, eps=EPS, fused=True)
+
+    def _smoothed(self, src: Tensor, tgt_in: Tensor, tgt_out: Tensor) -> Tensor:
+        return smoothed_loss(self.model(src, tgt_in).float(), tgt_out)
+
+    def __call__(self, src: Tensor, tgt: Tensor) -> float:
+        self.n_steps += 1
+        tgt_in, tgt_out = tgt[:, :-1], tgt[:, 1:]
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", self.dtype, enabled=self.dtype is not None):
+            loss = self.loss_of(src, tgt_in, tgt_out)
+        loss = loss / (tgt_out != PAD_ID).sum()
+        loss.backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(self.n_steps)
+        self.optimizer.step()
+        return loss.item()
+
+
+def timed_steps(step: Step, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Trains on the batches: seconds, and the target tokens in them, padding not counted."""
+    n_tokens, started = 0, time.perf_counter()
+    for src, tgt in batches:
+        step(src, tgt)
+        n_tokens += int((tgt[:, 1:] != PAD_ID).sum())
+    return {"seconds": time.perf_counter() - started, "tokens": n_tokens}
+
+
+def peak_memory(step: Step, batches: Iterable[tuple[Tensor, Tensor]]) -> float | None:
+    """Bytes by which the process grows at most while it trains on the batches.
+
+    Linux keeps the largest resident size of a process and lets it be set back. None elsewhere.
+    """
+    if not Path("/proc/self/status").exists():
+        return None
+    before = _status("VmRSS")
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    for src, tgt in batches:
+        step(src, tgt)
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> float:
+    found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    return 1024.0 * int(found[1])

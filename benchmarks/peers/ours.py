@@ -1,0 +1,53 @@
+"""The library itself, through the entry points that everybody uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from benchmarks.material import PEAK_RATE, WARMUP, Material
+from transformer_lib import Batch, ModelConfig, TrainConfig, Translator, train_step
+from transformer_lib.prepared import Prepared
+from transformer_lib.runs import RunConfig
+from transformer_lib.trainer import Trainer
+
+__all__ = ["OurStep", "decoder", "training"]
+
+
+class OurStep:
+    """`train_step` on what a `Trainer` sets up: its model, optimiser, precision and loss."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.n_steps = trainer, 0
+
+    def __call__(self, src: Tensor, tgt: Tensor) -> float:
+        self.n_steps += 1
+        run, batch = self.trainer, Batch(src, tgt)
+        return train_step(
+            run.model, run.optimizer, batch, self.n_steps, run.config, run.scaler, run.loss_of
+        ).loss
+
+
+def training(material: Material, dropout: float, precision: str = "fp32") -> OurStep:
+    """A step of ours from the common weights."""
+    config = ModelConfig(**(material.sizes | {"dropout": dropout}))
+    rates = TrainConfig(peak_rate=PEAK_RATE, warmup=WARMUP)
+    run = RunConfig(precision=precision)
+    trainer = Trainer(Prepared(material.corpus), config, rates, run, material.folder / "run")
+    trainer.translator.model.load_state_dict(material.start)
+    return OurStep(trainer)
+
+
+def decoder(material: Material, own_batches: bool = False):
+    """Text to text: `Translator.translate`, which cuts its batches by tokens.
+
+    The worker hands it 64 sentences at a time, or all of them (`whole`).
+    """
+    translator = Translator.from_pretrained(material.model)
+
+    def translate(lines: Sequence[str], beam: int) -> list[str]:
+        return translator.translate(list(lines), beam_size=beam, alpha=0.0)
+
+    translate.whole = own_batches
+    return translate

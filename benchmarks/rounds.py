@@ -1,0 +1,231 @@
+"""Peers side by side: all of them wait while one works, and everybody's turn comes round."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environments import python_of
+from benchmarks.peers import PEERS
+
+__all__ = [
+    "Conditions",
+    "Crew",
+    "PeerError",
+    "Worker",
+    "agreement",
+    "decoding_rounds",
+    "largest_difference",
+    "training_rounds",
+]
+
+ROOT = Path(__file__).resolve().parents[1]
+# name: width of the beam, sentences in a batch, every n-th sentence, threads (None: as in training)
+MODES = {
+    "greedy": {"beam": 1, "batch": 64, "every": 1, "threads": None},
+    "beam 5": {"beam": 5, "batch": 64, "every": 1, "threads": None},
+    "one at a time": {"beam": 1, "batch": 1, "every": 10, "threads": 1},
+}
+# Too slow for the whole set every time: sentences per second of every fourth sentence instead.
+SLOW = {("joeynmt", "beam 5"): 4}
+
+
+class PeerError(RuntimeError):
+    """A peer's process died; the message is the last thing it said."""
+
+
+class Conditions:
+    """What is the same for all peers of a run.
+
+    Args:
+        folder: of the material and the environments.
+        threads: of every peer, but for `MODES` that say otherwise.
+        preload: an allocator to load before everything else; None for the C library's.
+    """
+
+    def __init__(self, folder: Path, threads: int, preload: str | None) -> None:
+        self.folder, self.threads, self.preload = folder, threads, preload
+
+    def environment(self) -> dict[str, str]:
+        """Variables of a worker's process."""
+        found = dict(os.environ) | {
+            "OMP_WAIT_POLICY": "PASSIVE",  # who waits for its turn must not keep a core busy
+            "OMP_NUM_THREADS": str(self.threads),
+            "MKL_NUM_THREADS": str(self.threads),
+            "PYTHONPATH": str(ROOT),
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        if self.preload:
+            found["LD_PRELOAD"] = self.preload
+        return found
+
+
+class Worker:
+    """A `benchmarks.worker` in the peer's environment."""
+
+    def __init__(self, kind: str, name: str, conditions: Conditions) -> None:
+        python = python_of(PEERS[kind][name].environment, conditions.folder)
+        logs = conditions.folder / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        self.errors = logs / f"{kind}-{name.replace(' ', '-')}.txt"
+        command = [python, "-m", "benchmarks.worker", kind, name, conditions.folder]
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                [*map(str, command), "--threads", str(conditions.threads)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=ROOT,
+                env=conditions.environment(),
+            )
+        self.versions: dict[str, str] = {}
+
+    def wait(self) -> Worker:
+        """Until it is set up.
+
+        Raises:
+            PeerError: it could not be.
+        """
+        self.versions = self._answer()["ready"]
+        return self
+
+    def ask(self, order: str, **values: Any) -> Any:
+        """Has it do something, and waits for the answer.
+
+        Raises:
+            PeerError: it died.
+        """
+        try:
+            print(json.dumps({"do": order, **values}), file=self.process.stdin, flush=True)
+        except BrokenPipeError as error:
+            raise PeerError(self._last_words()) from error
+        return self._answer()
+
+    def _answer(self) -> Any:
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            raise PeerError(self._last_words())
+        return json.loads(line)
+
+    def _last_words(self) -> str:
+        lines = self.errors.read_text("utf-8", "replace").strip().splitlines()
+        errors = [line for line in lines if re.match(r"\w*(Error|Exception)\b", line)]
+        return (errors or lines or ["it died without a word"])[-1][:300]
+
+    def close(self) -> None:
+        """Lets it end."""
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+class Crew:
+    """Workers of one kind, each with a name; who fails leaves, and it is noted why.
+
+    Args:
+        left_out: where that is noted.
+    """
+
+    def __init__(
+        self, kind: str, names: Sequence[str], conditions: Conditions, left_out: dict[str, str]
+    ) -> None:
+        self.kind, self.left_out = kind, left_out
+        self.workers = {name: Worker(kind, name, conditions) for name in names}  # all at once
+        for name, worker in list(self.workers.items()):
+            with self._noting(name):
+                worker.wait()
+
+    @contextmanager
+    def _noting(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except PeerError as error:
+            self.left_out[f"{self.kind}: {PEERS[self.kind][name].title}"] = str(error)
+            self.workers.pop(name).close()
+
+    def turns(self, order: str, **values: Any) -> Iterator[tuple[str, Any]]:
+        """Asks one after the other; yields the name and the answer of each that answers.
+
+        A value may be a function of the name.
+        """
+        for name, worker in list(self.workers.items()):
+            given = {key: v(name) if callable(v) else v for key, v in values.items()}
+            with self._noting(name):
+                yield name, worker.ask(order, **given)
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers.values():
+            worker.close()
+
+
+def training_rounds(crew: Crew, rounds: int, steps: int) -> dict[str, list[float]]:
+    """Target tokens per second of every peer in every round, after two steps to warm up."""
+    list(crew.turns("time", steps=2))
+    speeds: dict[str, list[float]] = {name: [] for name in crew.workers}
+    for _ in range(rounds):
+        for name, found in crew.turns("time", steps=steps):
+            speeds[name].append(found["tokens"] / found["seconds"])
+    return {name: speeds[name] for name in crew.workers}
+
+
+def decoding_rounds(
+    crew: Crew, rounds: int, sentences: int, threads: int, thin: int = 1
+) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, dict[int, str]]]]:
+    """Sentences per second of every peer in every mode and round, and the translations.
+
+    Args:
+        sentences: how many there are in all.
+        thin: takes only every n-th of what a mode would take, for a quick look.
+
+    Returns:
+        Mode to peer to speeds, and mode to peer to the last translations, by the sentence's number.
+    """
+    speeds: dict[str, dict[str, list[float]]] = {mode: {} for mode in MODES}
+    texts: dict[str, dict[str, dict[int, str]]] = {mode: {} for mode in MODES}
+    for _ in range(rounds):
+        for mode, settings in MODES.items():
+            every = {n: settings["every"] * SLOW.get((n, mode), 1) * thin for n in crew.workers}
+            order = settings | {"threads": settings["threads"] or threads, "every": every.get}
+            for name, found in crew.turns("translate", **order):
+                if found is not None:
+                    places = range(0, sentences, every[name])
+                    speeds[mode].setdefault(name, []).append(len(places) / found["seconds"])
+                    texts[mode][name] = dict(zip(places, found["found"], strict=True))
+    there = set(crew.workers)
+    speeds = {
+        mode: {n: v for n, v in found.items() if n in there} for mode, found in speeds.items()
+    }
+    return speeds, texts
+
+
+def agreement(texts: Mapping[str, Mapping[int, str]], reference: str) -> dict[str, dict[str, int]]:
+    """For every peer, how many of its translations are the reference's, of how many.
+
+    Args:
+        texts: peer to number of the sentence to its translation.
+    """
+    expected = texts.get(reference, {})
+    found = {}
+    for name, lines in texts.items():
+        both = [number for number in lines if number in expected]
+        same = sum(lines[number] == expected[number] for number in both)
+        found[name] = {"same": same, "of": len(both)}
+    return found if expected else {}
+
+
+def largest_difference(losses: Sequence[float], reference: Sequence[float]) -> float:
+    """The largest distance of two curves, relative to the reference."""
+    return max(abs(a - b) / abs(b) for a, b in zip(losses, reference, strict=True))

@@ -1,0 +1,201 @@
+"""One run of everything: install, prepare, measure in turns, and put the result together."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from typing import Any
+
+import torch
+
+from benchmarks.arithmetic import FORMULA, flops_per_target_token, matrix_peak, ratio, summary
+from benchmarks.collect import collect
+from benchmarks.environments import PACKAGES, install
+from benchmarks.material import Material
+from benchmarks.peers import PEERS, REFERENCE
+from benchmarks.peers.torch_nn import counted_flops
+from benchmarks.rounds import (
+    ROOT,
+    Conditions,
+    Crew,
+    agreement,
+    decoding_rounds,
+    largest_difference,
+    training_rounds,
+)
+from benchmarks.surroundings import commit, load_average, machine, preload
+
+__all__ = ["Run"]
+
+FOLDER = ROOT / "build" / "bench"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Run:
+    """One run of everything, and its result."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.left_out, self.versions = options, {}, {}
+        self.material: Material | None = None
+        self.started_at = load_average()
+
+    def names(self, kind: str) -> list[str]:
+        """The peers of a kind that are wanted and installed, the reference first."""
+        wanted = [n for n in PEERS[kind] if not self.options.peers or n in self.options.peers]
+        return [n for n in wanted if PEERS[kind][n].environment not in self.missing]
+
+    def say(self, text: str) -> None:
+        """A line for whoever waits."""
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+    def install(self) -> None:
+        """All environments; who fails is noted."""
+        needed = {PEERS[kind][n].environment for kind in self.options.kinds for n in PEERS[kind]
+                  if not self.options.peers or n in self.options.peers}  # fmt: skip
+        self.missing = set()
+        for environment in [name for name in PACKAGES if name in needed]:
+            if reason := install(environment, FOLDER, shlex.split(self.options.pip_args)):
+                self.missing.add(environment)
+                self.left_out[environment] = reason
+                self.say(f"{environment} is left out: {reason}")
+
+    def losses(self, crew: Crew) -> dict[str, Any]:
+        """The same steps from the same weights, without dropout, by everybody."""
+        curves = dict(crew.turns("losses", steps=3 if self.options.quick else 10))
+        reference = curves.get(REFERENCE["training"])
+        return {
+            name: {
+                "losses": curve,
+                "largest difference": reference and largest_difference(curve, reference),
+            }
+            for name, curve in curves.items()
+        }
+
+    def memory(self, name: str, conditions: Conditions) -> float | None:
+        """Peak of a few steps on the largest batches, in a fresh process."""
+        with Crew("training", [name], conditions, self.left_out) as crew:
+            steps = 1 if self.options.quick else 6
+            return dict(crew.turns("memory", steps=steps)).get(name)
+
+    def training(self, conditions: Conditions, peak: dict[str, float], flops: float):
+        """Losses, then speed, ratio, share of the peak and memory of every peer."""
+        names, options = self.names("training"), self.options
+        with Crew("training", names, conditions, self.left_out) as crew:
+            self.say("the same losses?")
+            curves = self.losses(crew)
+            self.say("training")
+            speeds = training_rounds(crew, options.rounds, options.steps)
+            self.versions |= {name: worker.versions for name, worker in crew.workers.items()}
+        self.say("memory")
+        memory = {name: self.memory(name, conditions) for name in speeds}
+        first, rows = REFERENCE["training"], {}
+        for name, found in speeds.items():
+            dtype = "bfloat16" if name.endswith("bf16") else "float32"
+            both = memory.get(name) and memory.get(first)
+            rows[name] = {
+                "tokens per second": summary(found),
+                "ratio": ratio(found, speeds[first]) if first in speeds else None,
+                "share of peak": summary([speed * flops / peak[dtype] for speed in found]),
+                "peak of": dtype,
+                "memory": memory[name],
+                "memory ratio": memory[name] / memory[first] if both else None,
+            }
+        return rows, curves
+
+    def decoding(self, conditions: Conditions) -> dict[str, Any]:
+        """Speed and ratio of every peer in every mode, and how many translations are the same."""
+        quick, n = self.options.quick, len(self.material.sentences)
+        rounds = 1 if quick else max(1, self.options.rounds - 2)
+        self.say("decoding")
+        with Crew("decoding", self.names("decoding"), conditions, self.left_out) as crew:
+            thin = 20 if quick else 1
+            speeds, texts = decoding_rounds(crew, rounds, n, conditions.threads, thin)
+            self.versions |= {name: worker.versions for name, worker in crew.workers.items()}
+        found = {}
+        for mode, peers in speeds.items():
+            reference, same = peers.get(REFERENCE["decoding"]), agreement(texts[mode], "ours")
+            found[mode] = {
+                name: {
+                    "sentences per second": summary(values),
+                    "ratio": ratio(values, reference) if reference else None,
+                    "same as ours": same.get(name),
+                }
+                for name, values in peers.items()
+            }
+        return found
+
+    def packages(self) -> dict[str, dict[str, str]]:
+        """Releases of the packages that matter, per peer."""
+        wanted = {"torch", "transformers", "ctranslate2", "joeynmt", "fairseq", "numpy"}
+        return {
+            name: {p: v for p, v in sorted(found.items()) if p and p.lower() in wanted}
+            for name, found in self.versions.items()
+        }
+
+    def __call__(self) -> dict[str, Any]:
+        """Everything, in order."""
+        options = self.options
+        self.install()
+        self.say("preparing")
+        self.material = collect(
+            FOLDER,
+            model=options.model,
+            vocab_size=options.vocab_size,
+            max_tokens=options.max_tokens,
+            n_batches=24,
+        )
+        torch.set_num_threads(options.threads)
+        peak = {name: matrix_peak(dtype) for name, dtype in DTYPES.items()}
+        result: dict[str, Any] = {"training": {}, "decoding": {}}
+        pairs = unpadded(self.material)
+        flops = flops_per_target_token(self.material.sizes, pairs)
+        for allocator in options.allocators:
+            conditions = Conditions(FOLDER, options.threads, preload(allocator))
+            self.say(f"allocator {allocator}")
+            if "training" in options.kinds:
+                rows, curves = self.training(conditions, peak, flops)
+                result["training"][allocator] = rows
+                result.setdefault("loss curves", curves)
+            if "decoding" in options.kinds:
+                result["decoding"][allocator] = self.decoding(conditions)
+        return self.about(peak, flops) | result
+
+    def about(self, peak: dict[str, float], flops: float) -> dict[str, Any]:
+        """What has to be known to read the numbers."""
+        options, material = self.options, self.material
+        return {
+            "commit": commit(),
+            "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+            "quick": options.quick,
+            "machine": machine(),
+            "conditions": {
+                "threads": options.threads,
+                "rounds": options.rounds,
+                "steps per round": options.steps,
+                "OMP_WAIT_POLICY": "PASSIVE",
+                "load average at the start": self.started_at,
+                "load average at the end": load_average(),
+            },
+            "trained": {"sizes": material.sizes, "max tokens": options.max_tokens},
+            "decoded": {"model": options.model, "sizes": material.model_sizes,
+                        "sentences": len(material.sentences)},
+            "matrix peak": peak,
+            "flops per target token": {
+                "formula": FORMULA,
+                "by formula": flops,
+                "counted by torch": counted_flops(material),
+            },
+            "versions": self.packages(),
+            "left out": self.left_out,
+        }  # fmt: skip
+
+
+def unpadded(material: Material) -> list[tuple[list[int], list[int]]]:
+    """The pairs of all batches without their padding."""
+    return [
+        tuple([id for id in row if id] for row in pair)
+        for src, tgt in material.batches
+        for pair in zip(src.tolist(), tgt.tolist(), strict=True)
+    ]

@@ -1,0 +1,57 @@
+"""Where a run takes place: machine, allocator, commit, load."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+__all__ = ["commit", "load_average", "machine", "preload"]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def preload(allocator: str) -> str | None:
+    """The library to load for an allocator; None for the C library's own.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    if allocator == "system":
+        return None
+    found = ctypes.util.find_library("tcmalloc_minimal") or ctypes.util.find_library("tcmalloc")
+    if not found:
+        raise ValueError("tcmalloc is not installed: apt-get install libtcmalloc-minimal4")
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """What this is measured on."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.is_file() else ""
+    model = re.search(r"model name\s*: (.*)", text)
+    flags = set((re.search(r"flags\s*: (.*)", text) or ["", ""])[1].split())
+    wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
+    return {
+        "processor": model[1] if model else platform.processor(),
+        "cores": os.cpu_count(),
+        "instructions": [name for name in wanted if name in flags],
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def commit() -> str:
+    """The commit that is measured, with a mark where files differ from it."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def load_average() -> float | None:
+    """Processes that wanted a core, on average over the last minute."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -1,0 +1,124 @@
+"""One peer in a process of its own: it sets up, then measures when it is told to.
+
+    python -m benchmarks.worker KIND PEER FOLDER --threads N
+
+Orders come as lines of JSON on standard input, answers go as lines of JSON to standard output;
+whatever a peer prints goes to standard error. So all peers stay ready while one of them works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import distributions
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.loop import peak_memory, timed_steps
+from benchmarks.material import Material
+from benchmarks.peers import PEERS
+
+__all__ = ["DecodingWorker", "TrainingWorker", "serve"]
+
+DROPOUT = 0.1
+
+
+class TrainingWorker:
+    """Answers `losses`, `time` and `memory`."""
+
+    def __init__(self, material: Material, module: Any, options: dict[str, Any]) -> None:
+        self.material, self.make = material, module.training
+        self.options, self.step = options, None
+        self.batches = cycle(material.batches)
+
+    def losses(self, steps: int) -> list[float]:
+        """The first losses from the common weights, without dropout."""
+        step = self.make(self.material, 0.0, **self.options)
+        return [step(*batch) for batch in islice(cycle(self.material.batches), steps)]
+
+    def _ready(self) -> Callable[..., float]:
+        if self.step is None:
+            self.step = self.make(self.material, DROPOUT, **self.options)
+        return self.step
+
+    def time(self, steps: int) -> dict[str, float]:
+        """Seconds and target tokens of so many steps; every peer gets the same batches."""
+        return timed_steps(self._ready(), islice(self.batches, steps))
+
+    def memory(self, steps: int) -> float | None:
+        """Bytes that training takes at most, on the largest batches first."""
+        step = self._ready()
+        by_size = sorted(self.material.batches, key=lambda pair: -pair[1].numel())
+        return peak_memory(step, islice(cycle(by_size), steps))
+
+
+class DecodingWorker:
+    """Answers `translate`."""
+
+    def __init__(self, material: Material, module: Any, options: dict[str, Any]) -> None:
+        self.material = material
+        self.decode = module.decoder(material, **options)
+        self.threads = torch.get_num_threads()
+        self.decode(material.sentences[:2], 1)  # what is set up once is not timed
+
+    def translate(self, beam: int, batch: int, every: int, threads: int) -> dict[str, Any] | None:
+        """Seconds and translations of every n-th sentence, in batches; None where it cannot."""
+        lines = self.material.sentences[::every]
+        if getattr(self.decode, "whole", False):
+            if batch == 1:
+                return None
+            batch = len(lines)
+        torch.set_num_threads(threads)
+        started, found = time.perf_counter(), []
+        try:
+            for start in range(0, len(lines), batch):
+                found += self.decode(lines[start : start + batch], beam)
+        except NotImplementedError:
+            return None
+        finally:
+            torch.set_num_threads(self.threads)
+        return {"seconds": time.perf_counter() - started, "found": found}
+
+
+def versions() -> dict[str, str]:
+    """What is installed where this runs."""
+    return {found.metadata["Name"]: found.version for found in distributions()}
+
+
+def serve(kind: str, name: str, folder: Path) -> None:
+    """Sets the peer up, says so, and answers orders until there are no more."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # from here on, what is printed goes to standard error
+    peer = PEERS[kind][name]
+    module = importlib.import_module(f"benchmarks.peers.{peer.module}")
+    make = TrainingWorker if kind == "training" else DecodingWorker
+    worker = make(Material.open(folder), module, peer.options)
+    print(json.dumps({"ready": versions()}), file=answers, flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        answer = getattr(worker, order.pop("do"))(**order)
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def main() -> None:
+    """The command of the head of this module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=PEERS)
+    parser.add_argument("peer")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    serve(options.kind, options.peer, options.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""The pieces of the benchmark: its reference equals ours, its arithmetic and its tables are right.
+
+The peers themselves are not needed here; `make bench` runs them.
+"""
+
+import copy
+import sys
+from dataclasses import asdict
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import environments, material, report
+from benchmarks.arithmetic import flops_per_target_token, ratio, summary
+from benchmarks.environments import install
+from benchmarks.loop import Loop, timed_steps
+from benchmarks.peers import HERE, PEERS, TRAINING, Peer
+from benchmarks.peers.torch_nn import CachedGreedy, TorchModel, dropout_as_ours, greedy
+from benchmarks.rounds import Conditions, Crew, agreement
+from transformer_lib import Batch, ModelConfig, TrainConfig, Transformer, greedy_decode
+from transformer_lib.training import make_optimizer, rate_at, train_step
+
+orders = pytest.mark.parametrize("norm_first", [False, True])
+RATES = TrainConfig(peak_rate=material.PEAK_RATE, warmup=material.WARMUP)
+
+
+def small(norm_first=False, **changes):
+    sizes = {"d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 24, "dropout": 0.0, "max_len": 64}
+    return ModelConfig.tiny(30, norm_first=norm_first, **(sizes | changes))
+
+
+def twins(config):
+    """Our model and torch's with the same weights, none of them 0 or 1 any more."""
+    ours = Transformer(config)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return ours, TorchModel.from_ours(asdict(config), ours.state_dict(), 0.0)
+
+
+def batch(seed=0):
+    """Two pairs of unequal length, padded."""
+    draw = torch.Generator().manual_seed(seed)
+    src, tgt = (torch.randint(4, 30, (2, n), generator=draw) for n in (6, 8))
+    src[0, 4:], tgt[1, 5:] = 0, 0
+    tgt[:, 0] = 2
+    return src, tgt
+
+
+# The same work
+
+
+@orders
+def test_the_reference_loop_has_our_losses_step_by_step(norm_first):
+    ours, theirs = twins(small(norm_first))
+    loop, optimizer = Loop(theirs), make_optimizer(ours, RATES)
+    for step in range(1, 9):
+        src, tgt = batch(step)
+        expected = train_step(ours, optimizer, Batch(src, tgt), step, RATES).loss
+        assert loop(src, tgt) == pytest.approx(expected, rel=2e-6)
+
+
+def test_every_peer_has_the_rate_of_our_schedule():
+    for step in (1, 2, 99, 100, 101, 400, 5000):
+        assert material.rate_at(step) == pytest.approx(rate_at(step, RATES), rel=1e-12)
+
+
+def test_bf16_is_another_precision_and_the_same_training():
+    _, theirs = twins(small())
+    full, short = Loop(theirs), Loop(copy.deepcopy(theirs), "bf16")
+    found, expected = short(*batch()), full(*batch())
+    assert found != expected
+    assert found == pytest.approx(expected, rel=1e-2)
+
+
+def test_dropout_as_ours_leaves_only_what_we_drop():
+    config = small()
+    model = TorchModel.from_ours(asdict(config), Transformer(config).state_dict(), 0.3)
+    inside = [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert set(inside) == {0.3}
+    dropout_as_ours(model)
+    layer = model.body.decoder.layers[0]
+    assert layer.self_attn.dropout == layer.multihead_attn.dropout == layer.dropout.p == 0
+    assert layer.dropout1.p == layer.dropout2.p == layer.dropout3.p == model.dropout.p == 0.3
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@orders
+def test_torch_decodes_what_we_decode_with_and_without_a_cache(norm_first):
+    ours, theirs = twins(small(norm_first))
+    src, _ = batch()
+    expected = [found.ids for found in greedy_decode(ours, src)]
+    assert len(set(map(tuple, expected))) == 2  # the source makes a difference
+    assert greedy(theirs.eval(), src) == expected
+    assert CachedGreedy(theirs)(src) == expected
+
+
+def test_only_real_target_tokens_are_counted():
+    seen = []
+    found = timed_steps(lambda src, tgt: seen.append(tgt), [batch(), batch(1)])
+    assert found["tokens"] == 2 * (7 + 4) and len(seen) == 2 and found["seconds"] > 0
+
+
+# Arithmetic
+
+
+@pytest.mark.parametrize("t", [1, 5])
+def test_operations_are_those_that_torch_counts(t):
+    config, s = small(), 7
+    model, width = Transformer(config).eval(), config.d_model
+    src, tgt = torch.full((1, s), 5), torch.full((1, t), 6)
+    with FlopCounterMode(display=False) as counter:
+        hidden = model.decode(tgt, model.encode(src, []), src, maps=[])
+        model.output_projection(hidden)
+    # written out, all t² pairs of targets are computed; only t(t + 1) / 2 are needed
+    unneeded = config.n_layers * 2 * 2 * width * (t * t - t * (t + 1) // 2)
+    forward = flops_per_target_token(asdict(config), [([5] * s, [2] + [6] * t)]) * t / 3
+    assert counter.get_total_flops() - unneeded == pytest.approx(forward, rel=1e-12)
+
+
+def test_a_ratio_pairs_what_was_measured_in_the_same_round():
+    found = ratio([20.0, 3.0, 40.0], [10.0, 1.0, 10.0])  # the second round was slow for both
+    assert found == {"median": 3.0, "min": 2.0, "max": 4.0, "rounds": [2.0, 3.0, 4.0]}
+    with pytest.raises(ValueError, match="paired"):
+        ratio([1.0], [1.0, 2.0])
+
+
+def test_agreement_compares_the_same_sentences():
+    texts = {"ours": dict(enumerate("abcdef")), "some": {0: "a", 3: "d", 5: "x"}}
+    found = agreement(texts, "ours")
+    assert found == {"ours": {"same": 6, "of": 6}, "some": {"same": 2, "of": 3}}
+    assert agreement({"other": {0: "a"}}, "ours") == {}
+
+
+# Peers that fail
+
+
+def test_a_peer_that_does_not_start_is_named_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setitem(PEERS["training"], "broken", Peer("A broken peer", HERE, "nowhere"))
+    left_out = {}
+    with Crew("training", ["broken"], Conditions(tmp_path, 1, None), left_out) as crew:
+        assert crew.workers == {}
+    assert left_out == {"training: A broken peer": "KeyError: 'broken'"}
+
+
+def test_a_package_that_does_not_install_is_named_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(environments, "SHARED", ())
+    monkeypatch.setattr(environments.venv, "create", lambda *_, **__: None)
+    monkeypatch.setattr(environments, "python_of", lambda *_: sys.executable)  # nothing gets in
+    monkeypatch.setitem(environments.PACKAGES, "absent", ["absent==1.0"])
+    reason = install("absent", tmp_path, ["--no-index", "--find-links", str(tmp_path)])
+    assert reason.startswith("pip install absent==1.0: ")
+    assert "No matching distribution found for absent==1.0" in reason
+
+
+# Tables and picture
+
+
+@pytest.fixture
+def result():
+    """A made-up run: two peers, one of them without memory."""
+    speeds = {"torch.nn": [100.0, 120.0], "ours": [150.0, 252.0]}
+    training = {
+        name: {
+            "tokens per second": summary(values),
+            "ratio": ratio(values, speeds["torch.nn"]),
+            "share of peak": summary([value / 1000 for value in values]),
+            "memory": 2**20 if name == "ours" else None,
+            "memory ratio": None,
+        }
+        for name, values in speeds.items()
+    }
+    decoding = {
+        "sentences per second": summary([8.0]),
+        "ratio": ratio([8.0], [4.0]),
+        "same as ours": {"same": 7, "of": 9},
+    }
+    return {
+        "commit": "abc",
+        "when": "today",
+        "quick": False,
+        "machine": {"processor": "a box", "cores": 2, "instructions": ["avx2"], "python": "3"},
+        "conditions": {
+            "threads": 2, "rounds": 2, "steps per round": 1, "OMP_WAIT_POLICY": "PASSIVE",
+            "load average at the start": 0.5, "load average at the end": None,
+        },
+        "matrix peak": {"float32": 170e9, "bfloat16": 300e9},
+        "flops per target token": {"by formula": 15.9e6, "counted by torch": 17e6},
+        "training": {"system": training},
+        "loss curves": {
+            "torch.nn": {"losses": [3.0], "largest difference": 0.0},
+            "ours": {"losses": [3.0], "largest difference": 3e-7},
+        },
+        "decoding": {"system": {"greedy": {"ours": decoding}, "beam 5": {}}},
+        "left out": {"fairseq": "no wheel"},
+    }  # fmt: skip
+
+
+def test_the_tables_hold_the_numbers_of_the_file(result):
+    text = report.tables(result)
+    assert "| transformer_lib | 201 | 1.80 (1.50 to 2.10) | 20% | 1 |  |" in text
+    assert f"| {TRAINING['torch.nn'].title} | 110 | 1.00 (1.00 to 1.00) | 11% |  |  |" in text
+    assert "| transformer_lib | 8.0 | 2.00 (2.00 to 2.00) | 7/9 |  |  |  |" in text
+    assert "- **fairseq**: `no wheel`" in text
+    assert "float32 170, bfloat16 300" in text and "15.9 MFLOP" in text
+    assert "transformer_lib 3e-07" in text and "sanity check" not in text
+    assert "sanity check" in report.tables(result | {"quick": True})
+
+
+def test_the_picture_has_a_bar_for_every_peer_and_names_its_axes(result):
+    figure = report.picture(result)
+    assert figure.get_suptitle() and [ax.get_title("left") for ax in figure.axes] == [
+        "Training",
+        "Decoding, greedy",
+    ]
+    training = figure.axes[0]
+    assert [bar.get_width() for bar in training.patches] == [1.8, 1.0]
+    assert [label.get_text() for label in training.get_yticklabels()] == [
+        TRAINING[name].title for name in ("ours", "torch.nn")
+    ]
+    assert all(ax.get_xlabel() and ax.get_ylabel() for ax in figure.axes)
+
+
+def test_the_section_is_replaced_and_the_rest_stays():
+    text = f"before\n{report.START}\nold\n{report.END}\nafter\n"
+    assert report.with_section(text, "new") == text.replace("old", "new")
+    with pytest.raises(ValueError, match="markers"):
+        report.with_section("no markers here", "new")
+
+
+def test_the_readme_is_what_was_measured():
+    text = report.README.read_text("utf-8")
+    assert text == report.with_section(text, report.section(report.RESULTS))

@@ -1,0 +1,198 @@
+"""Models for other engines: the same outputs there, and one line where the engine is missing.
+
+CTranslate2 and Hugging Face transformers are extras (`pip install -e '.[export]'`); what needs them
+is skipped where they are not installed. The renaming of weights is held without them.
+"""
+
+import inspect
+import sys
+
+import pytest
+import torch
+
+from benchmarks.peers.torch_nn import TorchModel
+from transformer_lib import ModelConfig, SubwordVocab, Transformer, Translator, WordVocab
+from transformer_lib.cli import main
+from transformer_lib.export import THEIR_NAMES, export, transformers_weights
+
+LINES = ["ein Hund schläft im Garten", "eine Katze sieht den Hund", "der Garten ist grün"] * 9
+SENTENCES = ["der Hund sieht den Garten", "eine Katze", "der Hund schläft im Garten ist grün"]
+GERMAN = [
+    "Ein Hund läuft durch den tiefen Schnee.",
+    "Zwei Kinder spielen im Garten mit einem Ball.",
+    "Eine Frau in einem roten Kleid liest ein Buch.",
+]
+
+
+def translator(vocab=None, **changes):
+    """A model that has learned nothing, all of whose weights are other than 0 and 1."""
+    torch.manual_seed(1)
+    vocab = vocab or SubwordVocab.train(LINES, size=40)
+    sizes = {"d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 24, "max_len": 64}
+    model = Transformer(ModelConfig.tiny(len(vocab), **(sizes | changes))).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return Translator(model, vocab)
+
+
+def log_probs(found, sentence, tokens):
+    """Ours of every token of a translation and of its end (teacher forcing)."""
+    src = torch.tensor(found.encode([sentence]))
+    ids = [found.tgt_vocab.token_to_id(token) for token in tokens]
+    tgt = torch.tensor([[found.tgt_vocab.bos_id, *ids]])
+    with torch.no_grad():
+        rows = found.model(src, tgt)[0].log_softmax(-1)
+    return rows.gather(1, torch.tensor([*ids, found.tgt_vocab.eos_id])[:, None])[:, 0]
+
+
+# Without the engines
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_renamed_weights_are_the_same_model_with_its_channels_in_another_order(norm_first):
+    ours = translator(norm_first=norm_first).model
+    renamed = {}
+    for name, tensor in transformers_weights(ours).items():
+        name = name.removeprefix("model.").replace("shared.", "tgt_embedding.")
+        last = 1 if name.startswith("encoder") else 2
+        name = name.replace("final_layer_norm.", f"residuals.{last}.norm.")
+        name = name.replace("encoder_attn_layer_norm.", "residuals.1.norm.")
+        for mine, theirs in THEIR_NAMES.items():
+            name = name.replace(theirs, mine)
+        renamed[name] = tensor
+    twin = TorchModel.from_ours(vars(ours.config), renamed, 0.0).eval()
+    twin.table = torch.cat([twin.table[:, 0::2], twin.table[:, 1::2]], dim=1)  # sines, cosines
+    src, tgt = torch.tensor([[5, 6, 7, 3, 0], [9, 8, 4, 11, 3]]), torch.tensor([[2, 5, 6]] * 2)
+    torch.testing.assert_close(twin(src, tgt), ours(src, tgt), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("engine", "pip"),
+    [("ctranslate2", "ctranslate2"), ("transformers", "transformers sacremoses")],
+)
+def test_a_missing_package_is_one_line_that_says_what_to_install(
+    engine, pip, tmp_path, monkeypatch, capsys
+):
+    for name in (engine, f"{engine}.specs"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    folder = translator().save(tmp_path / "model")
+    assert main(["export", str(folder), str(tmp_path / "out"), "--to", engine]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (f"error: an export for {engine} needs it installed: pip install {pip}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_taken_name_is_refused_before_anything_is_loaded(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep me")
+    with pytest.raises(FileExistsError, match="not one of ours"):
+        export(translator(), tmp_path / "out", "ctranslate2")
+
+
+def test_another_engine_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no engine 'onnx'; there are ctranslate2, transformers"):
+        inspect.unwrap(export)(translator(), tmp_path / "out", "onnx")  # the tests check types
+
+
+# CTranslate2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"norm_first": True},
+        {"positions": "learned"},
+        {"positions": "none"},
+        {"tie_embeddings": False},
+    ],
+    ids=str,
+)
+def test_ctranslate2_gives_every_token_our_probability(changes, tmp_path):
+    ctranslate2 = pytest.importorskip("ctranslate2", reason="needs the extra `export`")
+    ours = translator(**changes)
+    export(ours, tmp_path / "out", "ctranslate2")
+    engine = ctranslate2.Translator(str(tmp_path / "out"), compute_type="float32")
+    tokens = [ours.src_vocab.tokenize(sentence) for sentence in SENTENCES]
+    for sentence, source, target in zip(SENTENCES, tokens, tokens[::-1], strict=True):
+        (found,) = engine.score_batch([source], [target])
+        expected = log_probs(ours, sentence, target).tolist()
+        assert found.log_probs == pytest.approx(expected, abs=2e-4)
+
+
+def test_ctranslate2_takes_whole_words_and_two_vocabularies(tmp_path):
+    ctranslate2 = pytest.importorskip("ctranslate2", reason="needs the extra `export`")
+    source = WordVocab.train(LINES, "de", min_freq=1)
+    target = WordVocab.train([*LINES, "eins zwei"], "de", min_freq=1)
+    sizes = {"d_model": 16, "n_heads": 2, "n_layers": 1, "d_ff": 24, "max_len": 64}
+    torch.manual_seed(1)
+    ours = Translator(
+        Transformer(ModelConfig(len(source), len(target), **sizes)).eval(), source, target
+    )
+    export(ours, tmp_path / "out", "ctranslate2")
+    engine = ctranslate2.Translator(str(tmp_path / "out"), compute_type="float32")
+    (found,) = engine.score_batch([["der", "Hund"]], [["eins", "Katze"]])
+    expected = log_probs(ours, "der Hund", ["eins", "Katze"]).tolist()
+    assert found.log_probs == pytest.approx(expected, abs=2e-4)
+
+
+def test_a_model_that_ships_translates_the_same_in_ctranslate2(tmp_path):
+    ctranslate2 = pytest.importorskip("ctranslate2", reason="needs the extra `export`")
+    ours = Translator.from_pretrained("multi30k-de-en")
+    assert main(["export", "multi30k-de-en", str(tmp_path / "out"), "--to", "ctranslate2"]) == 0
+    engine = ctranslate2.Translator(str(tmp_path / "out"), compute_type="float32")
+    found = engine.translate_batch([ours.src_vocab.tokenize(s) for s in GERMAN], beam_size=1)
+    texts = [ours.tgt_vocab.join(result.hypotheses[0]) for result in found]
+    assert texts == ours.translate(GERMAN, beam_size=1, alpha=0.0)
+
+
+# Hugging Face
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_hugging_face_gives_our_logits(norm_first, tmp_path):
+    pytest.importorskip("transformers", reason="needs the extra `export`")
+    from transformers import AutoModelForSeq2SeqLM
+
+    ours = translator(norm_first=norm_first)
+    export(ours, tmp_path / "out", "transformers")
+    theirs = AutoModelForSeq2SeqLM.from_pretrained(str(tmp_path / "out"))
+    kind = "PegasusForConditionalGeneration" if norm_first else "MarianMTModel"
+    assert type(theirs).__name__ == kind
+    src, tgt = torch.tensor([[5, 6, 7, 3, 0], [9, 8, 4, 11, 3]]), torch.tensor([[2, 5, 6]] * 2)
+    with torch.no_grad():
+        found = theirs(input_ids=src, attention_mask=src != 0, decoder_input_ids=tgt).logits
+        torch.testing.assert_close(found, ours.model(src, tgt), rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_ships_translates_the_same_in_hugging_face(tmp_path):
+    pytest.importorskip("transformers", reason="needs the extra `export`")
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    ours = Translator.from_pretrained("multi30k-de-en")
+    assert main(["export", "multi30k-de-en", str(tmp_path / "out"), "--to", "transformers"]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(str(tmp_path / "out"))
+    model = AutoModelForSeq2SeqLM.from_pretrained(str(tmp_path / "out"))
+    inputs = tokenizer(GERMAN, return_tensors="pt", padding=True)
+    found = model.generate(**inputs, num_beams=1)
+    texts = tokenizer.batch_decode(found, skip_special_tokens=True)
+    assert texts == ours.translate(GERMAN, beam_size=1, alpha=0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"positions": "learned"}, "sinusoids, got learned"), ({"tie_embeddings": False}, "tied")],
+)
+def test_what_hugging_face_has_no_architecture_for_is_refused(changes, reason, tmp_path):
+    pytest.importorskip("transformers", reason="needs the extra `export`")
+    with pytest.raises(ValueError, match=reason):
+        export(translator(**changes), tmp_path / "out", "transformers")
+    assert not (tmp_path / "out").exists()
+
+
+def test_whole_words_are_refused_for_hugging_face(tmp_path):
+    pytest.importorskip("transformers", reason="needs the extra `export`")
+    words = WordVocab.train(LINES, "de", min_freq=1)
+    with pytest.raises(ValueError, match="needs subwords"):
+        export(translator(words), tmp_path / "out", "transformers")

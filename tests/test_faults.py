@@ -423,8 +423,9 @@ def stopped_by(data, folder, act, *flags):
     endless = ["--steps", "1000000", "--validate-every", "1000000", *flags]
     log = folder / "log.jsonl"
     with subprocess.Popen(
-        command(data, folder, *endless), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+        command(data, folder, *endless), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # whoever runs the tests
+    ) as process:  # fmt: skip
         try:
             wait_for(lambda: log.is_file() and "loss" in log.read_text(), process)
             act(process)

@@ -173,7 +173,9 @@ def join(choose_device: Callable[[], torch.device], wait_minutes: float) -> Iter
         device = _own_device(choose_device())
         # gloo for what the ranks tell each other: it needs no GPU, so no GPU has to wait for it
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=wait_minutes))
+        limit = timedelta(minutes=wait_minutes)
+        place = {"store": _meeting_point(limit), "rank": rank, "world_size": world_size}
+        dist.init_process_group(backend, timeout=limit, **place)
         yield Ranks(rank, world_size, device)
     except Exception as error:
         if world_size > 1 and not hasattr(error, "known_to_all"):
@@ -182,6 +184,19 @@ def join(choose_device: Callable[[], torch.device], wait_minutes: float) -> Iter
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _meeting_point(limit: timedelta) -> dist.Store:
+    """Where the processes leave their addresses for each other: a store that torchrun keeps.
+
+    It still has the addresses from before a restart, and whoever reads one of those finds nobody
+    there. So each attempt gets names of its own. Of several agents each counts for itself, so
+    their numbers cannot be used: there, it may take torchrun another attempt.
+    """
+    store, *_ = next(dist.rendezvous("env://", timeout=limit))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        return store
+    return dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def _own_device(device: torch.device) -> torch.device:

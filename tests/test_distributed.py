@@ -321,7 +321,7 @@ def two_agents(data, tmp_path_factory):
 
 def test_two_machines_train_as_one_process(data, two_agents, tmp_path):
     folder, out = two_agents
-    assert out.count("all steps done: step 60") == out.count("saved in") == 1
+    assert out.count("all steps done: step 60") == out.count("saved: step 60 in") == 1
     command = train(data, tmp_path / "alone", "--accumulate", "2")[2:]
     assert main([*map(str, command)]) == 0
     there, here = (RunLog.read(run / "log.jsonl") for run in (folder, tmp_path / "alone"))

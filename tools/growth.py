@@ -218,14 +218,15 @@ def measure_all(folder, sizes):
 
 def draw(found):
     """Time and memory over the size of the corpus."""
-    import matplotlib
+    from transformer_lib.plots.look import figure, style
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    import seaborn as sns
+    with style():
+        drawn, axes = figure(11, 4.5, ncols=2)
+        _draw_panels(*axes, found)
+    return drawn
 
-    sns.set_theme(style="whitegrid", palette="colorblind")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+
+def _draw_panels(left, right, found):
     marks = {"prepare": "o", "read": "s", "train": "^"}
     names = {"prepare": "prepare, 1 worker", "read": "one epoch of batches"}
     for kind, name in names.items():
@@ -250,7 +251,6 @@ def draw(found):
     right.set(ylim=(0, 1.45 * right.get_ylim()[1]))  # room for the legend
     for axes in (left, right):
         axes.legend()
-    return figure
 
 
 def tgt_tokens(row):

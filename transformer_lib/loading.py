@@ -190,8 +190,8 @@ def load_sentences(stem: str | Path) -> tuple[np.ndarray, np.ndarray]:
         whole = all(array.ndim == 1 and array.dtype.kind == "i" for array in arrays)
         if not (whole and len(ends) > 1 and ends[0] == 0 and ends[-1] == len(ids)):
             raise ValueError("it does not fit the ids")
-        parts = range(0, len(ends), 2**20)  # there may be more of them than fit into memory
-        if any(np.any(np.diff(ends[start : start + 2**20 + 1]) < 0) for start in parts):
+        parts = range(0, len(ends), 2**12)  # there may be more of them than fit into memory
+        if any(np.any(np.diff(ends[start : start + 2**12 + 1]) < 0) for start in parts):
             raise ValueError("a sentence ends before it begins")
     return ids, ends
 

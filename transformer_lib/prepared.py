@@ -147,12 +147,7 @@ def prepare(
         corpus = {"name": texts[training].name, **(about or {}), "splits": splits}
         (temporary / "corpus.json").write_text(json.dumps(corpus, indent=2) + "\n")
 
-    try:
-        return Prepared(write_folder(folder, fill, replace=replace))
-    except OSError as error:
-        if error.filename is None:  # a full disk does not say where it is
-            error.filename = str(folder)
-        raise
+    return Prepared(write_folder(folder, fill, replace=replace))
 
 
 def _write_split(

@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab data export notebooks student results fuzz bench lint clean
+.PHONY: help run test lab data export notebooks student results fuzz bench audit lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,11 @@ fuzz: $(STAMP) ## throw bytes at every reader for SECONDS=60 each (installs athe
 
 bench: $(STAMP) ## measure speed next to the peers, which it installs into build/bench (BENCH_ARGS=--quick)
 	OMP_WAIT_POLICY=PASSIVE $(PY) -m benchmarks --pip-args="$(PIP_ARGS)" $(BENCH_ARGS)
+
+audit: ## look the pinned versions up among the known vulnerabilities (needs the network)
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit \
+	  && build/audit/bin/pip install --quiet $(PIP_ARGS) pip-audit; }
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 lint: $(STAMP) ## ruff, and whether notebooks and library agree
 	$(PY) -m ruff check .

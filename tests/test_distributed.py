@@ -312,8 +312,9 @@ def two_agents(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("agents")
     meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
     options = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-id", "two", *meet]
-    command = [*torchrun(*options), *train(data, folder / "run")]
-    agents = [start(command) for _ in range(2)]
+    # On two machines the address says who keeps the meeting place. Here it is both of theirs.
+    hosts = (["--rdzv-conf", f"is_host={is_host}"] for is_host in (True, False))
+    agents = [start([*torchrun(*options, *host), *train(data, folder / "run")]) for host in hosts]
     told = [agent.communicate(timeout=120) for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], told
     return folder / "run", "".join(out for out, _ in told)

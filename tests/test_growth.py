@@ -60,5 +60,5 @@ def test_two_workers_did_the_same_work(found):
 
 def test_the_picture_has_a_title_and_named_axes(found):
     for axes in growth.draw(found).axes:
-        assert axes.get_title() and axes.get_xlabel() and axes.get_ylabel()
+        assert axes.get_title(loc="left") and axes.get_xlabel() and axes.get_ylabel()
         assert axes.get_legend()

@@ -162,7 +162,7 @@ def check_widths(n_best: int, beam_size: int, vocab_size: int) -> None:
         )
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def beam_search(
     model: Transformer,
     src: Int[Tensor, "B S"],

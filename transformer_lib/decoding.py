@@ -44,7 +44,7 @@ def next_log_probs(
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def greedy_decode(
     model: Transformer,
     src: Int[Tensor, "B S"],

@@ -114,7 +114,7 @@ def evaluate_text(
     *,
     beam_size: int = 5,
     alpha: float = 1.0,
-    max_tokens: int = 4096,
+    max_tokens: int | None = None,
     language: str | None = None,
 ) -> Report:
     """Translates a text and scores it in every way the literature knows.
@@ -127,7 +127,7 @@ def evaluate_text(
         text.source, beam_size=beam_size, alpha=alpha, max_tokens=max_tokens
     )
     hypotheses = [translator.tgt_vocab.decode(best[0].ids) for best in found]
-    told = predict(translator, text, max_tokens)
+    told = predict(translator, text)
     scores = {
         "BLEU": _of(bleu(hypotheses, text.target, **RAW)),
         "BLEU, lower-cased": _of(bleu(hypotheses, text.target, lowercase=True, **RAW)),

@@ -30,7 +30,7 @@ def translate(
     alpha: float = 1.0,
     n_best: int = 1,
     scores: bool = False,
-    max_tokens: int = 4096,
+    max_tokens: int | None = None,
     device: Device = "auto",
     threads: int | None = None,
     attention: Path | None = None,
@@ -46,7 +46,8 @@ def translate(
         alpha: of the length penalty.
         n_best: print so many translations of each sentence, the best first.
         scores: print the score before each translation.
-        max_tokens: most source tokens decoded together.
+        max_tokens: most source tokens decoded together; when left out, 1,024 on each CPU thread,
+            4,096 on a GPU.
         device: auto takes a GPU where there is one.
         threads: CPU threads; torch's choice when left out.
         attention: draw the cross-attention of the first sentence to this picture.

@@ -1,0 +1,218 @@
+"""The short way to decode gives the numbers of the long one, alone and side by side."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from transformer_lib.beam import beam_search
+from transformer_lib.config import ModelConfig
+from transformer_lib.decoding import greedy_decode
+from transformer_lib.inference import InferenceModel, for_inference, side_by_side
+from transformer_lib.layers import DecoderLayer
+from transformer_lib.model import Transformer
+from transformer_lib.translator import Translator, length_batches
+from transformer_lib.vocab import WordVocab
+
+KINDS = [
+    {"norm_first": norm_first, "positions": positions, "tie_embeddings": tied}
+    for norm_first in (False, True)
+    for positions, tied in (("sinusoidal", True), ("learned", False), ("none", True))
+]
+SRC = torch.tensor([[5, 6, 7, 8, 9, 3], [9, 8, 3, 0, 0, 0], [4, 3, 0, 0, 0, 0]])
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
+def model(request):
+    torch.manual_seed(0)
+    config = ModelConfig.tiny(30, d_model=16, d_ff=24, n_layers=2, max_len=80, **request.param)
+    made = Transformer(config).double().eval()
+    with torch.no_grad():  # biases and LayerNorms start as 0 and 1, which would hide a mistake
+        for parameter in made.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return made
+
+
+@pytest.mark.parametrize("src", [SRC, SRC[:1]], ids=["padded", "not padded"])
+def test_a_step_is_the_model_without_a_cache(model, src):
+    tgt = torch.randint(4, 30, (len(src), 7))
+    fast = for_inference(model)
+    assert type(fast) is InferenceModel
+    with torch.no_grad():
+        memory = fast.encode(src)
+        expected = model.decode(tgt, model.encode(src), src)
+        cache = fast.start_cache(memory, 7)
+        steps = [fast.decode(tgt[:, i : i + 1], memory, src, cache) for i in range(7)]
+    real = src != 0
+    torch.testing.assert_close(memory[real], model.encode(src)[real], rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=0, atol=1e-12)
+
+
+def same(found, expected):
+    scores = [h.score for h in expected]
+    return [h.ids for h in found] == [h.ids for h in expected] and [
+        h.score for h in found
+    ] == pytest.approx(scores, abs=1e-5)
+
+
+def test_searches_find_the_same(model):
+    fast = for_inference(model)
+    assert same(greedy_decode(fast, SRC, extra=9), greedy_decode(model, SRC, extra=9))
+    options = {"beam_size": 3, "n_best": 3, "alpha": 0.7, "extra": 9}
+    pairs = zip(beam_search(fast, SRC, **options), beam_search(model, SRC, **options), strict=True)
+    assert all(same(found, expected) for found, expected in pairs)
+
+
+def test_several_new_tokens_and_maps_take_the_long_way(model):
+    fast, tgt = for_inference(model), torch.randint(4, 30, (3, 5))
+    with torch.no_grad():
+        memory = model.encode(SRC)
+        expected = model.decode(tgt, memory, SRC)
+        cache = fast.start_cache(memory, 5)
+        parts = [fast.decode(part, memory, SRC, cache) for part in tgt.split([2, 1, 2], dim=1)]
+        maps = fast.attention_maps(SRC, tgt)
+    torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=0, atol=1e-12)
+    for found, known in zip(maps, model.attention_maps(SRC, tgt), strict=True):
+        torch.testing.assert_close(found, known, rtol=0, atol=1e-12)
+
+
+def test_two_searches_on_one_model_do_not_meet(model):
+    """One is in the middle while another begins, with other sentences and other padding."""
+    fast, other = for_inference(model), torch.tensor([[7, 7, 3], [8, 3, 0]])
+    tgt = torch.randint(4, 30, (3, 4))
+    with torch.no_grad():
+        memory, memory2 = fast.encode(SRC), fast.encode(other)
+        cache, cache2 = fast.start_cache(memory, 4), fast.start_cache(memory2, 4)
+        steps = []
+        for i in range(4):
+            steps.append(fast.decode(tgt[:, i : i + 1], memory, SRC, cache))
+            fast.decode(tgt[:2, i : i + 1], memory2, other, cache2)
+        expected = model.decode(tgt, memory, SRC)
+    torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=0, atol=1e-12)
+
+
+def test_it_shares_the_parameters_and_leaves_the_mode_alone(model):
+    fast = for_inference(model)
+    assert all(a is b for a, b in zip(fast.parameters(), model.parameters(), strict=True))
+    fast.train()
+    assert not model.training and not model.decoder.training and not fast.training
+    with torch.no_grad():
+        model.decoder.layers[0].self_attention.value.weight.zero_()
+    stale, anew = (greedy_decode(each, SRC, extra=9) for each in (fast, for_inference(model)))
+    assert same(anew, greedy_decode(model, SRC, extra=9))
+    assert not same(stale, anew)  # it says so: made anew after a change
+
+
+class Adapted(nn.Linear):
+    """As an adapter would replace a projection."""
+
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+@pytest.mark.parametrize(
+    "part",
+    [f"self_attention.{name}" for name in ("query", "key", "value", "output")]
+    + ["cross_attention.query", "cross_attention.output"]
+    + ["feed_forward.expand", "feed_forward.contract"],
+)
+def test_a_model_with_a_part_of_its_own_is_left_as_it_is(part):
+    model = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval()
+    assert type(for_inference(model)) is InferenceModel
+    layer = model.decoder.layers[1]
+    old = layer.get_submodule(part)
+    layer.set_submodule(part, Adapted(old.in_features, old.out_features))
+    assert for_inference(model) is model
+
+
+def test_other_classes_and_training_are_left_as_they_are():
+    class Mine(Transformer):
+        pass
+
+    class MyLayer(DecoderLayer):
+        pass
+
+    config = ModelConfig.tiny(30, d_model=16, n_layers=2)
+    mine, training, layered = Mine(config).eval(), Transformer(config), Transformer(config).eval()
+    layered.decoder.layers[0] = MyLayer(config).eval()
+    for model in (mine, training, layered):
+        assert for_inference(model) is model
+
+
+@pytest.fixture
+def translator():
+    torch.manual_seed(1)
+    vocab = WordVocab.train(["a b c d e f g h i j k l m n o p"], "en", min_freq=1)
+    model = Transformer(ModelConfig.tiny(len(vocab), d_model=16, d_ff=16, n_layers=2))
+    return Translator(model, vocab)
+
+
+LINES = ["a b c d", "e", "f g", "h i j k l m n o p", "b a", "p o n", "g g g g g", "l"] * 2
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_threads_change_nothing(translator, beam_size):
+    options = {"beam_size": beam_size, "alpha": 0.0, "max_tokens": 8}
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = translator.hypotheses(LINES, **options)
+        torch.set_num_threads(4)
+        together = translator.hypotheses(LINES, **options)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+    assert [h.ids for found in together for h in found] == [h.ids for found in alone for h in found]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_put_back_also_after_an_error(translator, training, monkeypatch):
+    translator.model.train(training)
+    translator.translate(["a b"])
+    assert translator.model.training == translator.model.encoder.training == training
+    monkeypatch.setattr("transformer_lib.translator.greedy_decode", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        translator.translate(["a b"], beam_size=1, alpha=0.0)
+    assert translator.model.training == translator.model.encoder.training == training
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_side_by_side_keeps_the_order_and_gives_each_one_thread(three_threads):
+    meeting = threading.Barrier(3, timeout=20)  # breaks unless three work at the same time
+
+    def work(i):
+        meeting.wait()
+        return i, torch.get_num_threads(), threading.get_ident()
+
+    found = side_by_side(work, range(3))
+    assert [i for i, _, _ in found] == [0, 1, 2]
+    assert {threads for _, threads, _ in found} == {1}
+    assert threading.get_ident() not in {ident for _, _, ident in found}
+    assert torch.get_num_threads() == 3
+
+
+def test_side_by_side_gives_an_error_on_and_the_threads_back(three_threads):
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda i: 1 // i, [1, 0, 1])
+    assert torch.get_num_threads() == 3
+
+
+def test_one_item_and_autocast_stay_where_they_are(three_threads):
+    here = threading.get_ident()
+    assert side_by_side(lambda _: threading.get_ident(), [0]) == [here]
+    assert side_by_side(len, []) == []
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert side_by_side(lambda _: threading.get_ident(), [0, 1]) == [here, here]
+
+
+def test_batches_hold_the_longest_first_and_no_more_than_fits():
+    assert length_batches([3, 9, 1, 4, 20], 12) == [[4], [1], [3, 0, 2]]
+    assert length_batches([], 12) == []

@@ -7,7 +7,7 @@ import pytest
 
 from transformer_lib.cli import main
 from transformer_lib.corpora import ParallelText
-from transformer_lib.prepared import Limits, Prepared, learn_vocabularies, prepare
+from transformer_lib.prepared import Extended, Limits, Prepared, learn_vocabularies, prepare
 from transformer_lib.subword_dropout import SubwordDropout
 from transformer_lib.textfiles import PairFiles
 
@@ -179,3 +179,50 @@ def test_the_command_says_from_how_many_it_learns_and_refuses_none(tmp_path, cap
     for flag in ("--sample", "--workers"):
         assert main([*command, flag, "0", "--force"]) == 2
         assert f"{flag} must be at least 1" in capsys.readouterr().err
+
+
+def files_of(paths):
+    return [str(path) for path in paths.paths]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_more_files_add_what_is_new_and_leave_the_vocabulary_alone(tmp_path, capsys, workers):
+    train = pair_files(tmp_path, SOURCE[:3] * 6, TARGET[:3] * 6)
+    one = pair_files(tmp_path, [SOURCE[0], "ein Hund", "ein Hund"], [TARGET[0], "dog", "dog"], "a")
+    two = pair_files(tmp_path, ["ein Hund", "ein Hund", ""], ["dog", "the dog", "cat"], "b")
+    options = ["--corpus", "files", "--source", "de", "--target", "en", "--vocab-size", "40"]
+    options += ["--train", *files_of(train), "--val", *files_of(train), "--workers", workers]
+    assert main(["prepare", str(tmp_path / "less"), *options]) == 0
+    capsys.readouterr()
+    options += ["--also", *files_of(one), *files_of(two)]
+    assert main(["prepare", str(tmp_path / "more"), *options]) == 0
+    assert "1 empty line; 3 already there" in capsys.readouterr().out
+    less, both = (Prepared(tmp_path / name) for name in ("less", "more"))
+    assert both.tgt_vocab.to_bytes() == less.tgt_vocab.to_bytes()
+    assert (len(less.pairs("train")), len(both.pairs("train"))) == (18, 20)  # repeated ones stay
+    texts = [
+        tuple(v.decode(ids) for v, ids in zip((both.src_vocab, both.tgt_vocab), pair, strict=True))
+        for pair in list(both.pairs("train"))[-2:]
+    ]
+    assert texts == [("ein Hund", "dog"), ("ein Hund", "the dog")]
+    assert both.about["splits"]["val"] == less.about["splits"]["val"]
+
+
+def test_what_was_dropped_before_is_still_told_with_more_files(tmp_path):
+    more = pair_files(tmp_path, [*SOURCE[:2], "neu"], [*TARGET[:2], "new"])
+    vocabularies = learn_vocabularies(TRAIN, "subwords", 50, ("de", "en"))
+    text, said = Extended(TRAIN, [more]), []
+    assert len(text) == 19 and text.name == "train"
+    for name in ("once", "again"):  # a second pass does not count twice
+        prepare({"train": text}, vocabularies, tmp_path / name, say=said.append)
+    assert said == [said[0]] * 2 and "2 empty line; 2 already there" in said[0]
+
+
+def test_damaged_further_files_are_refused(tmp_path, capsys):
+    train = pair_files(tmp_path, SOURCE[:3] * 6, TARGET[:3] * 6)
+    odd = pair_files(tmp_path, ["a", "b"], ["a"], "odd")
+    command = ["prepare", str(tmp_path / "out"), "--corpus", "files", "--source", "de"]
+    command += ["--target", "en", "--train", *files_of(train), "--val", *files_of(train)]
+    assert main([*command, "--vocab-size", "40", "--also", *files_of(odd)]) == 2
+    assert "odd.de has 2 lines, but" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,44 @@ from transformer_lib.shards import IdPairs
 from transformer_lib.textfiles import PairFiles, progress
 from transformer_lib.vocab import SubwordVocab, Vocab, WordVocab
 
-__all__ = ["IdPairs", "Limits", "Prepared", "learn_vocabularies", "prepare"]
+__all__ = ["Extended", "IdPairs", "Limits", "Prepared", "learn_vocabularies", "prepare"]
 
 Say = Callable[[str], None]
-Text = ParallelText | PairFiles
 SAMPLE_PAIRS = 200_000  # a vocabulary is learned from so many pairs; its frequent pieces settle
+
+
+class Extended:
+    """A text and more behind it: of the others, each pair that is not there yet.
+
+    What was seen is remembered as a number for every pair, about 60 bytes.
+
+    Attributes:
+        dropped: after `blocks`, how many pairs were left out, by reason.
+    """
+
+    def __init__(self, first: ParallelText | PairFiles, others: Sequence[PairFiles]) -> None:
+        self.texts, self.name = (first, *others), first.name
+        self.dropped: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return sum(map(len, self.texts))
+
+    def blocks(self) -> Iterator[Iterable[tuple[str, str]]]:
+        """All of the first text, then what is new in the others, some thousand pairs at a time."""
+        first, *others = self.texts
+        self.dropped = Counter(getattr(first, "dropped", {}))
+        seen: set[int] = set()
+        for block in first.blocks():
+            seen.update(map(hash, block))
+            yield block
+        for block in chain.from_iterable(text.blocks() for text in others):
+            new = {hash(pair): pair for pair in block}
+            self.dropped["already there"] += len(block) - len(new.keys() - seen)
+            yield [pair for number, pair in new.items() if number not in seen]
+            seen.update(new)
+
+
+Text = ParallelText | PairFiles | Extended
 
 
 class Prepared:
@@ -77,7 +111,12 @@ class Prepared:
 
 
 def learn_vocabularies(
-    train: Text, kind: str, size: int, languages: tuple[str, str], *, sample: int = SAMPLE_PAIRS
+    train: ParallelText | PairFiles,
+    kind: str,
+    size: int,
+    languages: tuple[str, str],
+    *,
+    sample: int = SAMPLE_PAIRS,
 ) -> tuple[Vocab, Vocab]:
     """Source and target vocabulary from the training text alone.
 
@@ -153,12 +192,12 @@ def prepare(
 def _write_split(
     writer: SplitWriter, split: str, text: Text, encode: Encoders, limits: Limits | None
 ) -> dict[str, Any]:
-    if isinstance(text, ParallelText):
-        writer.dropped.update({reason: n for reason, n in text.dropped.items() if n})
     with progress(f"{split}: encoding", total=len(text)) as bar:
         for block in encode(text.blocks(), limits):
             writer.add(block)
             bar.update(len(block.lengths[0]) + block.dropped.total())
+    before = getattr(text, "dropped", {})  # by whoever read it
+    writer.dropped.update({reason: n for reason, n in before.items() if n})
     if not writer.pairs:
         raise ValueError(f"{split}: every pair was dropped: {dict(writer.dropped)}")
     return writer.summary()

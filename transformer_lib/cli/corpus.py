@@ -28,6 +28,7 @@ def prepare(
     train: Annotated[tuple[Path, Path] | None, arg(metavar="SOURCE TARGET")] = None,
     val: Annotated[tuple[Path, Path] | None, arg(metavar="SOURCE TARGET")] = None,
     test: Annotated[tuple[Path, Path] | None, arg(metavar="SOURCE TARGET")] = None,
+    also: Annotated[tuple[tuple[Path, Path], ...], arg(metavar="SOURCE TARGET ...")] = (),
     vocab: Literal["subwords", "words"] = "subwords",
     vocab_size: int = 8000,
     max_length: int = 256,
@@ -46,6 +47,8 @@ def prepare(
         train: the training files, with --corpus files.
         val: the files to validate on.
         test: the files to score on in the end.
+        also: more files to train on, such as a model's translations: source, target, source, …
+            The vocabulary is learned without them; pairs that are there already are left out.
         vocab: one joint vocabulary of subwords, or whole words for each language.
         vocab_size: number of subwords, or most words of each language.
         max_length: training pairs with more tokens on a side are left out.
@@ -82,6 +85,9 @@ def prepare(
     )
     if workers is None:  # starting them takes seconds
         workers = (os.cpu_count() or 1) if n_pairs["train"] > LARGE else 1
+    if also:
+        more = [PairFiles(*files, name=" and ".join(map(str, files))) for files in also]
+        texts["train"] = prepared.Extended(texts["train"], more)
     limits = prepared.Limits(max_length, max_ratio)
     about = {"name": name, "source": source, "target": target, "vocab": vocab}
     prepared.prepare(

@@ -39,7 +39,7 @@ class ChunkedLoss(torch.autograd.Function):
         rows: int,
     ) -> Float[Tensor, ""]:
         """The loss in nats; `rows` of the logits exist at a time."""
-        device = hidden.device.type
+        device, even = hidden.device.type, smoothing / len(weight)  # each id's share of the target
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else hidden.dtype
         short, matrix = hidden.to(dtype), weight.to(dtype)  # of the products, as under autocast
@@ -48,16 +48,20 @@ class ChunkedLoss(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             pieces = (tensor.split(rows) for tensor in (short, targets, grad_hidden))
             for x, target, grad in zip(*pieces, strict=True):
-                log_probs = (x @ matrix.T).to(hidden.dtype).log_softmax(-1)
-                chosen = log_probs.gather(1, target[:, None])
-                even = smoothing / log_probs.size(1)
-                total -= (1 - smoothing) * chosen.sum() + even * log_probs.sum()
-                to_logits = log_probs.exp_().sub_(even)  # softmax - smoothed target, in place
-                to_logits.scatter_add_(1, target[:, None], torch.full_like(chosen, smoothing - 1))
+                target = target[:, None]
+                logits = (x @ matrix.T).to(hidden.dtype)
+                top, probs = logits.max(-1, keepdim=True), logits.softmax(-1)
+                # log Σ exp, without one more pass; the highest probability cannot be 0
+                norm = top.values - probs.gather(1, top.indices).log()
+                total -= ((1 - smoothing) * (logits.gather(1, target) - norm)).sum()
+                total -= even * logits.sum() - smoothing * norm.sum()
+                # softmax - smoothed target, in place; its even part is subtracted below
+                to_logits = probs.scatter_add_(1, target, torch.full_like(norm, smoothing - 1))
                 to_logits = to_logits.to(dtype)
                 torch.mm(to_logits, matrix, out=grad)
                 grad_weight += to_logits.T @ x
-        ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_weight)
+        grad_hidden = grad_hidden.to(hidden.dtype).sub_(even * weight.sum(0))
+        ctx.save_for_backward(grad_hidden, grad_weight.sub_(even * hidden.sum(0)))
         return total
 
     @staticmethod

@@ -6,7 +6,10 @@ import torch
 from transformer_lib import ModelConfig, TrainConfig, Transformer, collate, label_smoothed_loss
 from transformer_lib.chunked_loss import ChunkedLoss, chunked_batch_loss
 from transformer_lib.consistency import choose_loss
+from transformer_lib.corpora import ParallelText
+from transformer_lib.prepared import learn_vocabularies, prepare
 from transformer_lib.runs import InPrecision, RunConfig
+from transformer_lib.trainer import Trainer
 from transformer_lib.training import batch_loss
 
 BATCH = collate([([5, 6, 7, 3], [2, 8, 9, 10, 3]), ([9, 3], [2, 4, 3])])
@@ -97,6 +100,32 @@ def test_under_autocast_the_products_are_short_and_nothing_else():
 def test_it_is_chosen_by_its_flag_and_not_with_r_drop():
     assert choose_loss(0.0, 0) is batch_loss
     assert choose_loss(0.0, 5).__qualname__.startswith("chunked_batch_loss")
+    assert choose_loss(0.0, 0, torch.device("cpu")) is batch_loss
+
+
+@pytest.mark.parametrize(
+    "device, compiled, few", [("cpu", False, True), ("cpu", True, False), ("cuda", False, False)]
+)
+def test_left_out_it_is_chosen_where_it_pays(device, compiled, few, tmp_path):
+    found = choose_loss(0.0, None, torch.device(device), compiled)
+    assert (found is not batch_loss) == few
+    assert choose_loss(1.0, None, torch.device(device), compiled).__qualname__ == (
+        "choose_loss.<locals>.loss_of"
+    )
+
+
+def test_a_run_on_the_cpu_has_few_logits_at_a_time_unless_told(tmp_path):
+    text = ParallelText(("a b c", "b c") * 9, ("c b a", "c b") * 9, "text")
+    vocabularies = learn_vocabularies(text, "words", 20, ("de", "en"))
+    corpus = prepare({"train": text, "val": text}, vocabularies, tmp_path / "data", say=len)
+    for rows, expected in ((None, "chunked_batch_loss.<locals>.loss_of"), (0, "batch_loss")):
+        run = RunConfig(steps=1, max_tokens=30, loss_rows=rows)
+        config = ModelConfig.tiny(len(corpus.src_vocab), n_layers=1, d_model=16)
+        made = Trainer(corpus, config, TrainConfig(), run, tmp_path / "run")
+        assert made.loss_of.__qualname__ == expected
+
+
+def test_impossible_rows_are_refused():
     with pytest.raises(ValueError, match="loss_rows must be 0 or above, and 0 with r_drop: 5"):
         RunConfig(loss_rows=5, r_drop=1.0)
     with pytest.raises(ValueError, match="loss_rows must be 0 or above"):

@@ -12,7 +12,7 @@ from transformer_lib.decoding import greedy_decode
 from transformer_lib.inference import InferenceModel, for_inference, side_by_side
 from transformer_lib.layers import DecoderLayer
 from transformer_lib.model import Transformer
-from transformer_lib.translator import Translator, length_batches
+from transformer_lib.translator import Translator, best_batch, length_batches
 from transformer_lib.vocab import WordVocab
 
 KINDS = [
@@ -211,6 +211,12 @@ def test_one_item_and_autocast_stay_where_they_are(three_threads):
     assert side_by_side(len, []) == []
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert side_by_side(lambda _: threading.get_ident(), [0, 1]) == [here, here]
+
+
+def test_every_thread_gets_a_share_that_is_neither_tiny_nor_large(three_threads):
+    assert [best_batch(n) for n in (0, 600, 1500, 3000, 10**6)] == [256, 256, 550, 1024, 1024]
+    lengths = [15] * 60
+    assert len(length_batches(lengths, best_batch(sum(lengths)))) == 3
 
 
 def test_batches_hold_the_longest_first_and_no_more_than_fits():

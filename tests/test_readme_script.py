@@ -47,7 +47,7 @@ def test_the_script_gives_the_commands_weights(monkeypatch, tmp_path, capsys):
 
     vocabularies = learn_vocabularies(TEXT, "subwords", SIZE, ("de", "en"))
     corpus = prepare({"train": TEXT, "val": TEXT}, vocabularies, tmp_path / "data", say=len)
-    run = RunConfig(steps=STEPS, max_tokens=512, validate_every=STEPS)
+    run = RunConfig(steps=STEPS, max_tokens=512, validate_every=STEPS, loss_rows=0)
     rates = TrainConfig(peak_rate=3e-3, warmup=300, cooldown=(STEPS // 2, STEPS))
     trainer = Trainer(corpus, ModelConfig.tiny(SIZE, norm_first=True), rates, run, tmp_path / "run")
     trainer.log_every = 1

@@ -30,6 +30,7 @@ MEASURES = {
 }
 
 CARD = Path(__file__).with_name("model_card.md")
+MULTI30K = 29_000  # training pairs of it
 LANGUAGES = {"de": "German", "en": "English"}
 
 
@@ -101,7 +102,7 @@ def card(name, result):
         source=source,
         target=target,
         vocab=f"{settings['model']['src_vocab_size']:,}",
-        pairs=f"{settings['data']['splits']['train']['pairs']:,}",
+        pairs=pairs_of(settings["data"]["splits"]["train"]["pairs"]),
         steps=f"{training['step']:,}",
         minutes=f"{training['seconds'] / 60:.0f}",
         seed=settings["run"]["seed"],
@@ -112,6 +113,14 @@ def card(name, result):
         **{key: settings["model"][key] for key in ("n_layers", "d_model", "n_heads", "d_ff")},
         **result["search"],
     )
+
+
+def pairs_of(n_pairs):
+    """Where the training pairs of a card are from."""
+    text = f"the {min(n_pairs, MULTI30K):,} training pairs of Multi30k (Elliott et al., 2016)"
+    if n_pairs > MULTI30K:
+        text += f", and {n_pairs - MULTI30K:,} whose other side an earlier model translated"
+    return text
 
 
 def table(head, rows):

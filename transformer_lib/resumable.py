@@ -84,7 +84,7 @@ class ResumableRun:
             model = Transformer(model_config)
             self.translator = Translator(model, data.src_vocab, data.tgt_vocab)
         self._make_trainable(model)
-        self.loss_of = choose_loss(run.r_drop, run.loss_rows)
+        self.loss_of = choose_loss(run.r_drop, run.loss_rows, self.device, run.compile)
         self.accumulate = run.accumulate  # here, for an update that is as large as it ever was
         # Where we are. Everything that a checkpoint has to bring back is here or has a state_dict.
         self.step = self.epoch = self.index = self.n_tokens = self.saved = 0

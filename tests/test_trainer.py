@@ -1,9 +1,11 @@
 """The loop that survives real life: resumed to the bit, stopped by real signals, never lost."""
 
+import io
 import json
 import math
 import os
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -235,6 +237,66 @@ def test_a_second_signal_stops_at_once(trainer, monkeypatch):
     monkeypatch.setattr(Trainer, "_update", two_signals)
     with pytest.raises(KeyboardInterrupt):
         trainer().fit(quiet=True)
+
+
+def test_a_second_signal_is_heard_while_the_first_is_told(trainer, monkeypatch):
+    """Whoever reads "Ctrl-C again" may be faster than the line behind the one that prints it."""
+
+    class Impatient(io.StringIO):
+        def write(self, text):
+            if "Ctrl-C again" in text:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().write(text)
+
+    def one_signal(self, batches):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second signal was not heard")
+
+    monkeypatch.setattr(Trainer, "_update", one_signal)
+    monkeypatch.setattr("sys.stderr", Impatient())
+    with pytest.raises(KeyboardInterrupt):
+        trainer().fit()
+
+
+def test_a_second_signal_is_not_lost_where_python_drops_it(trainer, monkeypatch):
+    dropped = []
+    monkeypatch.setattr("sys.unraisablehook", lambda lost: dropped.append(lost.exc_type))
+
+    class Cleared:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    def long_step(self, batches):
+        os.kill(os.getpid(), signal.SIGINT)
+        Cleared()
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            time.sleep(0.01)
+        raise AssertionError("the second signal was not heard")
+
+    monkeypatch.setattr(Trainer, "_update", long_step)
+    with pytest.raises(KeyboardInterrupt):
+        trainer().fit(quiet=True)
+    assert dropped == [KeyboardInterrupt]  # or the test has shown nothing
+
+
+def test_a_line_that_cannot_be_printed_does_not_end_a_training(trainer, monkeypatch):
+    """A signal in the middle of a write: Python does not let the handler write there, too."""
+
+    class Busy(io.StringIO):
+        def write(self, text):
+            raise RuntimeError("reentrant call inside")
+
+    def one_signal(self, batches):
+        self.step += 1
+        monkeypatch.setattr("sys.stderr", Busy())
+        os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.undo()
+        return StepResult(1.0, 1, 1.0, 0.1)
+
+    monkeypatch.setattr(Trainer, "_update", one_signal)
+    assert trainer().fit() == "SIGINT"
 
 
 def test_a_second_request_to_end_does_not_cut_the_save(trainer, monkeypatch):

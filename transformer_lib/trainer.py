@@ -18,7 +18,8 @@ from transformer_lib.distributed import copy_weights, train_step_of_all
 from transformer_lib.evaluation import validation_scores
 from transformer_lib.loading import check_ids
 from transformer_lib.resumable import ResumableRun
-from transformer_lib.runs import InPrecision, StopSignal, progress_bar
+from transformer_lib.runs import InPrecision, progress_bar
+from transformer_lib.stopping import StopSignal
 from transformer_lib.training import StepResult, rate_at
 
 __all__ = ["Trainer"]

@@ -66,18 +66,9 @@ def weights(folder):
 
 
 def curve(folder):
-    """What the log says of every validation, without the clock, and the steps of all its lines.
-
-    (The loss of a training line is the mean since the line before or, after a new start, since
-    that.)
-    """
+    """The log without the clock: losses, rates, tokens and scores, line by line."""
     lines = RunLog.read(folder / "log.jsonl")
-    scores = [
-        {name: value for name, value in line.items() if name != "seconds"}
-        for line in lines
-        if "bleu" in line
-    ]
-    return scores, [line["step"] for line in lines]
+    return [{name: line[name] for name in line if name != "seconds"} for line in lines]
 
 
 def wait_for(condition, process):

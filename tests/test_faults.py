@@ -27,6 +27,7 @@ from transformer_lib.checkpoint import (
     list_checkpoints,
     sweep,
     write_folder,
+    write_text,
 )
 from transformer_lib.cli import main
 from transformer_lib.runs import RunLog
@@ -223,10 +224,10 @@ def test_a_full_disk_keeps_what_is_saved_and_the_run_goes_on_later(data, whole, 
     for checkpoint in saved:
         check_folder(checkpoint)
     assert f"saved: step {int(saved[-1].name[5:])} in" in told
+    assert not list((folder / "checkpoints").glob(".*"))  # what is half written takes no room
     filler.unlink()
     assert main(command(data, folder, "--resume", "auto")[3:]) == 0
     assert weights(folder) == weights(whole)
-    assert not list((folder / "checkpoints").glob(".*"))
 
 
 def test_a_disk_that_cannot_hold_the_run_is_told_before_the_first_step(disk, run):
@@ -235,6 +236,26 @@ def test_a_disk_that_cannot_hold_the_run_is_told_before_the_first_step(disk, run
     assert (status, out) == (1, "") and err.count("\n") == 1
     assert re.search(r"run/checkpoints: up to 7 checkpoints of .* MB need .* MB more, but", err)
     assert list(place.iterdir()) == []
+
+
+def test_free_space_that_is_only_promised_is_told_before_the_first_step(disk, run, monkeypatch):
+    """As where users have a quota: the file system has room, and does not give it."""
+    place = disk("size=300k")
+    usage = shutil.disk_usage(place)._replace(free=10**12)
+    monkeypatch.setattr("transformer_lib.dry_run.shutil.disk_usage", lambda _: usage)
+    status, out, err = run(place / "run", "--keep", 5)
+    assert (status, out) == (1, "") and "No space left on device: make room" in err
+    assert list(place.iterdir()) == []
+
+
+def test_a_small_file_that_finds_no_room_is_named_and_the_old_one_kept(disk):
+    path = disk("size=64k") / "best.json"
+    write_text(path, "old")
+    with pytest.raises(OSError) as caught:
+        write_text(path, "x" * 10**6)
+    assert caught.value.filename == str(path)
+    assert [file.name for file in path.parent.iterdir()] == ["best.json"]
+    assert path.read_text() == "old"
 
 
 def test_a_read_only_place_is_named(disk, run):

@@ -427,6 +427,16 @@ def test_an_id_out_of_range_is_named_before_the_device_sees_it(data, run, tmp_pa
     assert "target id 77 is out of range: the vocabulary has 16 ids" in last_line(err)
 
 
+def test_a_corpus_whose_sentences_end_before_they_begin_is_refused(data, run, tmp_path):
+    corpus = Path(shutil.copytree(data, tmp_path / "corpus"))
+    ends = np.load(corpus / "train.src.ends.npy")
+    ends[1:3] = ends[[2, 1]]
+    np.save(tmp_path / "ends.npy", ends)
+    forge(corpus, "train.src.ends.npy", (tmp_path / "ends.npy").read_bytes())
+    status, _, err = run(tmp_path / "new", data=corpus)
+    assert status == 2 and "train.src.ends.npy cannot be used: a sentence ends before" in err
+
+
 # --- how it ends
 
 

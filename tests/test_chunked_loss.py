@@ -5,7 +5,7 @@ import torch
 
 from transformer_lib import ModelConfig, TrainConfig, Transformer, collate, label_smoothed_loss
 from transformer_lib.chunked_loss import ChunkedLoss, chunked_batch_loss
-from transformer_lib.consistency import choose_loss
+from transformer_lib.consistency import choose_loss, loss_rows
 from transformer_lib.corpora import ParallelText
 from transformer_lib.prepared import learn_vocabularies, prepare
 from transformer_lib.runs import InPrecision, RunConfig
@@ -100,18 +100,15 @@ def test_under_autocast_the_products_are_short_and_nothing_else():
 def test_it_is_chosen_by_its_flag_and_not_with_r_drop():
     assert choose_loss(0.0, 0) is batch_loss
     assert choose_loss(0.0, 5).__qualname__.startswith("chunked_batch_loss")
-    assert choose_loss(0.0, 0, torch.device("cpu")) is batch_loss
 
 
 @pytest.mark.parametrize(
     "device, compiled, few", [("cpu", False, True), ("cpu", True, False), ("cuda", False, False)]
 )
-def test_left_out_it_is_chosen_where_it_pays(device, compiled, few, tmp_path):
-    found = choose_loss(0.0, None, torch.device(device), compiled)
-    assert (found is not batch_loss) == few
-    assert choose_loss(1.0, None, torch.device(device), compiled).__qualname__ == (
-        "choose_loss.<locals>.loss_of"
-    )
+def test_left_out_it_is_chosen_where_it_pays(device, compiled, few):
+    assert (loss_rows(None, torch.device(device), compiled) > 0) == few
+    for told in (0, 7):
+        assert loss_rows(told, torch.device(device), compiled) == told
 
 
 def test_a_run_on_the_cpu_has_few_logits_at_a_time_unless_told(tmp_path):

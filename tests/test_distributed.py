@@ -370,6 +370,15 @@ def test_a_rank_that_is_lost_ends_the_others(data, tmp_path, number):
     assert "--resume auto" in line and "third_party" not in line
 
 
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_a_dry_run_of_two_processes_is_told_once(data, tmp_path, sharding):
+    with two_processes(*train(data, tmp_path / "run", "--dry-run", "--sharding", sharding)) as both:
+        told = [process.communicate(timeout=100) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert told[0][0].startswith("model ") and "memory  about" in told[0][0]
+    assert told[1][0] == "" and not (tmp_path / "run").exists()
+
+
 def test_an_error_is_told_once_and_ends_all_with_its_status(tmp_path):
     with two_processes(*train(tmp_path, tmp_path / "run")) as started:
         told = [process.communicate(timeout=60) for process in started]

@@ -1,13 +1,21 @@
 """`train --dry-run`: says what a training will need, and leaves no trace."""
 
 import hashlib
+import itertools
+import json
+import platform
+import random
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from torch.profiler import ProfilerActivity, profile
 
-from transformer_lib import ModelConfig, TrainConfig, dry_run
+from transformer_lib import ModelConfig, TrainConfig, collate, dry_run
+from transformer_lib.batching import token_batches
 from transformer_lib.checkpoint import list_checkpoints
 from transformer_lib.cli import main
 from transformer_lib.corpora import ParallelText
@@ -106,17 +114,118 @@ def test_the_size_of_a_checkpoint_is_right(corpus, tmp_path, optimizer):
     assert real <= told <= real + dry_run.SMALL
 
 
-def test_what_a_batch_keeps_grows_with_its_rows(corpus, tmp_path):
-    """Counted on a few rows, as much as counted on all."""
-    run, config = RunConfig(max_tokens=400), ModelConfig.tiny(16, **SIZES)
-    trainer = Trainer(corpus, config, TrainConfig(), run, tmp_path / "run")
-    plan = [list(range(32))]
-    few = dry_run._activation_bytes(trainer, plan)
-    dry_run.ROWS, rows = 32, dry_run.ROWS
-    try:
-        whole = dry_run._activation_bytes(trainer, plan)
-    finally:
-        dry_run.ROWS = rows
-    assert few == pytest.approx(whole, rel=0.05)
-    smallest = 32 * 6 * 64 * 4 * 2 * 2 * 5  # of every layer at least five inputs are kept
-    assert whole > smallest
+# --- memory
+
+
+DRAW = random.Random(0)
+WORDS = {"few": "abcdef", "many": [f"w{i}" for i in range(3000)]}
+
+
+def sentences(words, n):
+    """Of quite different lengths: some rows of a batch are mostly padding."""
+    return tuple(" ".join(DRAW.choices(words, k=DRAW.randint(3, 20))) for _ in range(n))
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    """A vocabulary of 16 ids, and one whose logits are most of what a step makes."""
+    made, folder = {}, tmp_path_factory.mktemp("memory")
+    for name, kind in (("few", "subwords"), ("many", "words")):
+        lines = sentences(WORDS[name], 1500)
+        text, short = (ParallelText(part, part, name) for part in (lines, lines[:4]))
+        vocabularies = learn_vocabularies(text, kind, 16, ("de", "en"))
+        made[name] = prepare({"train": text, "val": short}, vocabularies, folder / name, say=len)
+    return made
+
+
+def make_trainer(corpus, folder, run):
+    sizes = {"n_layers": 2, "d_model": 128, "d_ff": 64, "n_heads": 4}
+    config = ModelConfig.tiny(len(corpus.src_vocab), **sizes)
+    return Trainer(corpus, config, TrainConfig(), RunConfig(**run), folder)
+
+
+def largest(trainer):
+    plan = token_batches(trainer.pairs.lengths, trainer.run.max_tokens)
+    return max(plan, key=lambda rows: dry_run._cells(trainer.pairs.lengths, rows))
+
+
+def really_held(trainer):
+    """Weights, moments and, as torch's own allocator counts it, the peak of a step."""
+    rows = [trainer.pairs[i] for i in largest(trainer)]
+    batches = [collate(rows)] * trainer.run.accumulate
+    trainer._update(iter(batches))
+    trainer.optimizer.zero_grad()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as noted:
+        trainer._update(iter(batches))
+    events = noted.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    step = max(itertools.accumulate(nbytes for _, nbytes in changes))
+    moments = trainer.optimizer.state_dict()
+    parts = moments.get("parts", [moments])
+    state = [x for part in parts for held in part["state"].values() for x in held.values()]
+    weights = trainer.translator.model.parameters()
+    return step + sum(tensor.nbytes for tensor in (*weights, *state))
+
+
+@pytest.mark.parametrize(
+    ("words", "run"),
+    [
+        ("few", {}),
+        ("few", {"optimizer": "muon"}),
+        ("few", {"max_tokens": 24}),
+        ("few", {"accumulate": 2, "precision": "bf16"}),
+        ("many", {}),
+        ("many", {"optimizer": "muon"}),
+        ("many", {"r_drop": 5.0}),
+        ("many", {"loss_rows": 100}),
+        ("many", {"loss_rows": 0}),
+    ],
+    ids=str,
+)
+def test_the_memory_of_a_step_is_what_the_allocator_counts(corpora, tmp_path, words, run):
+    run = {"max_tokens": 1000} | run
+    found = dry_run.forecast(make_trainer(corpora[words], tmp_path / "run", run))
+    real = really_held(make_trainer(corpora[words], tmp_path / "run", run))
+    assert found.fixed + found.activations == pytest.approx(real, rel=0.03)
+
+
+TAKEN = """
+import json, pathlib, sys
+import torch
+from transformer_lib import ModelConfig, TrainConfig, collate
+from transformer_lib.prepared import Prepared
+from transformer_lib.runs import RunConfig
+from transformer_lib.trainer import Trainer
+torch.set_num_threads(1)
+place, folder, sizes, run, rows = sys.argv[1:]
+corpus, run = Prepared(place), RunConfig(**json.loads(run))
+def trainer(**sizes):
+    config = ModelConfig.tiny(len(corpus.src_vocab), **sizes)
+    return Trainer(corpus, config, TrainConfig(), run, folder)
+def taken(kind):
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(kind))
+def step(trainer, rows):
+    trainer._update(iter([collate([trainer.pairs[i] for i in rows])]))
+step(trainer(n_layers=1, d_model=4, n_heads=1, d_ff=4), [0])  # loads what is loaded once
+before = taken("VmRSS")
+large = trainer(**json.loads(sizes))
+for _ in range(3):
+    step(large, json.loads(rows))
+print(taken("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it was measured with glibc")
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize("words", ["few", "many"])
+def test_the_memory_that_is_told_is_what_a_process_takes(corpora, tmp_path, words, optimizer):
+    run = {"max_tokens": 4000, "optimizer": optimizer}
+    trainer = make_trainer(corpora[words], tmp_path / "run", run)
+    rows = json.dumps(largest(trainer))
+    told = dry_run.forecast(trainer).memory
+    sizes = json.dumps({"n_layers": 2, "d_model": 128, "d_ff": 64, "n_heads": 4})
+    call = [sys.executable, "-c", TAKEN, corpora[words].folder, tmp_path, sizes, json.dumps(run)]
+    done = subprocess.run([*call, rows], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert told == pytest.approx(int(done.stdout), rel=0.25)

@@ -83,7 +83,8 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_taken_name_is_refused_before_anything_is_loaded(tmp_path):
+def test_a_taken_name_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformer_lib.export._fill_ctranslate2", lambda _: pytest.fail("loaded"))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep me")
     with pytest.raises(FileExistsError, match="not one of ours"):

@@ -2,7 +2,6 @@
 reads. docs/faults.md is the list; what is tested elsewhere is named there."""
 
 import ast
-import contextlib
 import hashlib
 import itertools
 import json
@@ -28,6 +27,7 @@ from transformer_lib.checkpoint import (
     list_checkpoints,
     sweep,
     write_folder,
+    write_text,
 )
 from transformer_lib.cli import main
 from transformer_lib.runs import RunLog
@@ -67,18 +67,9 @@ def weights(folder):
 
 
 def curve(folder):
-    """What the log says of every validation, without the clock, and the steps of all its lines.
-
-    (The loss of a training line is the mean since the line before or, after a new start, since
-    that.)
-    """
+    """The log without the clock: losses, rates, tokens and scores, line by line."""
     lines = RunLog.read(folder / "log.jsonl")
-    scores = [
-        {name: value for name, value in line.items() if name != "seconds"}
-        for line in lines
-        if "bleu" in line
-    ]
-    return scores, [line["step"] for line in lines]
+    return [{name: line[name] for name in line if name != "seconds"} for line in lines]
 
 
 def wait_for(condition, process):
@@ -233,10 +224,10 @@ def test_a_full_disk_keeps_what_is_saved_and_the_run_goes_on_later(data, whole, 
     for checkpoint in saved:
         check_folder(checkpoint)
     assert f"saved: step {int(saved[-1].name[5:])} in" in told
+    assert not list((folder / "checkpoints").glob(".*"))  # what is half written takes no room
     filler.unlink()
     assert main(command(data, folder, "--resume", "auto")[3:]) == 0
     assert weights(folder) == weights(whole)
-    assert not list((folder / "checkpoints").glob(".*"))
 
 
 def test_a_disk_that_cannot_hold_the_run_is_told_before_the_first_step(disk, run):
@@ -245,6 +236,26 @@ def test_a_disk_that_cannot_hold_the_run_is_told_before_the_first_step(disk, run
     assert (status, out) == (1, "") and err.count("\n") == 1
     assert re.search(r"run/checkpoints: up to 7 checkpoints of .* MB need .* MB more, but", err)
     assert list(place.iterdir()) == []
+
+
+def test_free_space_that_is_only_promised_is_told_before_the_first_step(disk, run, monkeypatch):
+    """As where users have a quota: the file system has room, and does not give it."""
+    place = disk("size=300k")
+    usage = shutil.disk_usage(place)._replace(free=10**12)
+    monkeypatch.setattr("transformer_lib.dry_run.shutil.disk_usage", lambda _: usage)
+    status, out, err = run(place / "run", "--keep", 5)
+    assert (status, out) == (1, "") and "No space left on device: make room" in err
+    assert list(place.iterdir()) == []
+
+
+def test_a_small_file_that_finds_no_room_is_named_and_the_old_one_kept(disk):
+    path = disk("size=64k") / "best.json"
+    write_text(path, "old")
+    with pytest.raises(OSError) as caught:
+        write_text(path, "x" * 10**6)
+    assert caught.value.filename == str(path)
+    assert [file.name for file in path.parent.iterdir()] == ["best.json"]
+    assert path.read_text() == "old"
 
 
 def test_a_read_only_place_is_named(disk, run):
@@ -416,6 +427,16 @@ def test_an_id_out_of_range_is_named_before_the_device_sees_it(data, run, tmp_pa
     assert "target id 77 is out of range: the vocabulary has 16 ids" in last_line(err)
 
 
+def test_a_corpus_whose_sentences_end_before_they_begin_is_refused(data, run, tmp_path):
+    corpus = Path(shutil.copytree(data, tmp_path / "corpus"))
+    ends = np.load(corpus / "train.src.ends.npy")
+    ends[1:3] = ends[[2, 1]]
+    np.save(tmp_path / "ends.npy", ends)
+    forge(corpus, "train.src.ends.npy", (tmp_path / "ends.npy").read_bytes())
+    status, _, err = run(tmp_path / "new", data=corpus)
+    assert status == 2 and "train.src.ends.npy cannot be used: a sentence ends before" in err
+
+
 # --- how it ends
 
 
@@ -459,10 +480,8 @@ def test_a_second_ctrl_c_ends_at_once_and_says_what_there_is(data, tmp_path):
         line = process.stderr.readline()
         while b"stopping after this step" not in line:
             line = process.stderr.readline()
-        for _ in range(5):  # Python cannot raise it where it comes while something is cleared away
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(timeout=4)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=20)
 
     slow = ["--accumulate", "20000", "--max-tokens", "8"]
     folder = tmp_path / "run"

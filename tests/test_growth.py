@@ -1,6 +1,8 @@
 """The tool that measures growth, and what docs/scaling.md claims of what it measured."""
 
 import json
+import os
+from pathlib import Path
 
 import growth
 import pytest
@@ -23,11 +25,13 @@ def test_a_copy_varies_and_stays_a_copy(tmp_path, monkeypatch):
 
 
 def test_memory_is_the_most_there_was():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])  # what there is now
+    now = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
     before = growth.peak_mebibytes()
-    found = growth.measured(lambda: {"size": len(b"1" * 300_000_000)})
+    found = growth.measured(lambda: {"size": len(b"1" * 300_000_000)})  # and is gone again
     assert found["size"] == 300_000_000
     assert found["peak_mebibytes"] >= found["mebibytes_before"] >= round(before, 1)
-    assert found["peak_mebibytes"] > 280
+    assert found["peak_mebibytes"] > now + 280
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ SAME_LEVEL = {
     "beam": {"decoding"},
     "corpora": {"download", "textfiles"},
     "loading": {"checkpoint"},
-    "dry_run": {"trainer"},
+    "dry_run": {"memory", "trainer"},
     "lessons": {"grammar"},
 }
 HEADER = re.compile(r"# Written by notebooks/(\d\d)_\w+\.ipynb: edit there, then `make export`\.")

@@ -1,9 +1,11 @@
 """The loop that survives real life: resumed to the bit, stopped by real signals, never lost."""
 
+import io
 import json
 import math
 import os
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from transformer_lib import ModelConfig, TrainConfig, Transformer, Translator
 from transformer_lib.checkpoint import CheckpointError, list_checkpoints
 from transformer_lib.corpora import ParallelText
+from transformer_lib.loading import read_progress
 from transformer_lib.prepared import learn_vocabularies, prepare
 from transformer_lib.runs import InPrecision, RunConfig, RunLog, choose_precision
 from transformer_lib.trainer import Trainer
@@ -109,6 +112,39 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(trainer, stop_at, accumulate
     assert losses(whole) == losses(again)
     for name, tensor in state(whole).items():
         assert torch.equal(tensor, state(again)[name]), name
+
+
+def test_a_mean_loss_in_the_log_is_the_same_wherever_the_run_was_cut(trainer):
+    made = trainer("whole")
+    made.log_every = 4
+    made.fit(quiet=True)
+    for stop_at in (1, 2, 3, 6):
+        cut = trainer(f"cut-{stop_at}", replace(RUN, steps=stop_at))
+        cut.log_every = 4
+        cut.fit(quiet=True)
+        again = trainer(f"cut-{stop_at}", resume="latest")
+        again.log_every = 4
+        again.fit(quiet=True)
+        assert losses(again) == losses(made) and len(losses(made)) == 1
+        assert again.recent == made.recent and made.recent[1] > 0
+
+
+def test_progress_of_an_older_version_is_read_and_a_wrong_one_is_not(trainer):
+    first = trainer()
+    first.fit(quiet=True)
+    path = first.checkpoints / "step-000006" / "training.json"
+    noted = json.loads(path.read_text())
+    new = read_progress(path)
+    assert (new["recent"], new["per_update"]) == ([0.0, 0], 1)
+    path.write_text(json.dumps({k: noted[k] for k in noted if k not in ("recent", "per_update")}))
+    assert read_progress(path) == new
+    path.write_text(json.dumps(noted | {"recent": [None, 7]}))  # float16 was too short for a loss
+    loss, n_tokens = read_progress(path)["recent"]
+    assert math.isnan(loss) and n_tokens == 7
+    for wrong in ({"per_update": "x"}, {"per_update": 0}, {"recent": [1.0]}, {"recent": [1.0, -1]}):
+        path.write_text(json.dumps(noted | wrong))
+        with pytest.raises(CheckpointError, match=r"training\.json cannot be used"):
+            read_progress(path)
 
 
 def test_the_log_forgets_what_is_done_again(trainer):
@@ -235,6 +271,66 @@ def test_a_second_signal_stops_at_once(trainer, monkeypatch):
     monkeypatch.setattr(Trainer, "_update", two_signals)
     with pytest.raises(KeyboardInterrupt):
         trainer().fit(quiet=True)
+
+
+def test_a_second_signal_is_heard_while_the_first_is_told(trainer, monkeypatch):
+    """Whoever reads "Ctrl-C again" may be faster than the line behind the one that prints it."""
+
+    class Impatient(io.StringIO):
+        def write(self, text):
+            if "Ctrl-C again" in text:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().write(text)
+
+    def one_signal(self, batches):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second signal was not heard")
+
+    monkeypatch.setattr(Trainer, "_update", one_signal)
+    monkeypatch.setattr("sys.stderr", Impatient())
+    with pytest.raises(KeyboardInterrupt):
+        trainer().fit()
+
+
+def test_a_second_signal_is_not_lost_where_python_drops_it(trainer, monkeypatch):
+    dropped = []
+    monkeypatch.setattr("sys.unraisablehook", lambda lost: dropped.append(lost.exc_type))
+
+    class Cleared:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    def long_step(self, batches):
+        os.kill(os.getpid(), signal.SIGINT)
+        Cleared()
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            time.sleep(0.01)
+        raise AssertionError("the second signal was not heard")
+
+    monkeypatch.setattr(Trainer, "_update", long_step)
+    with pytest.raises(KeyboardInterrupt):
+        trainer().fit(quiet=True)
+    assert dropped == [KeyboardInterrupt]  # or the test has shown nothing
+
+
+def test_a_line_that_cannot_be_printed_does_not_end_a_training(trainer, monkeypatch):
+    """A signal in the middle of a write: Python does not let the handler write there, too."""
+
+    class Busy(io.StringIO):
+        def write(self, text):
+            raise RuntimeError("reentrant call inside")
+
+    def one_signal(self, batches):
+        self.step += 1
+        monkeypatch.setattr("sys.stderr", Busy())
+        os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.undo()
+        return StepResult(1.0, 1, 1.0, 0.1)
+
+    monkeypatch.setattr(Trainer, "_update", one_signal)
+    assert trainer().fit() == "SIGINT"
 
 
 def test_a_second_request_to_end_does_not_cut_the_save(trainer, monkeypatch):

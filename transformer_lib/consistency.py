@@ -12,7 +12,7 @@ from transformer_lib.loss import label_smoothed_loss
 from transformer_lib.masks import teacher_forcing
 from transformer_lib.training import BatchLoss, TrainConfig, batch_loss
 
-__all__ = ["choose_loss", "disagreement"]
+__all__ = ["choose_loss", "disagreement", "loss_rows"]
 
 
 def disagreement(
@@ -27,23 +27,23 @@ def disagreement(
     return ((log_a.exp() - log_b.exp()) * (log_a - log_b)).sum(-1)
 
 
-def choose_loss(
-    r_drop: float,
-    rows: int | None = 0,
-    device: torch.device | None = None,
-    compiled: bool = False,
-) -> BatchLoss:
+def loss_rows(rows: int | None, device: torch.device, compiled: bool) -> int:
+    """How many rows have logits at a time, 0 for all; None is 256 on a CPU, whose caches hold so
+    many, and all on a GPU or for a compiled model."""
+    if rows is None:
+        return 256 if device.type == "cpu" and not compiled else 0
+    return rows
+
+
+def choose_loss(r_drop: float, rows: int = 0) -> BatchLoss:
     """The loss of a batch: label-smoothed as in the paper, or with R-Drop where its weight is > 0.
 
-    `rows` of the logits at a time, see `chunked_batch_loss`; 0 for all at once. None is 256 on a
-    CPU, as many as its caches hold, and all on a GPU or for a compiled model.
+    `rows` of the logits at a time, see `chunked_batch_loss`; 0 for all at once.
 
     With R-Drop every sentence pair goes through the model twice, with other units dropped, and
     the loss per token is the mean of the two label-smoothed losses + r_drop / 4 · disagreement:
     half of what Wu et al. write (2021, "R-Drop", equation 4), as they add the two losses up.
     """
-    if rows is None:
-        rows = 256 if device and device.type == "cpu" and not compiled else 0
     if not r_drop:
         return chunked_batch_loss(rows) if rows else batch_loss
 

@@ -16,14 +16,14 @@ from transformer_lib.batching import collate, token_batches
 from transformer_lib.checkpoint import list_checkpoints
 from transformer_lib.corpora import ParallelText
 from transformer_lib.evaluation import validation_scores
+from transformer_lib.memory import batch_bytes, moment_bytes, weight_bytes
 from transformer_lib.resumable import ResumableRun, Resume
 from transformer_lib.trainer import Trainer
 
 __all__ = ["Forecast", "check_space", "checkpoint_bytes", "disk_bytes", "forecast"]
 
 STEPS = 6  # that are timed, after one to warm up
-LOGITS = 5  # copies of the logits at the peak of the backward pass, as measured on a CPU
-ROWS = 4  # of the largest batch that are counted
+CPU_SLACK = 1.45  # glibc keeps pieces that were freed, as measured: see docs/faults.md
 SENTENCES = 64  # of the validation text that are timed
 SMALL = 2**16  # bytes of a checkpoint besides tensors and vocabularies
 LABEL = 2**9  # more of them for each tensor: its name, and those of its moments
@@ -31,10 +31,10 @@ LABEL = 2**9  # more of them for each tensor: its name, and those of its moments
 
 def checkpoint_bytes(run: ResumableRun) -> int:
     """The size of one checkpoint: weights, moments, vocabularies."""
-    weights = _weight_bytes(run)
+    weights = weight_bytes(run)
     vocabularies = run.data.src_vocab.to_bytes(), run.data.tgt_vocab.to_bytes()
     labels = SMALL + LABEL * len(list(run.translator.model.parameters()))
-    return weights + _moment_bytes(run) + sum(map(len, vocabularies)) + labels
+    return weights + moment_bytes(run) + sum(map(len, vocabularies)) + labels
 
 
 def disk_bytes(run: ResumableRun) -> int:
@@ -85,8 +85,9 @@ class Forecast:
     Attributes:
         parameters: of the model, shared ones counted once.
         disk, disk_free: bytes of its checkpoints; bytes that are left.
-        fixed, activations: bytes of weights, gradients and moments; of one step with the largest
-            batch.
+        fixed, activations: bytes of weights, gradients and moments; of what a step with the
+            largest batch holds besides, at its peak.
+        slack: of what its tensors hold, so many times as much is taken from the system.
         memory_free: bytes that are left; None where the system does not tell.
         steps, step_seconds: updates to do, and the mean time of one.
         validations, validation_seconds: the same for looking up. At most: a model that has
@@ -99,6 +100,7 @@ class Forecast:
     disk_free: int
     fixed: int
     activations: int
+    slack: float
     memory_free: int | None
     steps: int
     step_seconds: float
@@ -107,8 +109,8 @@ class Forecast:
 
     @property
     def memory(self) -> int:
-        """Bytes of everything that one step holds at its peak."""
-        return self.fixed + self.activations
+        """Bytes that the process takes, on top of what Python and torch need themselves."""
+        return round((self.fixed + self.activations) * self.slack)
 
     @property
     def seconds(self) -> float:
@@ -123,7 +125,8 @@ class Forecast:
                 f"model   {self.parameters:,} parameters; {self.batches:,} batches an epoch",
                 f"disk    {self.disk / 1e6:,.0f} MB of {self.disk_free / 1e6:,.0f} MB free",
                 f"memory  about {self.memory / 1e9:.2f} GB{free}: weights, gradients and moments "
-                f"{self.fixed / 1e9:.2f}, the largest batch {self.activations / 1e9:.2f}",
+                f"{self.fixed / 1e9:.2f}, the largest batch {self.activations / 1e9:.2f}, both "
+                f"times {self.slack:g} for freed pieces that are not given back",
                 f"time    about {_duration(self.seconds)}: {self.steps:,} steps of "
                 f"{self.step_seconds:.3g} s, {self.validations:,} validations of at most "
                 f"{self.validation_seconds:.3g} s",
@@ -150,59 +153,21 @@ def forecast(trainer: Trainer, resume: Resume = "no") -> Forecast:
     draw = {"seed": run.seed, "epoch": trainer.epoch}
     plan = token_batches(trainer.pairs.lengths, run.max_tokens, **draw)
     memory_free = _free_memory(trainer.device)
-    activations = _activation_bytes(trainer, plan)
+    largest = max(plan, key=lambda rows: _cells(trainer.pairs.lengths, rows))
     return Forecast(
         parameters=sum(p.numel() for p in model.parameters()),
         batches=len(plan),
         disk=needed,
         disk_free=free,
-        fixed=2 * _weight_bytes(trainer) + _moment_bytes(trainer),
-        activations=activations,
+        fixed=2 * weight_bytes(trainer) + moment_bytes(trainer),
+        activations=batch_bytes(trainer, largest),
+        slack=CPU_SLACK if trainer.device.type == "cpu" else 1.0,
         memory_free=memory_free,
         steps=steps,
         step_seconds=_time_steps(trainer, plan),
         validations=-(-steps // run.validate_every),
         validation_seconds=_time_validation(trainer),
     )
-
-
-def _weight_bytes(run: ResumableRun) -> int:
-    return sum(p.nbytes for p in run.translator.model.parameters())
-
-
-def _moment_bytes(run: ResumableRun) -> int:
-    """Adam keeps two numbers for every weight, Muon one."""
-    return sum(
-        p.nbytes * (2 if "betas" in group else 1)
-        for group in run.optimizer.param_groups
-        for p in group["params"]
-    )
-
-
-def _activation_bytes(run: ResumableRun, plan: list[list[int]]) -> int:
-    """What the largest batch keeps for the backward pass, and what that adds at its peak.
-
-    Counted on its first few rows: everything that is kept has one entry for every row.
-    """
-    lengths = run.pairs.lengths
-    largest = max(plan, key=lambda rows: _cells(lengths, rows))
-    rows = largest[:ROWS]
-    batch = collate([run.pairs[i] for i in rows]).to(run.device)
-    weights, kept = {p.untyped_storage().data_ptr() for p in run.model.parameters()}, {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    run.model.train()
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = run.loss_of(run.model, batch, run.config)
-    del loss
-    passes = 2 if run.run.r_drop else 1
-    logits = passes * batch.tgt.numel() * run.translator.model.config.tgt_vocab_size * 4
-    return (sum(kept.values()) + LOGITS * logits) * len(largest) // len(rows)
 
 
 def _time_steps(trainer: Trainer, plan: list[list[int]]) -> float:

@@ -84,14 +84,17 @@ def read_progress(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: entries are missing or of another kind.
     """
-    counts = dict.fromkeys(("step", "epoch", "index", "n_tokens"), int)
-    noted = read_json(path, {**counts, "seconds": (int, float), "settings": dict, "best": dict})
-    with understood(path):
-        if min(noted[name] for name in (*counts, "seconds")) < 0:
-            raise ValueError("a number is below 0")
-        best = noted["best"]["step"], noted["best"]["bleu"]
-        if not isinstance(best[0], int) or not isinstance(best[1], int | float | None):
-            raise ValueError(f"best is {best!r:.50}")
+    kinds = dict.fromkeys(("step", "epoch", "index", "n_tokens"), int) | {"seconds": (int, float)}
+    noted = read_json(path, {**kinds, "settings": dict, "best": dict})
+    with understood(path):  # older checkpoints have neither of these two
+        noted["per_update"] = int(noted.get("per_update", noted["settings"]["run"]["accumulate"]))
+        loss, n_tokens = noted.get("recent", (0.0, 0))  # a loss that was no number became null
+        noted["recent"] = [float("nan" if loss is None else loss), int(n_tokens)]
+        if min(*map(noted.get, kinds), noted["per_update"] - 1, noted["recent"][1]) < 0:
+            raise ValueError("a number is too small")
+        step, bleu = noted["best"]["step"], noted["best"]["bleu"]
+        if not isinstance(step, int) or not isinstance(bleu, int | float | None):
+            raise ValueError(f"best is step {step!r:.50}, BLEU {bleu!r:.50}")
     return noted
 
 
@@ -166,10 +169,9 @@ def load_vocab(path: str | Path) -> Vocab:
         found = tuple(vocab.id_to_token(i) for i in range(min(len(vocab), len(SPECIALS))))
         if found != SPECIALS:
             raise ValueError(f"a vocabulary starts with {SPECIALS}, got {found}")
-        if isinstance(vocab, WordVocab):
-            tokens = [vocab.id_to_token(i) for i in range(len(vocab))]
-            if not all(isinstance(token, str) for token in tokens):
-                raise ValueError("a token is not a text")
+        tokens = map(vocab.id_to_token, range(len(vocab) * isinstance(vocab, WordVocab)))
+        if not all(isinstance(token, str) for token in tokens):
+            raise ValueError("a token is not a text")
         vocab.decode(vocab.encode("a"))  # some damage shows only at work
     return vocab
 

@@ -19,7 +19,7 @@ from transformer_lib.checkpoint import (
     write_text,
 )
 from transformer_lib.config import ModelConfig
-from transformer_lib.consistency import choose_loss
+from transformer_lib.consistency import choose_loss, loss_rows
 from transformer_lib.distributed import (
     copy_weights,
     cut_like,
@@ -50,6 +50,7 @@ from transformer_lib.translator import EXTRA, Translator
 __all__ = ["Resume", "ResumableRun"]
 
 Resume = Literal["no", "latest", "auto"]
+PLACE = ("step", "epoch", "index", "n_tokens", "seconds", "recent", "best")  # where a run is
 
 
 class ResumableRun:
@@ -84,11 +85,11 @@ class ResumableRun:
             model = Transformer(model_config)
             self.translator = Translator(model, data.src_vocab, data.tgt_vocab)
         self._make_trainable(model)
-        self.loss_of = choose_loss(run.r_drop, run.loss_rows, self.device, run.compile)
+        self.loss_of = choose_loss(run.r_drop, loss_rows(run.loss_rows, self.device, run.compile))
         self.accumulate = run.accumulate  # here, for an update that is as large as it ever was
         # Where we are. Everything that a checkpoint has to bring back is here or has a state_dict.
         self.step = self.epoch = self.index = self.n_tokens = self.saved = 0
-        self.seconds = 0.0
+        self.seconds, self.recent = 0.0, [0.0, 0]  # and loss, tokens since the log's last line
         self.best: dict[str, Any] = {"step": 0, "bleu": None}
         settings = {"model": model_config, "train": train_config, "run": run}
         self.settings = {name: asdict(config) for name, config in settings.items()}
@@ -198,8 +199,7 @@ class ResumableRun:
         saved = Translator.from_pretrained(checkpoint)  # compares every file with the manifest
         noted = read_progress(checkpoint / "training.json")
         check_same(noted["settings"], self.settings)
-        per_update = noted.get("per_update", noted["settings"]["run"]["accumulate"])
-        self.accumulate = self.ranks.split(per_update)
+        self.accumulate = self.ranks.split(noted["per_update"])
         self.translator.model.load_state_dict(saved.model.state_dict())
         if self.is_cut:
             copy_weights(self.translator.model, self.shared)
@@ -209,7 +209,7 @@ class ResumableRun:
             check_optimizer(self.optimizer)
             self.scaler.load_state_dict(state["scaler"])
             set_random_state(state, self.ranks, self.device, self.run.seed, noted["step"])
-        for name in ("step", "epoch", "index", "n_tokens", "seconds", "best"):
+        for name in PLACE:
             setattr(self, name, noted[name])
         self.saved = self.step
 
@@ -249,10 +249,9 @@ class ResumableRun:
 
     def progress(self) -> dict[str, Any]:
         """Where the run is, with its settings and its curve."""
-        names = ("step", "epoch", "index", "n_tokens", "seconds", "best")
         curve = RunLog.read(self.log.path)
         return {
-            **{name: getattr(self, name) for name in names},
+            **{name: getattr(self, name) for name in PLACE},
             "per_update": self.accumulate * self.ranks.world_size,
             "settings": self.settings,
             "conditions": self.conditions,

@@ -1,10 +1,9 @@
-"""Around a training run: its settings, its log, and the wish to stop."""
+"""Around a training run: its settings, its log, and its folder's lock."""
 
 from __future__ import annotations
 
 import json
 import math
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,6 @@ __all__ = [
     "RunConfig",
     "RunLock",
     "RunLog",
-    "StopSignal",
     "check_same",
     "choose_precision",
     "make_scaler",
@@ -142,31 +140,6 @@ class InPrecision(nn.Module):
         with torch.autocast(src.device.type, self.dtype, enabled=self.dtype is not None):
             output = self.model(src, tgt) if head is None else self.model(src, tgt, head)
         return output if self.dtype is None else output.float()
-
-
-class StopSignal:
-    """Ctrl-C and SIGTERM ask for a stop after the step; a second Ctrl-C stops at once."""
-
-    def __init__(self, quiet: bool = False) -> None:
-        self.number: int | None = None
-        self._quiet = quiet
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: object) -> None:
-        if self.number is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.number is None and not self._quiet:
-            print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
-        self.number = self.number or number
 
 
 class RunLog:

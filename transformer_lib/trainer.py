@@ -18,7 +18,8 @@ from transformer_lib.distributed import copy_weights, train_step_of_all
 from transformer_lib.evaluation import validation_scores
 from transformer_lib.loading import check_ids
 from transformer_lib.resumable import ResumableRun
-from transformer_lib.runs import InPrecision, StopSignal, progress_bar
+from transformer_lib.runs import InPrecision, progress_bar
+from transformer_lib.stopping import StopSignal
 from transformer_lib.training import StepResult, rate_at
 
 __all__ = ["Trainer"]
@@ -56,18 +57,17 @@ class Trainer(ResumableRun):
             self.close()
 
     def _fit(self, quiet: bool) -> str:
-        batches, recent = self.batches(), []
+        batches = self.batches()
         quiet = quiet or not self.ranks.is_main
         signals = StopSignal(quiet=not self.ranks.is_main)
         with signals as stop, progress_bar(self.step, self.run.steps, quiet) as bar:
             while not (reason := self._reason_to_stop(stop)):
                 started = time.monotonic()
-                recent.append(self._update(itertools.islice(batches, self.accumulate)))
+                self._count(self._update(itertools.islice(batches, self.accumulate)))
                 self.seconds += time.monotonic() - started
                 bar.update()
                 if self.step % self.log_every == 0:
-                    self._note(recent, bar)
-                    recent.clear()
+                    self._note(bar)
                 if self.step % self.run.validate_every == 0 or self.step == self.run.steps:
                     self._validate_and_save(quiet)
             if self.saved != self.step:
@@ -113,10 +113,13 @@ class Trainer(ResumableRun):
             return f"no better BLEU in {self.run.patience} validations"
         return None
 
-    def _note(self, recent: list[StepResult], bar: tqdm) -> None:
-        n_tokens = sum(result.n_tokens for result in recent)
-        loss = sum(result.loss * result.n_tokens for result in recent) / n_tokens
-        rate = rate_at(self.step, self.config)
+    def _count(self, result: StepResult) -> None:
+        loss, n_tokens = self.recent
+        self.recent = [loss + result.loss * result.n_tokens, n_tokens + result.n_tokens]
+
+    def _note(self, bar: tqdm) -> None:
+        (loss, n_tokens), self.recent = self.recent, [0.0, 0]
+        loss, rate = loss / n_tokens, rate_at(self.step, self.config)
         told = f"loss {loss:.3f}, rate {rate:.2g}, {self._speed():,.0f} tokens/s"
         bar.set_postfix_str(told, refresh=False)
         self.note(loss=loss, rate=rate, tokens=self.n_tokens, seconds=self.seconds)

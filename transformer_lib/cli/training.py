@@ -149,12 +149,17 @@ def check_flags(preset: str, model: ModelFlags, rates: TrainFlags, steps: int) -
 
 
 def tell_forecast(trainer: Trainer, resume: Resume) -> int:
-    """Prints what a training would need; the exit status is 1 where there is too little memory."""
+    """Says what a training would need.
+
+    Raises:
+        MemoryError: it is more memory than there is.
+    """
+    say = print if trainer.ranks.is_main else len
     found = forecast(trainer, resume)
-    print(found.table())
+    say(found.table())
     if found.memory_free is not None and found.memory > found.memory_free:
         raise MemoryError("this is more memory than there is: a smaller --max-tokens needs less")
-    print("a dry run: nothing was written")
+    say("a dry run: nothing was written")
     return 0
 
 

@@ -1,6 +1,7 @@
 """The short way to decode gives the numbers of the long one, alone and side by side."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -71,10 +72,12 @@ def test_several_new_tokens_and_maps_take_the_long_way(model):
         expected = model.decode(tgt, memory, SRC)
         cache = fast.start_cache(memory, 5)
         parts = [fast.decode(part, memory, SRC, cache) for part in tgt.split([2, 1, 2], dim=1)]
-        maps = fast.attention_maps(SRC, tgt)
+        maps, found = fast.attention_maps(SRC, tgt), []
+        fast.decode(tgt[:, :1], memory, SRC, fast.start_cache(memory, 1), maps=found)
+    assert len(found) == 2 * model.config.n_layers
     torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=0, atol=1e-12)
-    for found, known in zip(maps, model.attention_maps(SRC, tgt), strict=True):
-        torch.testing.assert_close(found, known, rtol=0, atol=1e-12)
+    for ours, known in zip(maps, model.attention_maps(SRC, tgt), strict=True):
+        torch.testing.assert_close(ours, known, rtol=0, atol=1e-12)
 
 
 def test_two_searches_on_one_model_do_not_meet(model):
@@ -185,6 +188,11 @@ def three_threads():
     torch.set_num_threads(before)
 
 
+def threads_of_a_new_thread():
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
 def test_side_by_side_keeps_the_order_and_gives_each_one_thread(three_threads):
     meeting = threading.Barrier(3, timeout=20)  # breaks unless three work at the same time
 
@@ -196,13 +204,13 @@ def test_side_by_side_keeps_the_order_and_gives_each_one_thread(three_threads):
     assert [i for i, _, _ in found] == [0, 1, 2]
     assert {threads for _, threads, _ in found} == {1}
     assert threading.get_ident() not in {ident for _, _, ident in found}
-    assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == threads_of_a_new_thread() == 3
 
 
 def test_side_by_side_gives_an_error_on_and_the_threads_back(three_threads):
     with pytest.raises(ZeroDivisionError):
         side_by_side(lambda i: 1 // i, [1, 0, 1])
-    assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == threads_of_a_new_thread() == 3
 
 
 def test_one_item_and_autocast_stay_where_they_are(three_threads):

@@ -166,4 +166,4 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[
         with ThreadPoolExecutor(n_workers, None, torch.set_num_threads, (1,)) as pool:
             return list(pool.map(work, items))
     finally:
-        torch.set_num_threads(threads)  # the maths library has one number for all threads
+        torch.set_num_threads(threads)  # that is what threads to come will get

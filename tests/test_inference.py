@@ -114,18 +114,22 @@ class Adapted(nn.Linear):
         return super().forward(x) + 1
 
 
+PARTS = ("query", "key", "value", "output")
+
+
 @pytest.mark.parametrize(
     "part",
-    [f"self_attention.{name}" for name in ("query", "key", "value", "output")]
-    + ["cross_attention.query", "cross_attention.output"]
-    + ["feed_forward.expand", "feed_forward.contract"],
+    [f"decoder.layers.1.self_attention.{name}" for name in PARTS]
+    + ["decoder.layers.1.cross_attention.query", "decoder.layers.1.cross_attention.output"]
+    + [f"encoder.layers.0.self_attention.{name}" for name in PARTS]
+    + [f"{stack}.layers.0.feed_forward.expand" for stack in ("encoder", "decoder")]
+    + [f"{stack}.layers.0.feed_forward.contract" for stack in ("encoder", "decoder")],
 )
 def test_a_model_with_a_part_of_its_own_is_left_as_it_is(part):
     model = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval()
     assert type(for_inference(model)) is InferenceModel
-    layer = model.decoder.layers[1]
-    old = layer.get_submodule(part)
-    layer.set_submodule(part, Adapted(old.in_features, old.out_features))
+    old = model.get_submodule(part)
+    model.set_submodule(part, Adapted(old.in_features, old.out_features))
     assert for_inference(model) is model
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transformer_lib.attention import KeyValueCache
-from transformer_lib.layers import DecoderLayer, LayerCache
+from transformer_lib.layers import DecoderLayer, EncoderLayer, LayerCache
 from transformer_lib.masks import padding_mask
 from transformer_lib.model import Transformer
 
@@ -31,63 +31,77 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 def for_inference(model: Transformer) -> Transformer:
     """An `InferenceModel` of it; or the model itself, where a part is not as the notebooks write
     it (compiled, sharded, adapted) or where it is in training."""
+    layers = [*model.encoder.layers, *model.decoder.layers]
     plain = type(model) is Transformer and not model.training
-    plain = plain and all(_is_plain(layer) for layer in model.decoder.layers)
-    return InferenceModel(model) if plain else model
+    return InferenceModel(model) if plain and all(map(_is_plain, layers)) else model
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    if type(layer) is not DecoderLayer:
+    if type(layer) not in (EncoderLayer, DecoderLayer):
         return False
-    own, cross, network = layer.self_attention, layer.cross_attention, layer.feed_forward
-    linears = [own.query, own.key, own.value, own.output, cross.query, cross.output]
-    return all(type(part) is nn.Linear for part in [*linears, network.expand, network.contract])
+    own, network = layer.self_attention, layer.feed_forward
+    linears = [own.query, own.key, own.value, own.output, network.expand, network.contract]
+    if type(layer) is DecoderLayer:
+        linears += [layer.cross_attention.query, layer.cross_attention.output]
+    return all(type(linear) is nn.Linear for linear in linears)
 
 
 class StackedLayer:
-    """One decoder layer as functions of its weights.
+    """An encoder or decoder layer as functions of its weights.
 
     The matrices of self-attention are copied into one, so it is made anew after each change.
     """
 
-    def __init__(self, layer: DecoderLayer) -> None:
-        own, cross, network = layer.self_attention, layer.cross_attention, layer.feed_forward
+    def __init__(self, layer: EncoderLayer | DecoderLayer) -> None:
+        own, network = layer.self_attention, layer.feed_forward
         self.n_heads = own.n_heads
         parts = (own.query, own.key, own.value)
         self.qkv = torch.cat([p.weight for p in parts]), torch.cat([p.bias for p in parts])
-        linears = (own.output, cross.query, cross.output, network.expand, network.contract)
-        self.own_output, self.cross_query, self.cross_output, self.expand, self.contract = (
-            (linear.weight, linear.bias) for linear in linears
-        )
+        linears = [own.output, network.expand, network.contract]
+        if isinstance(layer, DecoderLayer):
+            linears += [layer.cross_attention.query, layer.cross_attention.output]
+        weights = [(linear.weight, linear.bias) for linear in linears]
+        self.own_output, self.expand, self.contract, *self.cross = weights
         norms = [residual.norm for residual in layer.residuals]
         self.norms = [(norm.normalized_shape, norm.weight, norm.bias, norm.eps) for norm in norms]
         self.norm_first = layer.residuals[0].norm_first
 
+    def encode(self, x: Float[Tensor, "B S D"], mask: Mask) -> Float[Tensor, "B S D"]:
+        """The encoder layer's output."""
+        x = self._residual(0, x, lambda y: self._attend_all(y, mask))
+        return self._residual(1, x, self._feed_forward)
+
     def step(self, x: Rows, cache: LayerCache, mask: Tensor | None) -> Rows:
-        """The layer's output for one new token in every row; the cache grows by it."""
-        x = self._residual(0, x, lambda y: self._self_attention(y, cache.self_attention))
-        x = self._residual(1, x, lambda y: self._cross_attention(y, cache.cross_attention, mask))
+        """The decoder layer's output for one new token in every row; the cache grows by it."""
+        x = self._residual(0, x, lambda y: self._attend_to_past(y, cache.self_attention))
+        x = self._residual(1, x, lambda y: self._attend_to_memory(y, cache.cross_attention, mask))
         return self._residual(2, x, self._feed_forward)
 
-    def _residual(self, i: int, x: Rows, sublayer: Callable[[Rows], Rows]) -> Rows:
+    def _residual(self, i: int, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         if self.norm_first:
-            return x + sublayer(F.layer_norm(x, *self.norms[i]))
-        return F.layer_norm(x + sublayer(x), *self.norms[i])
+            return x + sublayer(torch.layer_norm(x, *self.norms[i]))
+        return torch.layer_norm(x + sublayer(x), *self.norms[i])
 
-    def _self_attention(self, x: Rows, cache: KeyValueCache) -> Rows:
+    def _attend_all(self, x: Tensor, mask: Mask) -> Tensor:
+        heads = F.linear(x, *self.qkv).view(*x.shape[:2], 3, self.n_heads, -1)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)  # (B, H, S, d_k) each
+        found = F.scaled_dot_product_attention(query, key, value, mask)
+        return F.linear(found.transpose(1, 2).reshape(x.shape), *self.own_output)
+
+    def _attend_to_past(self, x: Rows, cache: KeyValueCache) -> Rows:
         heads = F.linear(x, *self.qkv).view(len(x), 3, self.n_heads, 1, -1)
         query, key, value = heads.unbind(1)  # (R, H, 1, d_k) each
         found = F.scaled_dot_product_attention(query, *cache.append(key, value))
         return F.linear(found.reshape(x.shape), *self.own_output)
 
-    def _cross_attention(self, x: Rows, cache: KeyValueCache, mask: Tensor | None) -> Rows:
-        keys, values = cache.keys, cache.values
-        query = F.linear(x, *self.cross_query)  # the beams of a sentence ask its keys together
+    def _attend_to_memory(self, x: Rows, cache: KeyValueCache, mask: Tensor | None) -> Rows:
+        (to_query, output), keys = self.cross, cache.keys
+        query = F.linear(x, *to_query)  # the beams of a sentence ask its keys together
         query = query.view(len(keys), -1, self.n_heads, keys.size(-1)).transpose(1, 2)
-        found = F.scaled_dot_product_attention(query, keys, values, mask)
-        return F.linear(found.transpose(1, 2).reshape(x.shape), *self.cross_output)
+        found = F.scaled_dot_product_attention(query, keys, cache.values, mask)
+        return F.linear(found.transpose(1, 2).reshape(x.shape), *output)
 
-    def _feed_forward(self, x: Rows) -> Rows:
+    def _feed_forward(self, x: Tensor) -> Tensor:
         return F.linear(F.linear(x, *self.expand).relu(), *self.contract)
 
 
@@ -109,7 +123,10 @@ class InferenceModel(Transformer):
         nn.Module.__init__(self)  # not Transformer's, which would draw new parameters
         self.__dict__.update(model.__dict__)
         with torch.inference_mode():
-            self.stacked = [StackedLayer(layer) for layer in model.decoder.layers]
+            self.encoder_layers, self.decoder_layers = (
+                [StackedLayer(layer) for layer in stack.layers]
+                for stack in (model.encoder, model.decoder)
+            )
 
     def train(self, mode: bool = True) -> InferenceModel:
         """Nothing: it is never in training, and telling all modules so takes its time."""
@@ -119,7 +136,13 @@ class InferenceModel(Transformer):
         self, src: Int[Tensor, "B S"], maps: list[Tensor] | None = None
     ) -> Float[Tensor, "B S D"]:
         """As the model's own; without a mask where nothing is padded."""
-        return self.encoder(self.embed(src, self.src_embedding), self._mask(src), maps)
+        mask = self._mask(src)
+        if maps is not None:
+            return self.encoder(self.embed(src, self.src_embedding), mask, maps)
+        x = self.positions(self.src_embedding(src))
+        for layer in self.encoder_layers:
+            x = layer.encode(x, mask)
+        return self.encoder.norm(x)
 
     def start_cache(
         self, memory: Float[Tensor, "B S D"], max_len: int, beam_size: int = 1
@@ -143,8 +166,8 @@ class InferenceModel(Transformer):
             if mask is not None:  # what the fused kernel would make of it in every layer
                 mask = torch.zeros_like(mask, dtype=memory.dtype).masked_fill(~mask, -torch.inf)
             cache.src, cache.mask = src, mask
-        x = self.embed(tgt, self.tgt_embedding, cache[0].self_attention.length)[:, 0]
-        for layer, remembered in zip(self.stacked, cache, strict=True):
+        x = self.positions(self.tgt_embedding(tgt), cache[0].self_attention.length)[:, 0]
+        for layer, remembered in zip(self.decoder_layers, cache, strict=True):
             x = layer.step(x, remembered, cache.mask)
         return self.decoder.norm(x)[:, None]
 

@@ -83,7 +83,9 @@ class Translator:
             max_tokens = best_batch(sum(lengths)) if on_cpu else 4096
         batches = length_batches(lengths, max_tokens)
         was_training = self.model.training
-        model = for_inference(self.model.eval())
+        if was_training:  # telling all modules takes a sentence's twentieth
+            self.model.eval()
+        model = for_inference(self.model)
 
         def search(chosen: list[int]) -> list[list[Hypothesis]]:
             src = pad([ids[i] for i in chosen]).to(self.device)
@@ -95,7 +97,8 @@ class Translator:
         try:
             found = side_by_side(search, batches) if on_cpu else [search(b) for b in batches]
         finally:
-            self.model.train(was_training)
+            if was_training:
+                self.model.train()
         results = dict(zip(chain(*batches), chain(*found), strict=True))
         return [results[i] for i in range(len(ids))]
 

@@ -379,6 +379,19 @@ def test_a_dry_run_of_two_processes_is_told_once(data, tmp_path, sharding):
     assert told[1][0] == "" and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("among_others", [True, False])
+def test_a_process_of_torchrun_ends_without_clearing_away(tmp_path, among_others):
+    """What gloo's threads still hold would else end one run in twenty with status -6."""
+    code = "import atexit, runpy, sys; atexit.register(print, 'cleared away'); "
+    code += "sys.argv[1:] = ['info', sys.argv[1]]; "
+    code += "runpy.run_module('transformer_lib', run_name='__main__')"
+    told = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"} if among_others else {}
+    call = [sys.executable, "-c", code, str(tmp_path / "nothing")]
+    done = subprocess.run(call, env=os.environ | told, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+    assert done.stdout == ("" if among_others else "cleared away\n")
+
+
 def test_an_error_is_told_once_and_ends_all_with_its_status(tmp_path):
     with two_processes(*train(tmp_path, tmp_path / "run")) as started:
         told = [process.communicate(timeout=60) for process in started]

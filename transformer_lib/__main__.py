@@ -1,8 +1,17 @@
 """`python -m transformer_lib`: the same as the command `transformer-lib`."""
 
+import os
 import sys
 
 from transformer_lib.cli import main
+from transformer_lib.ranks import AMONG_OTHERS
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if os.environ.keys() >= AMONG_OTHERS:
+        # Threads of gloo may still clear tensors away, and end the process with an error if
+        # Python does so too. All is written, so there is nothing to wait for.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

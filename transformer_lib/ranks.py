@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
-__all__ = ["ALONE", "Ranks", "join", "known_to_all"]
+__all__ = ["ALONE", "AMONG_OTHERS", "Ranks", "join", "known_to_all"]
 
 # What an error of one rank is raised as on the others, so that all end with the same exit status.
 KINDS = (
@@ -151,6 +151,7 @@ class Ranks:
 
 
 ALONE = Ranks()
+AMONG_OTHERS = {"RANK", "WORLD_SIZE", "MASTER_ADDR"}  # what torchrun tells every process it starts
 
 
 @contextlib.contextmanager
@@ -165,7 +166,7 @@ def join(choose_device: Callable[[], torch.device], wait_minutes: float) -> Iter
         ValueError: there are more processes than GPUs.
         RuntimeError: another rank was lost.
     """
-    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
+    if not os.environ.keys() >= AMONG_OTHERS:
         yield Ranks(device=choose_device())
         return
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

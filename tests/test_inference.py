@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from transformer_lib.attention import MultiHeadAttention
 from transformer_lib.beam import beam_search
 from transformer_lib.config import ModelConfig
 from transformer_lib.decoding import greedy_decode
@@ -133,6 +134,48 @@ def test_a_model_with_a_part_of_its_own_is_left_as_it_is(part):
     assert for_inference(model) is model
 
 
+LAYER = "decoder.layers.1"
+
+
+class MyAttention(MultiHeadAttention):
+    pass
+
+
+@pytest.mark.parametrize(
+    "part, other",
+    [
+        (f"{LAYER}.self_attention", MyAttention(16, 4)),
+        (f"{LAYER}.cross_attention", MyAttention(16, 4)),
+        ("encoder.layers.0.self_attention", MyAttention(16, 4)),
+        (f"{LAYER}.feed_forward", nn.Sequential()),
+        (f"{LAYER}.residuals.1", nn.Identity()),
+        (f"{LAYER}.residuals.2.norm", nn.RMSNorm(16)),
+    ],
+    ids=str,
+)
+def test_a_part_of_another_kind_is_not_passed_over(part, other):
+    model = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval()
+    for name in ("norm", "expand", "contract"):  # the same within: only its own calls differ
+        if hasattr(model.get_submodule(part), name):
+            setattr(other, name, getattr(model.get_submodule(part), name))
+    model.set_submodule(part, other)
+    assert for_inference(model) is model
+
+
+@pytest.mark.parametrize(
+    "part", [LAYER, f"{LAYER}.self_attention", f"{LAYER}.residuals.0.norm", f"{LAYER}.feed_forward"]
+)
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_part_that_is_watched_is_called(part, kind):
+    """As somebody does who wants to see what goes on in there while the model translates."""
+    model, seen = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval(), []
+    hook = getattr(model.get_submodule(part), kind)(lambda *_: seen.append(1))
+    greedy_decode(for_inference(model), SRC, extra=2)
+    assert seen
+    hook.remove()
+    assert type(for_inference(model)) is InferenceModel
+
+
 def test_other_classes_and_training_are_left_as_they_are():
     class Mine(Transformer):
         pass
@@ -178,10 +221,11 @@ def test_the_mode_is_put_back_also_after_an_error(translator, training, monkeypa
     translator.model.train(training)
     translator.translate(["a b"])
     assert translator.model.training == translator.model.encoder.training == training
-    monkeypatch.setattr("transformer_lib.translator.greedy_decode", lambda *a, **k: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        translator.translate(["a b"], beam_size=1, alpha=0.0)
-    assert translator.model.training == translator.model.encoder.training == training
+    for broken in ("greedy_decode", "for_inference"):
+        monkeypatch.setattr(f"transformer_lib.translator.{broken}", lambda *a, **k: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            translator.translate(["a b"], beam_size=1, alpha=0.0)
+        assert translator.model.training == translator.model.encoder.training == training
 
 
 @pytest.fixture

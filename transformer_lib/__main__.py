@@ -6,7 +6,11 @@ import sys
 from transformer_lib.cli import main
 from transformer_lib.ranks import AMONG_OTHERS
 
-if __name__ == "__main__":
+__all__ = ["run"]
+
+
+def run() -> int:
+    """Runs the command of this process; the exit status."""
     status = main()
     if os.environ.keys() >= AMONG_OTHERS:
         # Threads of gloo may still clear tensors away, and end the process with an error if
@@ -14,4 +18,8 @@ if __name__ == "__main__":
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-    sys.exit(status)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(run())

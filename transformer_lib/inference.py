@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transformer_lib.attention import KeyValueCache
+from transformer_lib.attention import KeyValueCache, MultiHeadAttention
+from transformer_lib.feed_forward import FeedForward, Residual
 from transformer_lib.layers import DecoderLayer, EncoderLayer, LayerCache
 from transformer_lib.masks import padding_mask
 from transformer_lib.model import Transformer
@@ -30,7 +31,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 def for_inference(model: Transformer) -> Transformer:
     """An `InferenceModel` of it; or the model itself, where a part is not as the notebooks write
-    it (compiled, sharded, adapted) or where it is in training."""
+    it (compiled, sharded, adapted, watched by a hook) or where it is in training."""
     layers = [*model.encoder.layers, *model.decoder.layers]
     plain = type(model) is Transformer and not model.training
     return InferenceModel(model) if plain and all(map(_is_plain, layers)) else model
@@ -39,11 +40,25 @@ def for_inference(model: Transformer) -> Transformer:
 def _is_plain(layer: nn.Module) -> bool:
     if type(layer) not in (EncoderLayer, DecoderLayer):
         return False
-    own, network = layer.self_attention, layer.feed_forward
-    linears = [own.query, own.key, own.value, own.output, network.expand, network.contract]
+    attentions = [layer.self_attention]
     if type(layer) is DecoderLayer:
-        linears += [layer.cross_attention.query, layer.cross_attention.output]
-    return all(type(linear) is nn.Linear for linear in linears)
+        attentions.append(layer.cross_attention)
+    network, residuals = layer.feed_forward, list(layer.residuals)
+    kinds: dict[type, list[nn.Module]] = {
+        MultiHeadAttention: attentions,
+        FeedForward: [network],
+        Residual: residuals,
+        nn.LayerNorm: [residual.norm for residual in residuals],
+        nn.Linear: [network.expand, network.contract]
+        + [part for a in attentions for part in (a.query, a.key, a.value, a.output)],
+    }
+    return not _is_watched(layer) and all(
+        type(part) is kind and not _is_watched(part) for kind in kinds for part in kinds[kind]
+    )
+
+
+def _is_watched(part: nn.Module) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks)
 
 
 class StackedLayer:

@@ -169,8 +169,8 @@ def load_vocab(path: str | Path) -> Vocab:
         found = tuple(vocab.id_to_token(i) for i in range(min(len(vocab), len(SPECIALS))))
         if found != SPECIALS:
             raise ValueError(f"a vocabulary starts with {SPECIALS}, got {found}")
-        tokens = map(vocab.id_to_token, range(len(vocab) * isinstance(vocab, WordVocab)))
-        if not all(isinstance(token, str) for token in tokens):
+        words = range(len(vocab)) if isinstance(vocab, WordVocab) else ()
+        if not all(isinstance(vocab.id_to_token(i), str) for i in words):
             raise ValueError("a token is not a text")
         vocab.decode(vocab.encode("a"))  # some damage shows only at work
     return vocab

@@ -82,19 +82,19 @@ class Translator:
         if max_tokens is None:
             max_tokens = best_batch(sum(lengths)) if on_cpu else 4096
         batches = length_batches(lengths, max_tokens)
-        was_training = self.model.training
-        if was_training:  # telling all modules takes a sentence's twentieth
-            self.model.eval()
-        model = for_inference(self.model)
+        widths = {"beam_size": beam_size, "alpha": alpha, "n_best": n_best}
 
         def search(chosen: list[int]) -> list[list[Hypothesis]]:
             src = pad([ids[i] for i in chosen]).to(self.device)
             if beam_size == n_best == 1 and alpha == 0:
                 return [[hypothesis] for hypothesis in greedy_decode(model, src, extra=EXTRA)]
-            widths = {"beam_size": beam_size, "alpha": alpha, "n_best": n_best}
             return beam_search(model, src, extra=EXTRA, **widths)
 
+        was_training = self.model.training
+        if was_training:  # telling all modules takes a sentence's twentieth
+            self.model.eval()
         try:
+            model = for_inference(self.model)
             found = side_by_side(search, batches) if on_cpu else [search(b) for b in batches]
         finally:
             if was_training:

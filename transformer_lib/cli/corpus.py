@@ -83,11 +83,11 @@ def prepare(
     vocabularies = prepared.learn_vocabularies(
         texts["train"], vocab, vocab_size, languages, sample=sample
     )
-    if workers is None:  # starting them takes seconds
-        workers = (os.cpu_count() or 1) if n_pairs["train"] > LARGE else 1
     if also:
         more = [PairFiles(*files, name=" and ".join(map(str, files))) for files in also]
         texts["train"] = prepared.Extended(texts["train"], more)
+    if workers is None:  # starting them takes seconds
+        workers = (os.cpu_count() or 1) if len(texts["train"]) > LARGE else 1
     limits = prepared.Limits(max_length, max_ratio)
     about = {"name": name, "source": source, "target": target, "vocab": vocab}
     prepared.prepare(

@@ -130,10 +130,11 @@ def sentences(words, n):
 def corpora(tmp_path_factory):
     """A vocabulary of 16 ids, and one whose logits are most of what a step makes."""
     made, folder = {}, tmp_path_factory.mktemp("memory")
-    for name, kind in (("few", "subwords"), ("many", "words")):
+    for name, kind, size in (("few", "subwords", 16), ("many", "words", 4000)):
         lines = sentences(WORDS[name], 1500)
         text, short = (ParallelText(part, part, name) for part in (lines, lines[:4]))
-        vocabularies = learn_vocabularies(text, kind, 16, ("de", "en"))
+        vocabularies = learn_vocabularies(text, kind, size, ("de", "en"))
+        assert (len(vocabularies[0]) > 2500) == (name == "many")  # or it would show nothing
         made[name] = prepare({"train": text, "val": short}, vocabularies, folder / name, say=len)
     return made
 

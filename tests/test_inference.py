@@ -81,19 +81,32 @@ def test_several_new_tokens_and_maps_take_the_long_way(model):
         torch.testing.assert_close(ours, known, rtol=0, atol=1e-12)
 
 
-def test_two_searches_on_one_model_do_not_meet(model):
-    """One is in the middle while another begins, with other sentences and other padding."""
-    fast, other = for_inference(model), torch.tensor([[7, 7, 3], [8, 3, 0]])
-    tgt = torch.randint(4, 30, (3, 4))
-    with torch.no_grad():
-        memory, memory2 = fast.encode(SRC), fast.encode(other)
-        cache, cache2 = fast.start_cache(memory, 4), fast.start_cache(memory2, 4)
-        steps = []
-        for i in range(4):
-            steps.append(fast.decode(tgt[:, i : i + 1], memory, SRC, cache))
-            fast.decode(tgt[:2, i : i + 1], memory2, other, cache2)
-        expected = model.decode(tgt, memory, SRC)
-    torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=0, atol=1e-12)
+def test_two_searches_on_one_model_do_not_meet(model, monkeypatch):
+    """Both are in the first layer of the same step, with other sentences and other padding."""
+    fast, meeting = for_inference(model), threading.Barrier(2, timeout=20)
+    first_layer = fast.decoder_layers[0].step
+
+    def step(*arguments):
+        meeting.wait()
+        return first_layer(*arguments)
+
+    monkeypatch.setattr(fast.decoder_layers[0], "step", step)
+
+    @torch.no_grad()
+    def decode(src):
+        memory = fast.encode(src)
+        cache = fast.start_cache(memory, 4)
+        steps = [fast.decode(tgt[: len(src), i : i + 1], memory, src, cache) for i in range(4)]
+        return torch.cat(steps, 1)
+
+    tgt, sentences = torch.randint(4, 30, (3, 4)), [SRC, SRC.flip(0), torch.tensor([[8, 3, 0]])]
+    for pair in ((0, 1), (2, 0)):
+        with ThreadPoolExecutor(2) as pool:
+            both = [sentences[i] for i in pair]
+            for src, found in zip(both, pool.map(decode, both), strict=True):
+                with torch.no_grad():
+                    expected = model.decode(tgt[: len(src)], model.encode(src), src)
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def test_it_shares_the_parameters_and_leaves_the_mode_alone(model):

@@ -180,6 +180,15 @@ def test_a_large_vocabulary_is_searched_like_a_small_one(monkeypatch):
     assert beam_search(model, SRC, **options) == by_blocks
 
 
+def test_a_source_of_padding_alone_has_room_for_one_token():
+    src = torch.cat([SRC, torch.zeros_like(SRC[:1])])
+    greedy = greedy_decode(sharpened(), src, extra=0)
+    beams = beam_search(sharpened(), src, beam_size=1, extra=0)
+    assert [h.ids for h in greedy] == [h.ids for (h,) in beams]
+    for found, row in zip(greedy, src, strict=True):
+        assert len(found.ids) + found.finished <= max(1, int((row != 0).sum()))
+
+
 def test_sentences_that_have_ended_leave_the_batch(monkeypatch):
     """The last one is as in a batch of its own, and the others cost nothing any more."""
     rows_of_steps, step = [], decoding.next_log_probs

@@ -25,11 +25,11 @@ class Hypothesis(NamedTuple):
 
 
 def length_limits(src: Int[Tensor, "B S"], extra: int, pad_id: int) -> list[int]:
-    """Most tokens of each translation, `<eos>` included: its source's and `extra` more.
+    """Most tokens of each translation, `<eos>` included: its source's and `extra` more; 1 at least.
 
     The limit depends on the sentence alone, so it is the same in every batch.
     """
-    return [length + extra for length in (src != pad_id).sum(dim=1).tolist()]
+    return [max(1, length + extra) for length in (src != pad_id).sum(dim=1).tolist()]
 
 
 def next_log_probs(
@@ -65,26 +65,26 @@ def greedy_decode(
     limits = length_limits(src, extra, model.config.pad_id)
     memory = model.eval().encode(src)
     cache = model.start_cache(memory, max(limits))
-    said = src.new_full((len(src), max(limits)), eos_id)
-    log_prob, limit = memory.new_zeros(len(src)).float(), src.new_tensor(limits)
-    going_on, rows = limit > 0, torch.arange(len(src), device=src.device)  # rows in the batch
-    token = torch.full_like(rows, bos_id)
-    for length in range(max(limits)):
+    ids, log_probs = [[] for _ in limits], [0.0] * len(limits)
+    rows = list(range(len(limits)))  # the sentence of each row
+    going_on = set(rows)
+    token = src.new_full((len(src),), bos_id)
+    while going_on:
         best, token = next_log_probs(model, token[:, None], memory, src, cache).max(dim=-1)
-        said[rows, length] = token
-        log_prob[rows] += best.masked_fill(~going_on[rows], 0.0).float()
-        going_on[rows] &= (token != eos_id) & (limit[rows] > length + 1)
-        left = going_on[rows].nonzero().flatten()
-        if len(left) == 0:
-            break
-        if len(left) <= 0.75 * len(rows):  # dropping rows costs about as much as a step with them
-            rows, token, memory, src = (x[left] for x in (rows, token, memory, src))
+        for sentence, token_id, nats in zip(rows, token.tolist(), best.tolist(), strict=True):
+            if sentence in going_on:
+                ids[sentence].append(token_id)
+                log_probs[sentence] += nats
+                if token_id == eos_id or len(ids[sentence]) == limits[sentence]:
+                    going_on.remove(sentence)
+        if 0 < len(going_on) <= 0.75 * len(rows):  # dropping rows costs about a step
+            kept = src.new_tensor([i for i, row in enumerate(rows) if row in going_on])
+            rows = [row for row in rows if row in going_on]
+            token, memory, src = (x[kept] for x in (token, memory, src))
             for part in itertools.chain(*cache):
-                part.select(left)
+                part.select(kept)
     model.train(was_training)
-    ids = [[*row[:most], eos_id] for row, most in zip(said.tolist(), limits, strict=True)]
-    ids = [row[: row.index(eos_id)] for row in ids]  # one that is as long as its limit is cut off
     return [
-        Hypothesis(row, total, total, len(row) < most)
-        for row, total, most in zip(ids, log_prob.tolist(), limits, strict=True)
+        Hypothesis([i for i in row if i != eos_id], total, total, row[-1:] == [eos_id])
+        for row, total in zip(ids, log_probs, strict=True)
     ]

@@ -65,8 +65,8 @@ def padded_batches(
             ax.barh(rows, lengths, height=1.0, color=PALETTE[0])
             top += len(lengths) + 4
         waste = 1 - sum(map(sum, lists)) / sum(len(b) * max(b) for b in lists)
-        name_axes(ax, title=f"{name}: {waste:.0%} padding", x="tokens")
-        ax.yaxis.set_visible(False)
+        name_axes(ax, title=f"{name}: {waste:.0%} padding", x="tokens", y="sentences, by batches")
+        ax.set_yticks([])
         ax.invert_yaxis()
         ax.grid(False)
     headline(fig, title)

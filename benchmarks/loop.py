@@ -54,6 +54,7 @@ class Loop:
         precision: "fp32", or "bf16" for autocast.
         loss_of: source, target input and target output to the summed loss, where the peer brings
             one of its own; the loss that is compared is always `smoothed_loss`.
+        rate: the learning rate of a step; left out, that of the benchmark.
     """
 
     def __init__(
@@ -61,9 +62,10 @@ class Loop:
         model: nn.Module,
         precision: str = "fp32",
         loss_of: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        rate: Callable[[int], float] = rate_at,
     ) -> None:
         self.model, self.dtype, self.n_steps = model.train(), precision_dtype(precision), 0
-        self.loss_of = loss_of or self._smoothed
+        self.loss_of, self.rate = loss_of or self._smoothed, rate
         weights = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(weights, betas=BETAS, eps=EPS, fused=True)
 
@@ -79,7 +81,7 @@ class Loop:
         loss = loss / (tgt_out != PAD_ID).sum()
         loss.backward()
         for group in self.optimizer.param_groups:
-            group["lr"] = rate_at(self.n_steps)
+            group["lr"] = self.rate(self.n_steps)
         self.optimizer.step()
         return loss.item()
 

@@ -11,14 +11,18 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import environments, material, report
+from benchmarks import environments, material, quality, report
 from benchmarks.arithmetic import flops_per_target_token, ratio, summary
 from benchmarks.environments import install
 from benchmarks.loop import Loop, timed_steps
 from benchmarks.peers import HERE, PEERS, TRAINING, Peer
 from benchmarks.peers.torch_nn import CachedGreedy, TorchModel, dropout_as_ours, greedy
 from benchmarks.rounds import Conditions, Crew, agreement
-from transformer_lib import Batch, ModelConfig, TrainConfig, Transformer, greedy_decode
+from transformer_lib import Batch, ModelConfig, TrainConfig, Transformer, Translator, greedy_decode
+from transformer_lib.corpora import ParallelText
+from transformer_lib.grammar import grammar_corpus
+from transformer_lib.metrics import Score
+from transformer_lib.prepared import learn_vocabularies, prepare
 from transformer_lib.training import make_optimizer, rate_at, train_step
 
 orders = pytest.mark.parametrize("norm_first", [False, True])
@@ -100,6 +104,77 @@ def test_only_real_target_tokens_are_counted():
     seen = []
     found = timed_steps(lambda src, tgt: seen.append(tgt), [batch(), batch(1)])
     assert found["tokens"] == 2 * (7 + 4) and len(seen) == 2 and found["seconds"] > 0
+
+
+def test_the_loop_takes_the_rate_it_is_given():
+    _, theirs = twins(small())
+    before = copy.deepcopy(theirs.state_dict())
+    rates = []
+    Loop(theirs, rate=lambda step: rates.append(step) or 0.0)(*batch())
+    assert rates == [1]
+    assert all(torch.equal(before[name], tensor) for name, tensor in theirs.state_dict().items())
+
+
+# Quality after so many minutes
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    pairs = grammar_corpus().train[:60]
+    texts = {"train": pairs, "val": pairs[:9]}
+    texts = {
+        split: ParallelText(tuple(p.source for p in some), tuple(p.target for p in some), split)
+        for split, some in texts.items()
+    }
+    vocabularies = learn_vocabularies(texts["train"], "subwords", 120, ("de", "en"))
+    folder = tmp_path_factory.mktemp("quality") / "corpus"
+    return prepare(texts, vocabularies, folder, say=len)
+
+
+def test_the_plain_loop_is_scored_as_ours_is(corpus, monkeypatch):
+    config = ModelConfig.tiny(120, norm_first=True, n_layers=1, d_model=32, d_ff=32)
+    torch.manual_seed(1)
+    ours = Transformer(config).eval()
+    with torch.no_grad():
+        for parameter in ours.parameters():  # so that it has preferences
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    theirs = TorchModel.from_ours(asdict(config), ours.state_dict(), 0.3)
+    text = corpus.text("val")
+    said = Translator(ours, corpus.src_vocab).translate(text.source, beam_size=1, alpha=0.0)
+    assert len(set(said)) > 4  # in another order, the score would be another
+    counted = []
+    monkeypatch.setattr(quality, "bleu", lambda *texts: counted.append(texts) or Score(7.0, "", ""))
+    assert quality.plain_bleu(theirs, corpus) == 7.0
+    assert counted == [(said, text.target)]
+    assert theirs.training
+
+
+@pytest.mark.parametrize("side", quality.SIDES.values())
+def test_a_side_trains_to_its_last_step_and_notes_its_curve(side, corpus, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(quality, "rate_at", lambda *given: seen.append(given) or 1e-3)
+    monkeypatch.setattr(quality, "OURS", quality.OURS | {"n-layers": 1, "warmup": 2})
+    side(corpus, tmp_path / "run", 5, 2)
+    points = quality.curve(tmp_path / "run")
+    assert [point["step"] for point in points] == [2, 4, 5]
+    seconds = [point["seconds"] for point in points]
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
+    if side is quality.plain_loop:
+        assert [step for step, _ in seen] == [1, 2, 3, 4, 5]
+        assert {rates.cooldown for _, rates in seen} == {(2, 5)}
+
+
+def test_the_steps_of_a_side_follow_from_its_speed():
+    assert quality.affordable(26, 200, 50.0) == 6240
+
+
+def test_the_picture_of_quality_has_a_line_for_each_side():
+    points = [{"step": 1, "seconds": 60.0, "bleu": 3.0}, {"step": 2, "seconds": 120.0, "bleu": 9.0}]
+    fig = quality.picture({"plain": points, "ours": points[1:]})
+    (ax,) = fig.axes
+    drawn = [line.get_xydata().tolist() for line in ax.lines[:2]]
+    assert drawn == [[[1.0, 3.0], [2.0, 9.0]], [[2.0, 9.0]]]
+    assert "minutes" in ax.get_xlabel() and "BLEU" in ax.get_ylabel()
 
 
 # Arithmetic

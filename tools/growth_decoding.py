@@ -1,0 +1,123 @@
+"""Measure what one more token costs after 16 to 1,024 tokens; results/growth-decoding.json.
+
+The `tiny` model with random weights (time does not depend on them), one sentence, one thread:
+with the keys and values of the past remembered, as every search of the library does it, and with
+the whole beginning computed again. Lengths and ways take turns, and medians are drawn.
+
+    OMP_WAIT_POLICY=PASSIVE python tools/growth_decoding.py     # measures, then draws
+    python tools/growth_decoding.py --draw                      # only draws the picture
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from growth import conditions
+
+from transformer_lib import ModelConfig, Transformer
+from transformer_lib.inference import for_inference
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "results" / "growth-decoding.json"
+PICTURE = ROOT / "docs" / "images" / "growth-decoding.png"
+LENGTHS = tuple(16 * 2**n for n in range(7))
+SOURCE, VOCAB, STEPS, ROUNDS = 16, 4000, 12, 7
+CACHED, AGAIN = "cached", "computed again"
+
+
+def random_model():
+    """With room for the longest beginning."""
+    torch.manual_seed(0)
+    sizes = {"norm_first": True, "max_len": max(LENGTHS) + 2 * STEPS}
+    return Transformer(ModelConfig.tiny(VOCAB, **sizes)).eval()
+
+
+@torch.inference_mode()
+def seconds_per_token(model, way, length, steps):
+    """Of the logits of one more token after so many, a mean over `steps` tokens."""
+    fast = for_inference(model)
+    src = torch.randint(4, VOCAB, (1, SOURCE))
+    ids = torch.randint(4, VOCAB, (1, length + steps))
+    memory = fast.encode(src)
+    cache = fast.start_cache(memory, length + steps)
+    if way == CACHED:
+        fast.decode(ids[:, : length - 1], memory, src, cache)
+    started = time.perf_counter()
+    for end in range(length, length + steps):
+        if way == CACHED:
+            found = fast.decode(ids[:, end - 1 : end], memory, src, cache)
+        else:
+            found = model.decode(ids[:, :end], memory, src)
+        model.output_projection(found[:, -1])
+    return (time.perf_counter() - started) / steps
+
+
+def measure(lengths=LENGTHS, steps=STEPS, rounds=ROUNDS):
+    """Milliseconds of a token: {way: {length: median of the rounds}}, and what they depend on."""
+    torch.set_num_threads(1)
+    model, found = random_model(), {CACHED: {}, AGAIN: {}}
+    seconds_per_token(model, CACHED, lengths[0], steps)  # what is set up once is not timed
+    for _ in range(rounds):
+        for length in lengths:
+            for way, row in found.items():
+                taken = 1000 * seconds_per_token(model, way, length, steps)
+                row.setdefault(str(length), []).append(taken)
+    medians = {
+        way: {length: round(statistics.median(values), 3) for length, values in row.items()}
+        for way, row in found.items()
+    }
+    return {"conditions": conditions(), "milliseconds": medians}
+
+
+def title(milliseconds):
+    """What is seen, from the numbers."""
+    first, *_, last = milliseconds[CACHED]
+    more = [row[last] / row[first] for row in (milliseconds[CACHED], milliseconds[AGAIN])]
+    return (
+        f"After {int(last) // int(first)} times as many tokens, one more costs "
+        f"{more[0]:.1f} times as much with a cache, {more[1]:.0f} times without"
+    )
+
+
+def draw(found):
+    """Milliseconds of one more token over the tokens before it."""
+    from transformer_lib.plots import PALETTE, figure, headline, name_axes, style
+
+    with style():
+        drawn, ax = figure(8, 4.2)
+        for (way, row), colour in zip(found["milliseconds"].items(), PALETTE, strict=False):
+            x = [int(length) for length in row]
+            ax.plot(x, list(row.values()), "o-", color=colour, label=way)
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log")
+        ax.set_xticks(x, [f"{length:,}" for length in x])
+        ticks = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+        ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+        values = [value for row in found["milliseconds"].values() for value in row.values()]
+        ax.set_ylim(0.7 * min(values), 1.4 * max(values))
+        ax.grid(True)
+        ax.legend(title="keys and values of the past")
+        name_axes(ax, x="tokens before it", y="milliseconds, one more token")
+        headline(drawn, title(found["milliseconds"]))
+    return drawn
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--draw", action="store_true")
+    options = parser.parse_args(arguments)
+    if not options.draw:
+        RESULT.write_text(json.dumps(measure(), indent=1) + "\n", "utf-8")
+    draw(json.loads(RESULT.read_text("utf-8"))).savefig(
+        PICTURE, dpi=110, metadata={"Software": None}
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

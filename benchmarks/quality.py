@@ -1,6 +1,7 @@
 """How good is a model after so many minutes? Our command next to the plain loop, a core each.
 
-    python -m benchmarks.quality [--minutes 26]
+    python -m benchmarks.quality [--minutes 26]     # measures, then writes picture and table
+    python -m benchmarks.quality --draw             # only writes them, from the file
 
 Both train the same sizes from the same first weights on the same corpus, at the same time, each
 with one thread, and each with settings that suit it. Each runs some steps first to know how many
@@ -20,7 +21,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -28,7 +31,7 @@ from torch import Tensor
 from benchmarks.collect import prepared_corpus
 from benchmarks.loop import Loop
 from benchmarks.peers.torch_nn import CachedGreedy, TorchModel
-from benchmarks.report import RESULTS
+from benchmarks.report import README, RESULTS, table, with_section
 from benchmarks.run import FOLDER
 from benchmarks.surroundings import commit, load_average, machine, preload
 from transformer_lib import ModelConfig, TrainConfig, Transformer
@@ -44,6 +47,7 @@ from transformer_lib.training import rate_at
 __all__ = ["SIDES", "affordable", "curve", "picture", "plain_loop", "ours"]
 
 VOCAB, TRIAL, POINTS = 4000, 200, 20
+START, END = "<!-- quality: written by benchmarks.quality -->", "<!-- quality: end -->"
 PLAIN = {"dropout": 0.1, "peak_rate": 3e-3, "warmup": 300, "max_tokens": 1024, "cooldown": 0.5}
 OURS = {"dropout": 0.2, "peak-rate": 4e-3, "warmup": 500, "max-tokens": 2048, "cooldown": 0.8}
 OURS |= {"preset": "tiny", "norm-first": True, "optimizer": "muon", "threads": 1, "keep": 1}
@@ -160,11 +164,74 @@ def picture(curves: Mapping[str, list[dict[str, float]]]) -> Figure:
     return fig
 
 
+def section(result: Mapping[str, Any]) -> str:
+    """Where and when, and a table: BLEU after some minutes, read off straight lines."""
+    box, load = result["machine"], result["load average"]
+    told = (
+        f"Measured {result['when']} at commit `{result['commit']}`, {box['processor']} "
+        f"({', '.join(box['instructions'])}), torch {result['torch']}, allocator "
+        f"{Path(result['allocator']).name}, load average {load[0]:.1f} at the start and "
+        f"{load[1]:.1f} at the end."
+    )
+    minutes = [result["minutes"] * part for part in (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)]
+    rows = [
+        (name, *(f"{at(points, 60 * minute):.1f}" for minute in minutes))
+        for name, points in result["curves"].items()
+    ]
+    head = ("BLEU after", *(f"{minute:.1f} minutes" for minute in minutes))
+    alt = "Two lines over minutes of training: the BLEU of the plain loop, and ours above it"
+    return f"{told}\n\n{table(head, rows)}\n\n![{alt}](../results/benchmarks/quality.png)"
+
+
+def at(points: list[dict[str, float]], seconds: float) -> float:
+    """BLEU at a time: between the points on a straight line, 0 at the start."""
+    x, y = [0.0], [0.0]
+    for point in points:
+        x.append(point["seconds"])
+        y.append(point["bleu"])
+    return float(np.interp(seconds, x, y))
+
+
+def draw(folder: Path) -> None:
+    """Writes the picture beside the file; the README only from the project's own results."""
+    result = json.loads((folder / "quality.json").read_text("utf-8"))
+    drawn = picture(result["curves"])
+    drawn.savefig(folder / "quality.png", dpi=110, metadata={"Software": None})
+    if folder.resolve() == RESULTS:
+        text = with_section(README.read_text("utf-8"), section(result), START, END)
+        README.write_text(text, "utf-8")
+
+
+def measure(minutes: float) -> dict[str, Any]:
+    """Trials, then both sides for so many minutes; the curves and what they depend on."""
+    corpus, load = prepared_corpus(FOLDER, VOCAB), load_average()
+    same = dict.fromkeys(SIDES, TRIAL)
+    folder = FOLDER / f"quality-{time.strftime('%Y%m%d-%H%M%S')}"
+    trial = together(corpus, folder / "trial", same, same)
+    steps = {
+        name: affordable(minutes, TRIAL, points[-1]["seconds"]) for name, points in trial.items()
+    }
+    every = {name: max(1, n // POINTS) for name, n in steps.items()}
+    curves = together(corpus, folder, steps, every)
+    return {
+        "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "commit": commit(),
+        "machine": machine(),
+        "torch": torch.__version__,
+        "allocator": surroundings().get("LD_PRELOAD") or "system",
+        "load average": [load, load_average()],
+        "minutes": minutes,
+        "settings": dict(zip(SIDES, (PLAIN, OURS), strict=True)),
+        "curves": curves,
+    }
+
+
 def main() -> None:
     """The command of the head of this module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=26)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--draw", action="store_true")
     parser.add_argument("--corpus", nargs=2, type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--side", nargs=3, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -173,26 +240,10 @@ def main() -> None:
         place, steps, every = options.side
         list(SIDES.values())[place](Prepared(options.corpus[0]), options.corpus[1], steps, every)
         return
-    corpus, load = prepared_corpus(FOLDER, VOCAB), load_average()
-    same = dict.fromkeys(SIDES, TRIAL)
-    folder = FOLDER / f"quality-{time.strftime('%Y%m%d-%H%M%S')}"
-    trial = together(corpus, folder / "trial", same, same)
-    steps = {
-        name: affordable(options.minutes, TRIAL, points[-1]["seconds"])
-        for name, points in trial.items()
-    }
-    every = {name: max(1, n // POINTS) for name, n in steps.items()}
-    curves = together(corpus, folder, steps, every)
-    result = {"when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "commit": commit()}
-    result |= {"machine": machine(), "torch": torch.__version__, "minutes": options.minutes}
-    result |= {
-        "load average": [load, load_average()],
-        "allocator": surroundings().get("LD_PRELOAD"),
-    }
-    result |= {"settings": dict(zip(SIDES, (PLAIN, OURS), strict=True)), "curves": curves}
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_text(options.out / "quality.json", to_json(result))
-    picture(curves).savefig(options.out / "quality.png", dpi=110, metadata={"Software": None})
+    if not options.draw:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_text(options.out / "quality.json", to_json(measure(options.minutes)))
+    draw(options.out)
 
 
 if __name__ == "__main__":

@@ -207,16 +207,16 @@ def bars(ax: Axes, kind: str, rows: Mapping[str, Row]) -> None:
 # The files
 
 
-def with_section(text: str, section: str) -> str:
-    """The text with the section between its two markers.
+def with_section(text: str, section: str, start: str = START, end: str = END) -> str:
+    """The text with the section between two markers.
 
     Raises:
         ValueError: the markers are not there, once each.
     """
-    if text.count(START) != 1 or text.count(END) != 1:
-        raise ValueError("the text needs the two markers of the benchmarks, once each")
-    before, _, rest = text.partition(START)
-    return f"{before}{START}\n{section}\n{END}{rest.partition(END)[2]}"
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise ValueError(f"the text needs the markers {start} and {end}, once each")
+    before, _, rest = text.partition(start)
+    return f"{before}{start}\n{section}\n{end}{rest.partition(end)[2]}"
 
 
 def section(folder: Path) -> str:

@@ -4,6 +4,7 @@ The peers themselves are not needed here; `make bench` runs them.
 """
 
 import copy
+import json
 import sys
 from dataclasses import asdict
 
@@ -175,6 +176,23 @@ def test_the_picture_of_quality_has_a_line_for_each_side():
     drawn = [line.get_xydata().tolist() for line in ax.lines[:2]]
     assert drawn == [[[1.0, 3.0], [2.0, 9.0]], [[2.0, 9.0]]]
     assert "minutes" in ax.get_xlabel() and "BLEU" in ax.get_ylabel()
+
+
+def test_a_score_between_two_points_lies_on_the_line():
+    points = [{"seconds": 60.0, "bleu": 30.0}, {"seconds": 120.0, "bleu": 36.0}]
+    found = [quality.at(points, seconds) for seconds in (0, 30, 60, 80, 500)]
+    assert found == [0, 15, 30, 32, 36]
+
+
+def test_the_readme_has_the_curve_that_was_measured():
+    result = json.loads((report.RESULTS / "quality.json").read_text("utf-8"))
+    text = report.README.read_text("utf-8")
+    section = quality.section(result)
+    assert text == report.with_section(text, section, quality.START, quality.END)
+    plain, ours = result["curves"].values()
+    assert f"| transformer_lib | {quality.at(ours, 195):.1f} |" in section  # 26 minutes / 8
+    for point in plain:  # better at every minute
+        assert quality.at(ours, point["seconds"]) > point["bleu"]
 
 
 # Arithmetic

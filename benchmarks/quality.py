@@ -241,8 +241,12 @@ def main() -> None:
         list(SIDES.values())[place](Prepared(options.corpus[0]), options.corpus[1], steps, every)
         return
     if not options.draw:
+        try:
+            found = measure(options.minutes)
+        except ValueError as error:  # no Multi30k
+            raise SystemExit(f"error: {error}") from None
         options.out.mkdir(parents=True, exist_ok=True)
-        write_text(options.out / "quality.json", to_json(measure(options.minutes)))
+        write_text(options.out / "quality.json", to_json(found))
     draw(options.out)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,31 +24,28 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.collect import prepared_corpus
 from benchmarks.loop import Loop
 from benchmarks.peers.torch_nn import CachedGreedy, TorchModel
-from benchmarks.report import README, RESULTS, table, with_section
+from benchmarks.quality_report import draw
+from benchmarks.report import RESULTS
 from benchmarks.run import FOLDER
 from benchmarks.surroundings import commit, load_average, machine, preload
 from transformer_lib import ModelConfig, TrainConfig, Transformer
 from transformer_lib.batching import pad
 from transformer_lib.checkpoint import to_json, write_text
 from transformer_lib.cli import main as command
+from transformer_lib.evaluation import RAW
 from transformer_lib.metrics import bleu
-from transformer_lib.plots import PALETTE, figure, headline, name_axes, style
-from transformer_lib.plots.base import name_lines
 from transformer_lib.prepared import Prepared
 from transformer_lib.training import rate_at
 
-__all__ = ["SIDES", "affordable", "curve", "picture", "plain_loop", "ours"]
+__all__ = ["SIDES", "affordable", "curve", "ours", "plain_loop", "together"]
 
 VOCAB, TRIAL, POINTS = 4000, 200, 20
-START, END = "<!-- quality: written by benchmarks.quality -->", "<!-- quality: end -->"
 PLAIN = {"dropout": 0.1, "peak_rate": 3e-3, "warmup": 300, "max_tokens": 1024, "cooldown": 0.5}
 OURS = {"dropout": 0.2, "peak-rate": 4e-3, "warmup": 500, "max-tokens": 2048, "cooldown": 0.8}
 OURS |= {"preset": "tiny", "norm-first": True, "optimizer": "muon", "threads": 1, "keep": 1}
@@ -94,18 +92,22 @@ def plain_bleu(model: TorchModel, corpus: Prepared) -> float:
         said = search(pad([ids[i] for i in chosen]))
         found |= {i: corpus.tgt_vocab.decode(row) for i, row in zip(chosen, said, strict=True)}
     model.train()
-    return bleu([found[i] for i in range(len(ids))], text.target).value
+    return bleu([found[i] for i in range(len(ids))], text.target, **RAW).value
 
 
 def ours(corpus: Prepared, out: Path, steps: int, every: int) -> None:
     """`transformer-lib train`, in the best precision that this processor has."""
-    short = {"avx512_bf16", "amx_bf16"} & set(machine()["instructions"])
-    flags = OURS | {"precision": "bf16" if short else "fp32", "steps": steps}
+    flags = OURS | {"precision": best_precision(), "steps": steps}
     words = [str(x) for name, value in flags.items() for x in (f"--{name}", value)]
     if status := command(
         ["train", str(corpus.folder), str(out), *words, "--validate-every", str(every)]
     ):
         sys.exit(status)
+
+
+def best_precision() -> str:
+    """bf16 pays only where the processor has instructions for it."""
+    return "bf16" if {"avx512_bf16", "amx_bf16"} & set(machine()["instructions"]) else "fp32"
 
 
 SIDES = {"torch.nn.Transformer, plain loop": plain_loop, "transformer_lib": ours}
@@ -123,19 +125,27 @@ def curve(folder: Path) -> list[dict[str, float]]:
 
 
 def together(corpus: Path, out: Path, steps: Mapping[str, int], every: Mapping[str, int]):
-    """All sides at once, each in a process of its own; returns their curves."""
-    processes = {}
-    for place, name in enumerate(SIDES):
-        words = [corpus, out / str(place), "--side", place, steps[name], every[name]]
-        ask = [sys.executable, "-m", "benchmarks.quality", "--corpus", *map(str, words)]
-        processes[name] = subprocess.Popen(ask, env=surroundings())
+    """All sides at once, each in a process of its own; returns their curves.
+
+    Where one fails, and where this is stopped, none goes on.
+    """
+    processes: dict[str, subprocess.Popen] = {}
     try:
-        for name, process in processes.items():
-            if process.wait():
-                raise SystemExit(f"error: {name} ended with status {process.returncode}")
+        for place, name in enumerate(SIDES):
+            words = [corpus, out / str(place), "--side", place, steps[name], every[name]]
+            ask = [sys.executable, "-m", "benchmarks.quality", "--corpus", *map(str, words)]
+            processes[name] = subprocess.Popen(ask, env=surroundings())
+        statuses = [None]
+        while None in statuses:
+            time.sleep(0.2)
+            statuses = [process.poll() for process in processes.values()]
+            for name, status in zip(processes, statuses, strict=True):
+                if status:
+                    raise ValueError(f"{name} ended with status {status}")
     finally:
         for process in processes.values():
-            process.terminate()
+            process.kill()  # a command that is asked kindly finishes its step and saves first
+            process.wait()
     return {name: curve(out / str(place)) for place, name in enumerate(SIDES)}
 
 
@@ -148,82 +158,27 @@ def surroundings() -> dict[str, str]:
         return found
 
 
-@style()
-def picture(curves: Mapping[str, list[dict[str, float]]]) -> Figure:
-    """BLEU over minutes of training, a line for each side."""
-    fig, ax = figure(8, 4.2)
-    lines = {}
-    for (name, points), colour in zip(curves.items(), ("#8a96a0", PALETTE[0]), strict=True):
-        x, y = [p["seconds"] / 60 for p in points], [p["bleu"] for p in points]
-        (lines[name],) = ax.plot(x, y, color=colour, marker="o", markersize=3.5)
-    ax.grid(True)
-    ax.set_ylim(0)
-    name_axes(ax, x="minutes of training, one core", y="BLEU, validation split, greedy")
-    name_lines(ax, lines)
-    headline(fig, "The same minutes make a better model")
-    return fig
-
-
-def section(result: Mapping[str, Any]) -> str:
-    """Where and when, and a table: BLEU after some minutes, read off straight lines."""
-    box, load = result["machine"], result["load average"]
-    told = (
-        f"Measured {result['when']} at commit `{result['commit']}`, {box['processor']} "
-        f"({', '.join(box['instructions'])}), torch {result['torch']}, allocator "
-        f"{Path(result['allocator']).name}, load average {load[0]:.1f} at the start and "
-        f"{load[1]:.1f} at the end."
-    )
-    minutes = [result["minutes"] * part for part in (1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)]
-    rows = [
-        (name, *(f"{at(points, 60 * minute):.1f}" for minute in minutes))
-        for name, points in result["curves"].items()
-    ]
-    head = ("BLEU after", *(f"{minute:.1f} minutes" for minute in minutes))
-    alt = "Two lines over minutes of training: the BLEU of the plain loop, and ours above it"
-    return f"{told}\n\n{table(head, rows)}\n\n![{alt}](../results/benchmarks/quality.png)"
-
-
-def at(points: list[dict[str, float]], seconds: float) -> float:
-    """BLEU at a time: between the points on a straight line, 0 at the start."""
-    x, y = [0.0], [0.0]
-    for point in points:
-        x.append(point["seconds"])
-        y.append(point["bleu"])
-    return float(np.interp(seconds, x, y))
-
-
-def draw(folder: Path) -> None:
-    """Writes the picture beside the file; the README only from the project's own results."""
-    result = json.loads((folder / "quality.json").read_text("utf-8"))
-    drawn = picture(result["curves"])
-    drawn.savefig(folder / "quality.png", dpi=110, metadata={"Software": None})
-    if folder.resolve() == RESULTS:
-        text = with_section(README.read_text("utf-8"), section(result), START, END)
-        README.write_text(text, "utf-8")
-
-
 def measure(minutes: float) -> dict[str, Any]:
     """Trials, then both sides for so many minutes; the curves and what they depend on."""
-    corpus, load = prepared_corpus(FOLDER, VOCAB), load_average()
-    same = dict.fromkeys(SIDES, TRIAL)
+    about = {
+        "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "commit": commit(),
+        "machine": machine(),
+        "torch": torch.__version__,
+        "allocator": surroundings().get("LD_PRELOAD") or "system",
+        "load average at the start": load_average(),
+        "minutes": minutes,
+        "precision": best_precision(),
+        "settings": dict(zip(SIDES, (PLAIN, OURS), strict=True)),
+    }
+    corpus, same = prepared_corpus(FOLDER, VOCAB), dict.fromkeys(SIDES, TRIAL)
     folder = FOLDER / f"quality-{time.strftime('%Y%m%d-%H%M%S')}"
     trial = together(corpus, folder / "trial", same, same)
     steps = {
         name: affordable(minutes, TRIAL, points[-1]["seconds"]) for name, points in trial.items()
     }
     every = {name: max(1, n // POINTS) for name, n in steps.items()}
-    curves = together(corpus, folder, steps, every)
-    return {
-        "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "commit": commit(),
-        "machine": machine(),
-        "torch": torch.__version__,
-        "allocator": surroundings().get("LD_PRELOAD") or "system",
-        "load average": [load, load_average()],
-        "minutes": minutes,
-        "settings": dict(zip(SIDES, (PLAIN, OURS), strict=True)),
-        "curves": curves,
-    }
+    return about | {"curves": together(corpus, folder, steps, every)}
 
 
 def main() -> None:
@@ -236,6 +191,7 @@ def main() -> None:
     parser.add_argument("--side", nargs=3, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the sides end too
     if options.side:  # a process of `together`
         place, steps, every = options.side
         list(SIDES.values())[place](Prepared(options.corpus[0]), options.corpus[1], steps, every)
@@ -243,8 +199,10 @@ def main() -> None:
     if not options.draw:
         try:
             found = measure(options.minutes)
-        except ValueError as error:  # no Multi30k
+        except ValueError as error:  # no Multi30k, or a side that failed
             raise SystemExit(f"error: {error}") from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
         options.out.mkdir(parents=True, exist_ok=True)
         write_text(options.out / "quality.json", to_json(found))
     draw(options.out)

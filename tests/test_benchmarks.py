@@ -5,14 +5,16 @@ The peers themselves are not needed here; `make bench` runs them.
 
 import copy
 import json
+import subprocess
 import sys
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import environments, material, quality, report
+from benchmarks import environments, material, quality, quality_report, report
 from benchmarks.arithmetic import flops_per_target_token, ratio, summary
 from benchmarks.environments import install
 from benchmarks.loop import Loop, timed_steps
@@ -21,6 +23,7 @@ from benchmarks.peers.torch_nn import CachedGreedy, TorchModel, dropout_as_ours,
 from benchmarks.rounds import Conditions, Crew, agreement
 from transformer_lib import Batch, ModelConfig, TrainConfig, Transformer, Translator, greedy_decode
 from transformer_lib.corpora import ParallelText
+from transformer_lib.evaluation import RAW
 from transformer_lib.grammar import grammar_corpus
 from transformer_lib.metrics import Score
 from transformer_lib.prepared import learn_vocabularies, prepare
@@ -144,9 +147,14 @@ def test_the_plain_loop_is_scored_as_ours_is(corpus, monkeypatch):
     said = Translator(ours, corpus.src_vocab).translate(text.source, beam_size=1, alpha=0.0)
     assert len(set(said)) > 4  # in another order, the score would be another
     counted = []
-    monkeypatch.setattr(quality, "bleu", lambda *texts: counted.append(texts) or Score(7.0, "", ""))
+
+    def bleu(*texts, **options):
+        counted.append((*texts, options))
+        return Score(7.0, "", "")
+
+    monkeypatch.setattr(quality, "bleu", bleu)
     assert quality.plain_bleu(theirs, corpus) == 7.0
-    assert counted == [(said, text.target)]
+    assert counted == [(said, text.target, RAW)]
     assert theirs.training
 
 
@@ -160,7 +168,12 @@ def test_a_side_trains_to_its_last_step_and_notes_its_curve(side, corpus, tmp_pa
     assert [point["step"] for point in points] == [2, 4, 5]
     seconds = [point["seconds"] for point in points]
     assert 0 < seconds[0] < seconds[1] < seconds[2]
-    if side is quality.plain_loop:
+    if side is quality.ours:
+        told = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+        assert (told["run"]["optimizer"], told["model"]["dropout"]) == ("muon", 0.2)
+        assert told["run"]["precision"] == quality.best_precision()
+        assert told["train"]["cooldown"] == [1, 5] and told["model"]["norm_first"]
+    else:
         assert [step for step, _ in seen] == [1, 2, 3, 4, 5]
         assert {rates.cooldown for _, rates in seen} == {(2, 5)}
 
@@ -171,7 +184,7 @@ def test_the_steps_of_a_side_follow_from_its_speed():
 
 def test_the_picture_of_quality_has_a_line_for_each_side():
     points = [{"step": 1, "seconds": 60.0, "bleu": 3.0}, {"step": 2, "seconds": 120.0, "bleu": 9.0}]
-    fig = quality.picture({"plain": points, "ours": points[1:]})
+    fig = quality_report.picture({"plain": points, "ours": points[1:]})
     (ax,) = fig.axes
     drawn = [line.get_xydata().tolist() for line in ax.lines[:2]]
     assert drawn == [[[1.0, 3.0], [2.0, 9.0]], [[2.0, 9.0]]]
@@ -180,19 +193,36 @@ def test_the_picture_of_quality_has_a_line_for_each_side():
 
 def test_a_score_between_two_points_lies_on_the_line():
     points = [{"seconds": 60.0, "bleu": 30.0}, {"seconds": 120.0, "bleu": 36.0}]
-    found = [quality.at(points, seconds) for seconds in (0, 30, 60, 80, 500)]
+    found = [quality_report.at(points, seconds) for seconds in (0, 30, 60, 80, 500)]
     assert found == [0, 15, 30, 32, 36]
 
 
 def test_the_readme_has_the_curve_that_was_measured():
     result = json.loads((report.RESULTS / "quality.json").read_text("utf-8"))
     text = report.README.read_text("utf-8")
-    section = quality.section(result)
-    assert text == report.with_section(text, section, quality.START, quality.END)
-    plain, ours = result["curves"].values()
-    assert f"| transformer_lib | {quality.at(ours, 195):.1f} |" in section  # 26 minutes / 8
-    for point in plain:  # better at every minute
-        assert quality.at(ours, point["seconds"]) > point["bleu"]
+    section = quality_report.section(result)
+    assert text == report.with_section(text, section, quality_report.START, quality_report.END)
+    for name, points in result["curves"].items():
+        early = quality_report.at(points, 60 * result["minutes"] / 8)
+        assert f"| {name} | {early:.1f} |" in section
+        assert f"| {points[-1]['bleu']:.1f} (" in section
+
+
+def test_a_side_that_fails_ends_the_other(tmp_path, monkeypatch):
+    started = []
+
+    class Side(subprocess.Popen):
+        def __init__(self, command, env):
+            assert env["OMP_NUM_THREADS"] == "1"
+            code = "raise SystemExit(3)" if started else "import time; time.sleep(600)"
+            super().__init__([sys.executable, "-c", code])
+            started.append(self)
+
+    monkeypatch.setattr(quality, "subprocess", SimpleNamespace(Popen=Side))
+    same = dict.fromkeys(quality.SIDES, 1)
+    with pytest.raises(ValueError, match="transformer_lib ended with status 3"):
+        quality.together(tmp_path, tmp_path, same, same)
+    assert [side.returncode for side in started] == [-9, 3]
 
 
 # Arithmetic

@@ -187,6 +187,7 @@ def test_a_source_of_padding_alone_has_room_for_one_token():
     assert [h.ids for h in greedy] == [h.ids for (h,) in beams]
     for found, row in zip(greedy, src, strict=True):
         assert len(found.ids) + found.finished <= max(1, int((row != 0).sum()))
+    assert len(greedy[-1].ids) + greedy[-1].finished == 1
 
 
 def test_sentences_that_have_ended_leave_the_batch(monkeypatch):

@@ -8,6 +8,7 @@ import growth
 import growth_decoding
 import pytest
 
+from transformer_lib import Transformer
 from transformer_lib.corpora import ParallelText
 from transformer_lib.inference import InferenceModel
 
@@ -72,42 +73,52 @@ def test_the_picture_has_a_title_and_named_axes(found):
 
 # Decoding
 
+WAYS = (growth_decoding.AGAIN, growth_decoding.CACHED, growth_decoding.FAST)
 
-def test_a_token_is_timed_in_both_ways_at_every_length(monkeypatch):
+
+def test_a_token_is_timed_in_every_way_at_every_length(monkeypatch):
     asked = []
 
     def timed(model, way, length, steps):
         asked.append((way, length))
-        times = asked.count((way, length)) if way == growth_decoding.CACHED else 1
-        return length * 1e-3 * times
+        return length * 1e-3 * asked.count((way, length))
 
     monkeypatch.setattr(growth_decoding, "seconds_per_token", timed)
-    found = growth_decoding.measure(lengths=(4, 8), steps=2, rounds=3)["milliseconds"]
-    assert found["cached"] == {"4": 12.0, "8": 16.0}  # 2, 3, 4 and 1, 2, 3 times
-    assert found["computed again"] == {"4": 4.0, "8": 8.0}
+    found = growth_decoding.measure(lengths=(4, 8), steps=2, rounds=5)
+    assert found["milliseconds"] == {way: {"4": 12.0, "8": 24.0} for way in WAYS}  # 1 to 5 times
+    assert found["conditions"]["tokens timed"] == 2
 
 
-@pytest.mark.parametrize("way", [growth_decoding.CACHED, growth_decoding.AGAIN])
+@pytest.mark.parametrize("way", WAYS)
 def test_so_many_tokens_stand_before_the_one_that_is_timed(way, monkeypatch):
     seen = []
 
-    class Watched(InferenceModel):
-        def decode(self, tgt, memory, src, cache=None, maps=None):
-            seen.append(tgt.size(1))
-            return super().decode(tgt, memory, src, cache, maps)
+    def watched(kind):
+        class Watched(kind):
+            def decode(self, tgt, memory, src, cache=None, maps=None):
+                length = tgt.size(1) if cache is None else cache[0].self_attention.length + 1
+                seen.append((kind.__name__, length, cache is None))
+                return super().decode(tgt, memory, src, cache, maps)
 
-    model = growth_decoding.random_model()
-    monkeypatch.setattr(growth_decoding, "for_inference", Watched)
-    monkeypatch.setattr(model, "decode", Watched(model).decode)
-    assert growth_decoding.seconds_per_token(model, way, 5, 3) > 0
-    assert seen == ([4, 1, 1, 1] if way == growth_decoding.CACHED else [5, 6, 7])
+        return Watched
+
+    monkeypatch.setattr(growth_decoding, "for_inference", watched(InferenceModel))
+    monkeypatch.setattr(growth_decoding, "Transformer", watched(Transformer))
+    assert growth_decoding.seconds_per_token(growth_decoding.random_model(), way, 5, 3) > 0
+    kind = "InferenceModel" if way == growth_decoding.FAST else "Transformer"
+    first = [] if way == growth_decoding.AGAIN else [1]  # the beginning goes in at once
+    lengths = [length for name, length, again in seen if name == kind]
+    assert lengths == [*first, 4, 5, 6, 7]
+    assert {again for _, _, again in seen} == {way == growth_decoding.AGAIN}
 
 
 def test_the_picture_of_decoding_shows_the_stored_numbers():
     found = json.loads(growth_decoding.RESULT.read_text("utf-8"))
     (ax,) = growth_decoding.draw(found).axes
-    cached, again = (line.get_ydata() for line in ax.lines)
-    assert list(cached) == list(found["milliseconds"]["cached"].values())
-    assert len(cached) == len(again) == len(growth_decoding.LENGTHS)
-    assert cached[-1] < 2.5 * cached[0] and again[-1] > 16 * again[0]
+    drawn = [list(line.get_ydata()) for line in ax.lines]
+    assert drawn == [list(found["milliseconds"][way].values()) for way in WAYS]
+    again, cached, fast = drawn
+    assert len(again) == len(cached) == len(fast) == len(growth_decoding.LENGTHS)
+    assert again[-1] > 16 * again[0]
+    assert cached[-1] < 2.5 * cached[0] and fast[-1] < 2.5 * fast[0] and fast[0] < cached[0]
     assert "64 times as many" in growth_decoding.title(found["milliseconds"])

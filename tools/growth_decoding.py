@@ -1,8 +1,9 @@
 """Measure what one more token costs after 16 to 1,024 tokens; results/growth-decoding.json.
 
 The `tiny` model with random weights (time does not depend on them), one sentence, one thread:
-with the keys and values of the past remembered, as every search of the library does it, and with
-the whole beginning computed again. Lengths and ways take turns, and medians are drawn.
+the notebooks' model with the whole beginning computed again, the same model with the keys and
+values of the past remembered, and the form of it that every search of the library uses. Lengths
+and ways take turns, and medians are drawn.
 
     OMP_WAIT_POLICY=PASSIVE python tools/growth_decoding.py     # measures, then draws
     python tools/growth_decoding.py --draw                      # only draws the picture
@@ -26,7 +27,7 @@ RESULT = ROOT / "results" / "growth-decoding.json"
 PICTURE = ROOT / "docs" / "images" / "growth-decoding.png"
 LENGTHS = tuple(16 * 2**n for n in range(7))
 SOURCE, VOCAB, STEPS, ROUNDS = 16, 4000, 12, 7
-CACHED, AGAIN = "cached", "computed again"
+AGAIN, CACHED, FAST = "computed again", "cached", "cached, in fewer calls (inference.py)"
 
 
 def random_model():
@@ -39,28 +40,28 @@ def random_model():
 @torch.inference_mode()
 def seconds_per_token(model, way, length, steps):
     """Of the logits of one more token after so many, a mean over `steps` tokens."""
-    fast = for_inference(model)
+    model = for_inference(model) if way == FAST else model
     src = torch.randint(4, VOCAB, (1, SOURCE))
     ids = torch.randint(4, VOCAB, (1, length + steps))
-    memory = fast.encode(src)
-    cache = fast.start_cache(memory, length + steps)
-    if way == CACHED:
-        fast.decode(ids[:, : length - 1], memory, src, cache)
-    started = time.perf_counter()
-    for end in range(length, length + steps):
-        if way == CACHED:
-            found = fast.decode(ids[:, end - 1 : end], memory, src, cache)
-        else:
-            found = model.decode(ids[:, :end], memory, src)
-        model.output_projection(found[:, -1])
+    memory = model.encode(src)
+    cache = None if way == AGAIN else model.start_cache(memory, length + steps)
+    if cache is not None:
+        model.decode(ids[:, : length - 2], memory, src, cache)
+    for end in range(length - 1, length + steps):
+        if end == length:  # the first token warms up
+            started = time.perf_counter()
+        seen = ids[:, :end] if cache is None else ids[:, end - 1 : end]
+        model.output_projection(model.decode(seen, memory, src, cache)[:, -1])
     return (time.perf_counter() - started) / steps
 
 
 def measure(lengths=LENGTHS, steps=STEPS, rounds=ROUNDS):
     """Milliseconds of a token: {way: {length: median of the rounds}}, and what they depend on."""
+    about = conditions()
+    del about["max_tokens"]
+    about |= {"threads": 1, "rounds": rounds, "tokens timed": steps, "source tokens": SOURCE}
     torch.set_num_threads(1)
-    model, found = random_model(), {CACHED: {}, AGAIN: {}}
-    seconds_per_token(model, CACHED, lengths[0], steps)  # what is set up once is not timed
+    model, found = random_model(), {AGAIN: {}, CACHED: {}, FAST: {}}
     for _ in range(rounds):
         for length in lengths:
             for way, row in found.items():
@@ -70,13 +71,13 @@ def measure(lengths=LENGTHS, steps=STEPS, rounds=ROUNDS):
         way: {length: round(statistics.median(values), 3) for length, values in row.items()}
         for way, row in found.items()
     }
-    return {"conditions": conditions(), "milliseconds": medians}
+    return {"conditions": about, "milliseconds": medians}
 
 
 def title(milliseconds):
     """What is seen, from the numbers."""
-    first, *_, last = milliseconds[CACHED]
-    more = [row[last] / row[first] for row in (milliseconds[CACHED], milliseconds[AGAIN])]
+    first, *_, last = milliseconds[FAST]
+    more = [row[last] / row[first] for row in (milliseconds[FAST], milliseconds[AGAIN])]
     return (
         f"After {int(last) // int(first)} times as many tokens, one more costs "
         f"{more[0]:.1f} times as much with a cache, {more[1]:.0f} times without"

@@ -26,6 +26,25 @@ def fixed_seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def small_corpus():
+    """Writes a prepared corpus of 60 sentences of the grammar into a folder, with 120 subwords."""
+    from transformer_lib.corpora import ParallelText
+    from transformer_lib.grammar import grammar_corpus
+    from transformer_lib.prepared import learn_vocabularies, prepare
+
+    def write(folder, n_val, about=None):
+        pairs = grammar_corpus().train[:60]
+        texts = {
+            split: ParallelText(tuple(p.source for p in some), tuple(p.target for p in some), split)
+            for split, some in {"train": pairs, "val": pairs[:n_val]}.items()
+        }
+        vocabularies = learn_vocabularies(texts["train"], "subwords", 120, ("de", "en"))
+        return prepare(texts, vocabularies, folder, about=about, say=len)
+
+    return write
+
+
 def pytest_collection_modifyitems(items):
     """Cells of notebooks have their own time limit: --nbval-cell-timeout."""
     for item in items:

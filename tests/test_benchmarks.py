@@ -22,11 +22,8 @@ from benchmarks.peers import HERE, PEERS, TRAINING, Peer
 from benchmarks.peers.torch_nn import CachedGreedy, TorchModel, dropout_as_ours, greedy
 from benchmarks.rounds import Conditions, Crew, agreement
 from transformer_lib import Batch, ModelConfig, TrainConfig, Transformer, Translator, greedy_decode
-from transformer_lib.corpora import ParallelText
 from transformer_lib.evaluation import RAW
-from transformer_lib.grammar import grammar_corpus
 from transformer_lib.metrics import Score
-from transformer_lib.prepared import learn_vocabularies, prepare
 from transformer_lib.training import make_optimizer, rate_at, train_step
 
 orders = pytest.mark.parametrize("norm_first", [False, True])
@@ -123,16 +120,8 @@ def test_the_loop_takes_the_rate_it_is_given():
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    pairs = grammar_corpus().train[:60]
-    texts = {"train": pairs, "val": pairs[:9]}
-    texts = {
-        split: ParallelText(tuple(p.source for p in some), tuple(p.target for p in some), split)
-        for split, some in texts.items()
-    }
-    vocabularies = learn_vocabularies(texts["train"], "subwords", 120, ("de", "en"))
-    folder = tmp_path_factory.mktemp("quality") / "corpus"
-    return prepare(texts, vocabularies, folder, say=len)
+def corpus(tmp_path_factory, small_corpus):
+    return small_corpus(tmp_path_factory.mktemp("quality") / "corpus", n_val=9)
 
 
 def test_the_plain_loop_is_scored_as_ours_is(corpus, monkeypatch):
@@ -214,7 +203,7 @@ def test_a_side_that_fails_ends_the_other(tmp_path, monkeypatch):
     class Side(subprocess.Popen):
         def __init__(self, command, env):
             assert env["OMP_NUM_THREADS"] == "1"
-            code = "raise SystemExit(3)" if started else "import time; time.sleep(600)"
+            code = "raise SystemExit(3)" if started else "import time; time.sleep(30)"
             super().__init__([sys.executable, "-c", code])
             started.append(self)
 

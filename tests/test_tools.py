@@ -21,9 +21,6 @@ import student_notebooks
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from transformer_lib.cli.training import ModelFlags, TrainFlags
-from transformer_lib.corpora import ParallelText
-from transformer_lib.grammar import grammar_corpus
-from transformer_lib.prepared import learn_vocabularies, prepare
 from transformer_lib.runs import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -353,16 +350,11 @@ def test_every_row_is_a_flag_of_train_and_has_a_file_of_its_own():
     assert len({ablations.stem(name).lower() for name in names}) == len(names) > 25
 
 
-def test_a_row_is_trained_averaged_scored_and_not_done_twice(tmp_path, monkeypatch, capsys):
-    pairs = grammar_corpus().train[:60]
-    texts = {"train": pairs, "val": pairs[:8]}
-    texts = {
-        split: ParallelText(tuple(p.source for p in some), tuple(p.target for p in some), split)
-        for split, some in texts.items()
-    }
-    vocabularies = learn_vocabularies(texts["train"], "subwords", 120, ("de", "en"))
+def test_a_row_is_trained_averaged_scored_and_not_done_twice(
+    tmp_path, monkeypatch, capsys, small_corpus
+):
     about = {"source": "de", "target": "en"}
-    prepare(texts, vocabularies, tmp_path / "data" / "de-en-4000", about=about, say=len)
+    small_corpus(tmp_path / "data" / "de-en-4000", n_val=8, about=about)
     monkeypatch.setattr(ablations, "RESULTS", tmp_path / "results")
     small = {"steps": 4, "validate-every": 2, "n-layers": 1, "d-model": 32}
     monkeypatch.setattr(ablations, "BASE", ablations.BASE | small)
@@ -380,6 +372,11 @@ def test_a_row_is_trained_averaged_scored_and_not_done_twice(tmp_path, monkeypat
     assert found["search"] == {"beam_size": 1, "alpha": 0.0}
     rows = readme_results.ablation_table(tmp_path / "results").splitlines()
     assert rows[2].startswith(f"| {name} | 0.0") and rows[3].startswith(f"| {searched} | 0.0")
+    (tmp_path / "results" / "beam-1-0.json").unlink()
+    with monkeypatch.context() as other, pytest.raises(SystemExit):  # models of another recipe
+        other.setattr(ablations, "BASE", ablations.BASE | {"dropout": 0.2})
+        ablations.main(["--only", searched, *folders])
+    assert "dropout" in capsys.readouterr().err
     monkeypatch.setattr(ablations, "do", lambda *_: pytest.fail("a row was begun"))
     for wrong in (["--only", "heads 3"], ["--part", "3/2"], ["--part", "x"]):
         with pytest.raises(SystemExit):

@@ -186,8 +186,6 @@ def conditions():
         "system": platform.system(),
         "python": platform.python_version(),
         "versions": {name: module.__version__ for name, module in modules.items()},
-        "subwords": VOCAB,
-        "max_tokens": MAX_TOKENS,
         "other_work_on_the_machine": other_work(),
     }
 
@@ -201,7 +199,7 @@ def measure_all(folder, sizes):
     """Measures what is not in the result file yet, and writes it after each."""
     folder.mkdir(parents=True, exist_ok=True)
     found = json.loads(RESULT.read_text("utf-8")) if RESULT.is_file() else {}
-    found.setdefault("conditions", conditions())
+    found.setdefault("conditions", conditions() | {"subwords": VOCAB, "max_tokens": MAX_TOKENS})
     rows = found.setdefault("measured", {})
     for times in sizes:
         paths = [folder / f"{times}x.{language}" for language in ("de", "en")]

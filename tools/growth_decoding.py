@@ -57,8 +57,7 @@ def seconds_per_token(model, way, length, steps):
 
 def measure(lengths=LENGTHS, steps=STEPS, rounds=ROUNDS):
     """Milliseconds of a token: {way: {length: median of the rounds}}, and what they depend on."""
-    about = conditions()
-    del about["max_tokens"]
+    about = conditions() | {"subwords": VOCAB}
     about |= {"threads": 1, "rounds": rounds, "tokens timed": steps, "source tokens": SOURCE}
     torch.set_num_threads(1)
     model, found = random_model(), {AGAIN: {}, CACHED: {}, FAST: {}}

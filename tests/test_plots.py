@@ -115,6 +115,15 @@ def test_signed_values_are_centred_on_zero() -> None:
     assert mesh.collections[0].get_cmap() is plots.DIVERGING
 
 
+def test_padding_is_drawn_behind_the_sentences_and_counted() -> None:
+    fig = plots.padded_batches({"mixed": [[2, 4]], "alike": [[4, 4], [3]]}, title="Less padding")
+    mixed, alike = fig.axes
+    assert [bar.get_width() for bar in mixed.patches] == [4, 4, 2, 4]  # grey, then words
+    assert mixed.get_title(loc="left") == "mixed: 25% padding"
+    assert alike.get_title(loc="left") == "alike: 0% padding"
+    assert all(ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes)
+
+
 @pytest.mark.parametrize("end", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("draw", ["line_plot", "loss_curves"])
 def test_names_of_lines_stay_apart_and_inside(draw: str, end: float) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from transformer_lib import inference
 from transformer_lib.attention import MultiHeadAttention
 from transformer_lib.beam import beam_search
 from transformer_lib.config import ModelConfig
@@ -161,6 +162,8 @@ class MyAttention(MultiHeadAttention):
         (f"{LAYER}.cross_attention", MyAttention(16, 4)),
         ("encoder.layers.0.self_attention", MyAttention(16, 4)),
         (f"{LAYER}.feed_forward", nn.Sequential()),
+        (f"{LAYER}.feed_forward", nn.Linear(16, 16)),
+        (f"{LAYER}.residuals.0.dropout", nn.AlphaDropout(0.5)),
         (f"{LAYER}.residuals.1", nn.Identity()),
         (f"{LAYER}.residuals.2.norm", nn.RMSNorm(16)),
     ],
@@ -187,6 +190,14 @@ def test_a_part_that_is_watched_is_called(part, kind):
     assert seen
     hook.remove()
     assert type(for_inference(model)) is InferenceModel
+
+
+def test_looking_at_a_model_draws_no_random_numbers():
+    model = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval()
+    inference._kinds_of_new.cache_clear()
+    before = torch.get_rng_state()
+    assert type(for_inference(model)) is InferenceModel
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_other_classes_and_training_are_left_as_they_are():

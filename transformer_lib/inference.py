@@ -7,17 +7,18 @@ made where nothing is padded. Batches that have nothing to do with each other ru
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transformer_lib.attention import KeyValueCache, MultiHeadAttention
-from transformer_lib.feed_forward import FeedForward, Residual
+from transformer_lib.attention import KeyValueCache
+from transformer_lib.config import ModelConfig
 from transformer_lib.layers import DecoderLayer, EncoderLayer, LayerCache
 from transformer_lib.masks import padding_mask
 from transformer_lib.model import Transformer
@@ -38,27 +39,22 @@ def for_inference(model: Transformer) -> Transformer:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    if type(layer) not in (EncoderLayer, DecoderLayer):
-        return False
-    attentions = [layer.self_attention]
-    if type(layer) is DecoderLayer:
-        attentions.append(layer.cross_attention)
-    network, residuals = layer.feed_forward, list(layer.residuals)
-    kinds: dict[type, list[nn.Module]] = {
-        MultiHeadAttention: attentions,
-        FeedForward: [network],
-        Residual: residuals,
-        nn.LayerNorm: [residual.norm for residual in residuals],
-        nn.Linear: [network.expand, network.contract]
-        + [part for a in attentions for part in (a.query, a.key, a.value, a.output)],
-    }
-    return not _is_watched(layer) and all(
-        type(part) is kind and not _is_watched(part) for kind in kinds for part in kinds[kind]
-    )
+    kind = type(layer)
+    return kind in (EncoderLayer, DecoderLayer) and _kinds(layer) == _kinds_of_new(kind)
 
 
-def _is_watched(part: nn.Module) -> bool:
-    return bool(part._forward_hooks or part._forward_pre_hooks)
+@functools.cache
+def _kinds_of_new(kind: type[EncoderLayer | DecoderLayer]) -> list[type]:
+    with torch.device("meta"):  # no numbers are drawn
+        return _kinds(kind(ModelConfig.tiny(1)))
+
+
+def _kinds(module: nn.Module) -> list[type]:
+    """The classes of a module and all parts within; a part that is watched by a hook has none."""
+    parts = [module]
+    for part in parts:  # which grows meanwhile
+        parts += part._modules.values()
+    return [type(part) for part in parts if not (part._forward_hooks or part._forward_pre_hooks)]
 
 
 class StackedLayer:
@@ -83,19 +79,19 @@ class StackedLayer:
 
     def encode(self, x: Float[Tensor, "B S D"], mask: Mask) -> Float[Tensor, "B S D"]:
         """The encoder layer's output."""
-        x = self._residual(0, x, lambda y: self._attend_all(y, mask))
+        x = self._residual(0, x, self._attend_all, mask)
         return self._residual(1, x, self._feed_forward)
 
     def step(self, x: Rows, cache: LayerCache, mask: Tensor | None) -> Rows:
         """The decoder layer's output for one new token in every row; the cache grows by it."""
-        x = self._residual(0, x, lambda y: self._attend_to_past(y, cache.self_attention))
-        x = self._residual(1, x, lambda y: self._attend_to_memory(y, cache.cross_attention, mask))
+        x = self._residual(0, x, self._attend_to_past, cache.self_attention)
+        x = self._residual(1, x, self._attend_to_memory, cache.cross_attention, mask)
         return self._residual(2, x, self._feed_forward)
 
-    def _residual(self, i: int, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+    def _residual(self, i: int, x: Tensor, sublayer: Callable[..., Tensor], *more: Any) -> Tensor:
         if self.norm_first:
-            return x + sublayer(torch.layer_norm(x, *self.norms[i]))
-        return torch.layer_norm(x + sublayer(x), *self.norms[i])
+            return x + sublayer(torch.layer_norm(x, *self.norms[i]), *more)
+        return torch.layer_norm(x + sublayer(x, *more), *self.norms[i])
 
     def _attend_all(self, x: Tensor, mask: Mask) -> Tensor:
         heads = F.linear(x, *self.qkv).view(*x.shape[:2], 3, self.n_heads, -1)

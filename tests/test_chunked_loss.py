@@ -12,7 +12,7 @@ from transformer_lib.runs import InPrecision, RunConfig
 from transformer_lib.trainer import Trainer
 from transformer_lib.training import batch_loss
 
-BATCH = collate([([5, 6, 7, 3], [2, 8, 9, 10, 3]), ([9, 3], [2, 4, 3])])
+BATCH = collate([([9, 3], [2, 4, 3]), ([5, 6, 7, 3], [2, 8, 9, 10, 3])])  # padding in between
 
 
 def random(*shape):

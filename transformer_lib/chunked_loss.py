@@ -76,11 +76,14 @@ def chunked_batch_loss(rows: int) -> BatchLoss:
 
     def loss_of(model: nn.Module, batch: Batch, config: TrainConfig) -> Tensor:
         tgt_in, tgt_out = teacher_forcing(batch.tgt)
-        is_target = tgt_out != config.pad_id
+        # How many there are has to be known here, and a GPU is waited for. Now it has nothing else
+        # to do; after the model it would have to do everything before it could say so.
+        real = (tgt_out != config.pad_id).flatten().nonzero().flatten()
+        targets = tgt_out.flatten()[real]
 
         def head(hidden: Tensor, weight: Tensor) -> Tensor:
-            real = hidden[is_target]
-            return ChunkedLoss.apply(real, weight, tgt_out[is_target], config.smoothing, rows)
+            hidden = hidden.flatten(0, 1).index_select(0, real)
+            return ChunkedLoss.apply(hidden, weight, targets, config.smoothing, rows)
 
         return model(batch.src, tgt_in, head)
 

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import torch
+
 from benchmarks import report
 from benchmarks.peers import PEERS
 from benchmarks.rounds import PeerError
@@ -22,6 +24,8 @@ def arguments() -> argparse.Namespace:
         action="store_true",
         help="few rounds, small batches, few sentences: does it run at all?",
     )
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="where everybody computes")
+    add("--here", action="store_true", help="install nothing: measure who is in this environment")
     add("--threads", type=int, default=2, help="CPU threads of every peer")
     add("--rounds", type=int, default=5, help="of training; of decoding two less")
     add("--steps", type=int, default=6, help="of training in every round")
@@ -29,11 +33,15 @@ def arguments() -> argparse.Namespace:
     add("--kinds", nargs="*", choices=PEERS, default=[*PEERS])
     add("--allocators", nargs="*", choices=["system", "tcmalloc"], default=["system"])
     add("--model", default="multi30k-de-en", help="the trained model that decodes")
+    add("--preset", choices=["tiny", "base", "big"], default="tiny", help="size that is trained")
     add("--vocab-size", type=int, default=10_000, help="of the model that is trained")
     add("--max-tokens", type=int, default=4096, help="token budget of a batch")
-    add("--out", type=Path, default=report.RESULTS, help="folder of the results")
+    add("--out", type=Path, help="folder of the results; left out: results/benchmarks[/cuda]")
     add("--pip-args", default="", help="more arguments for pip install")
     options = parser.parse_args()
+    options.out = options.out or report.results_of(options.device)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no GPU here")
     if options.quick:
         options.rounds, options.steps = 2, 1
         options.max_tokens = min(options.max_tokens, 512)

@@ -63,13 +63,17 @@ def flops_per_target_token(
     return 3 * forward / n_targets
 
 
-def matrix_peak(dtype: torch.dtype, size: int = 2048, seconds: float = 1.0) -> float:
-    """Most floating-point operations per second that a square matrix product reached here."""
-    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+def matrix_peak(dtype: torch.dtype, device: str = "cpu", seconds: float = 1.0) -> float:
+    """Most floating-point operations per second that a square matrix product reached there."""
+    size = 2048 if device == "cpu" else 8192
+    wait = torch.cuda.synchronize if device != "cpu" else lambda: None
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     a @ b  # the first call sets things up
+    wait()
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:
         started = time.perf_counter()
         a @ b
+        wait()
         best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best

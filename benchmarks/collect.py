@@ -31,17 +31,19 @@ def prepared_corpus(folder: Path, vocab_size: int) -> Path:
     return out
 
 
-def collect(folder: Path, *, model: str, vocab_size: int, max_tokens: int, n_batches: int):
+def collect(
+    folder: Path, *, model: str, preset: str, vocab_size: int, max_tokens: int, n_batches: int
+):
     """Everything that the peers share, written below the folder.
 
     Args:
         model: the trained model that decodes: a folder, or a name that ships.
-        vocab_size: subwords of the model that is trained.
+        preset, vocab_size: size and subwords of the model that is trained.
         max_tokens: token budget of a batch.
         n_batches: batches that are kept; they are used again and again.
     """
     corpus = Prepared(prepared_corpus(folder, vocab_size))
-    config = ModelConfig.tiny(vocab_size, dropout=0.0)
+    config = getattr(ModelConfig, preset)(vocab_size, dropout=0.0)
     torch.manual_seed(0)
     start = Transformer(config).state_dict()
     drawn = corpus.pairs("train").batches(max_tokens, seed=0, epoch=0)

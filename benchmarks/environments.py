@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.peers import HERE
 
-__all__ = ["PACKAGES", "install", "python_of"]
+__all__ = ["PACKAGES", "install", "missing_here", "python_of"]
 
 # Releases are fixed: a table without them could not be checked by anybody.
 PACKAGES = {
@@ -31,6 +32,13 @@ SHARED = ("torch", "jaxtyping", "safetensors", "sentencepiece", "tqdm")
 def python_of(environment: str, folder: Path) -> Path:
     """The interpreter of an environment."""
     return Path(sys.executable) if environment == HERE else folder / environment / "bin" / "python"
+
+
+def missing_here(environment: str) -> str | None:
+    """Why a peer cannot be measured in our own environment; None where it can."""
+    if environment == HERE or importlib.util.find_spec(environment):
+        return None
+    return f"{environment} is not installed here"
 
 
 def install(environment: str, folder: Path, pip_args: Sequence[str] = ()) -> str | None:

@@ -76,7 +76,7 @@ class Loop:
         self.n_steps += 1
         tgt_in, tgt_out = tgt[:, :-1], tgt[:, 1:]
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", self.dtype, enabled=self.dtype is not None):
+        with torch.autocast(src.device.type, self.dtype, enabled=self.dtype is not None):
             loss = self.loss_of(src, tgt_in, tgt_out)
         loss = loss / (tgt_out != PAD_ID).sum()
         loss.backward()
@@ -87,19 +87,31 @@ class Loop:
 
 
 def timed_steps(step: Step, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Trains on the batches: seconds, and the target tokens in them, padding not counted."""
-    n_tokens, started = 0, time.perf_counter()
+    """Trains on the batches: seconds, and the target tokens in them, padding not counted.
+
+    A step returns its loss as a number: a GPU has done it by then.
+    """
+    batches = list(batches)
+    n_tokens = sum(int((tgt[:, 1:] != PAD_ID).sum()) for _, tgt in batches)
+    started = time.perf_counter()
     for src, tgt in batches:
         step(src, tgt)
-        n_tokens += int((tgt[:, 1:] != PAD_ID).sum())
     return {"seconds": time.perf_counter() - started, "tokens": n_tokens}
 
 
 def peak_memory(step: Step, batches: Iterable[tuple[Tensor, Tensor]]) -> float | None:
-    """Bytes by which the process grows at most while it trains on the batches.
+    """Bytes by which the process grows at most while it trains on the batches; on a GPU, bytes of
+    tensors there.
 
     Linux keeps the largest resident size of a process and lets it be set back. None elsewhere.
     """
+    batches = list(batches)
+    if batches[0][0].is_cuda:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        for src, tgt in batches:
+            step(src, tgt)
+        return torch.cuda.max_memory_allocated() - before
     if not Path("/proc/self/status").exists():
         return None
     before = _status("VmRSS")

@@ -7,7 +7,7 @@ sentencepiece only.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,20 @@ class Material:
         """Reads what `save` wrote."""
         values = torch.load(folder / "material.pt", weights_only=True)
         return cls(**(values | {name: Path(values[name]) for name in PATHS}))
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are, and where peers compute."""
+        return self.batches[0][0].device
+
+    def to(self, device: str) -> Material:
+        """The same on another device."""
+        moved = {
+            name: {key: tensor.to(device) for key, tensor in getattr(self, name).items()}
+            for name in ("start", "model_weights")
+        }
+        batches = [(src.to(device), tgt.to(device)) for src, tgt in self.batches]
+        return replace(self, batches=batches, **moved)
 
     def pieces(self) -> Pieces:
         """The trained model's subwords."""

@@ -2,7 +2,8 @@
 
     python -m benchmarks.report [--check]
 
-writes them from results/benchmarks/benchmarks.json: into README.md here, and beside that file.
+writes them from results/benchmarks/benchmarks.json, and for a GPU from the file of that name in
+results/benchmarks/cuda: into README.md here, and beside each file.
 """
 
 from __future__ import annotations
@@ -14,11 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from benchmarks.peers import PEERS, REFERENCE
-from transformer_lib.plots import PALETTE, figure, headline, name_axes, style
+from benchmarks.ratios_picture import panels, picture
 
 __all__ = ["README", "RESULTS", "draw", "picture", "tables", "with_section"]
 
@@ -26,9 +24,20 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "benchmarks"
 README = Path(__file__).with_name("README.md")
 START, END = "<!-- benchmarks: written by make bench -->", "<!-- benchmarks: end -->"
-NOT_YET = "Nothing has been measured yet: `make bench`."
+MARKERS = {
+    "cpu": (START, END),
+    "cuda": ("<!-- benchmarks on a GPU: written by python -m benchmarks -->",
+             "<!-- benchmarks on a GPU: end -->"),
+}  # fmt: skip
+NOT_YET = "Nothing has been measured yet: `{}`."
+COMMANDS = {"cpu": "make bench", "cuda": 'make bench BENCH_ARGS="--device cuda"'}
 
 Row = Mapping[str, Any]
+
+
+def results_of(device: str) -> Path:
+    """The folder of the project's own results on a device."""
+    return RESULTS if device == "cpu" else RESULTS / device
 
 
 def tables(result: Row) -> str:
@@ -55,14 +64,16 @@ def conditions(result: Row) -> str:
     lines = [
         f"Measured {result['when']} at commit `{result['commit']}`"
         + (" **with `--quick`: a sanity check, not a result**" if result["quick"] else ""),
-        f"{machine['processor']}, {machine['cores']} cores "
+        (f"{machine['gpu']}, next to " if machine.get("gpu") else "")
+        + f"{machine['processor']}, {machine['cores']} cores "
         f"({', '.join(machine['instructions']) or 'no wide instructions'}), "
         f"Python {machine['python']}",
         f"{about['threads']} threads, {about['rounds']} rounds of {about['steps per round']} "
         f"training steps, `OMP_WAIT_POLICY={about['OMP_WAIT_POLICY']}`, load average "
         + " at the start and ".join("?" if x is None else f"{x:.1f}" for x in load)
         + " at the end",
-        f"measured matrix peak, GFLOP/s: {peaks}",
+        f"the model that is trained: `{result['trained'].get('preset', 'tiny')}`, batches of up to "
+        f"{result['trained']['max tokens']:,} tokens; measured matrix peak, GFLOP/s: {peaks}",
         f"{flops['by formula'] / 1e6:.1f} MFLOP of training per real target token, padding left "
         f"out ({flops['counted by torch'] / 1e6:.1f} counted by torch, with padding)",
     ]
@@ -143,67 +154,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-# The picture
-
-
-def panels(result: Row) -> list[tuple[str, str, dict[str, Row], str]]:
-    """(title, kind, peer to its row, what the ratio is to) of every panel, first allocator."""
-    found = []
-    for rows in list(result["training"].values())[:1]:
-        rows = {name: row for name, row in rows.items() if row["ratio"]}
-        if rows:
-            found.append(("Training", "training", rows, "torch.nn.Transformer in float32"))
-    for modes in list(result["decoding"].values())[:1]:
-        for mode, rows in modes.items():
-            rows = {name: row for name, row in rows.items() if row["ratio"]}
-            if rows:
-                found.append((f"Decoding, {mode}", "decoding", rows, "Hugging Face generate"))
-    return found
-
-
-@style()
-def picture(result: Row) -> Figure:
-    """Bars of ratios, one panel for training and one for every way to decode."""
-    drawn = panels(result)
-    heights = [len(rows) for _, _, rows, _ in drawn]
-    fig, axes = figure(
-        9, 1.3 + sum(0.3 * n + 0.9 for n in heights), nrows=len(drawn), squeeze=False,
-        gridspec_kw={"height_ratios": [n + 1.5 for n in heights]},
-    )  # fmt: skip
-    quick = " (quick check, not a result)" if result["quick"] else ""
-    threads = result["conditions"]["threads"]
-    headline(fig, f"Speed next to the peers on {threads} CPU threads, higher is faster{quick}")
-    for ax, (title, kind, rows, reference) in zip(axes[:, 0], drawn, strict=True):
-        bars(ax, kind, rows)
-        name_axes(ax, title=title, x=f"times as fast as {reference}", y="")
-        ax.yaxis.set_label_text("peer")
-    return fig
-
-
-def bars(ax: Axes, kind: str, rows: Mapping[str, Row]) -> None:
-    """One bar for every peer, its range as a line; ours in another colour and in bold."""
-    names = list(rows)[::-1]
-    values = [rows[name]["ratio"] for name in names]
-    middle = [value["median"] for value in values]
-    below = [value["median"] - value["min"] for value in values]
-    above = [value["max"] - value["median"] for value in values]
-    ours = [name.startswith("ours") for name in names]
-    colours = [PALETTE[0] if mine else "#a9b4bd" for mine in ours]
-    ax.barh(names, middle, xerr=[below, above], color=colours, height=0.66,
-            error_kw={"elinewidth": 1.2, "ecolor": "#1f2d3a"})  # fmt: skip
-    ax.axvline(1.0, color="#1f2d3a", linewidth=1.0, linestyle="--")
-    ax.set_yticks(range(len(names)), [PEERS[kind][name].title for name in names])
-    for label, mine in zip(ax.get_yticklabels(), ours, strict=True):
-        label.set_fontweight("bold" if mine else "normal")
-    for place, (name, value) in enumerate(zip(names, values, strict=True)):
-        share = rows[name].get("share of peak")
-        text = f"{value['median']:.2f}" + (f", {share['median']:.0%} of peak" if share else "")
-        ax.annotate(text, (value["max"], place), xytext=(5, 0), textcoords="offset points",
-                    va="center", fontsize=9,
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})  # fmt: skip
-    ax.set_xlim(0, 1.4 * max(value["max"] for value in values))
-
-
 # The files
 
 
@@ -219,14 +169,22 @@ def with_section(text: str, section: str, start: str = START, end: str = END) ->
     return f"{before}{start}\n{section}\n{end}{rest.partition(end)[2]}"
 
 
-def section(folder: Path) -> str:
-    """What belongs between the markers."""
-    file = folder / "benchmarks.json"
+def section(device: str) -> str:
+    """What belongs between the markers of a device."""
+    file = results_of(device) / "benchmarks.json"
     if not file.is_file():
-        return NOT_YET
+        return NOT_YET.format(COMMANDS[device])
     drawn = tables(json.loads(file.read_text("utf-8")))
     alt = "Bars: how many times as fast as the reference every peer is, in training and decoding"
-    return f"{drawn}\n\n![{alt}](../results/benchmarks/ratios.png)"
+    picture = (file.parent / "ratios.png").relative_to(ROOT)
+    return f"{drawn}\n\n![{alt}](../{picture.as_posix()})"
+
+
+def with_all_sections(text: str) -> str:
+    """The README's text with the tables of every device."""
+    for device, markers in MARKERS.items():
+        text = with_section(text, section(device), *markers)
+    return text
 
 
 def draw(folder: Path) -> None:
@@ -234,8 +192,8 @@ def draw(folder: Path) -> None:
     result = json.loads((folder / "benchmarks.json").read_text("utf-8"))
     if panels(result):
         picture(result).savefig(folder / "ratios.png", dpi=110, metadata={"Software": None})
-    if folder.resolve() == RESULTS:
-        README.write_text(with_section(README.read_text("utf-8"), section(folder)), "utf-8")
+    if folder.resolve() in map(results_of, MARKERS):
+        README.write_text(with_all_sections(README.read_text("utf-8")), "utf-8")
 
 
 def main() -> int:
@@ -245,12 +203,13 @@ def main() -> int:
     options = parser.parse_args()
     text = README.read_text("utf-8")
     if options.check:
-        fresh = text == with_section(text, section(RESULTS))
+        fresh = text == with_all_sections(text)
         if not fresh:
             print(f"{README} is not what was measured", file=sys.stderr)
         return int(not fresh)
-    if (RESULTS / "benchmarks.json").is_file():
-        draw(RESULTS)
+    for folder in map(results_of, MARKERS):
+        if (folder / "benchmarks.json").is_file():
+            draw(folder)
     return 0
 
 

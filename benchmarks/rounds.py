@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environments import python_of
-from benchmarks.peers import PEERS
+from benchmarks.peers import HERE, PEERS
 
 __all__ = [
     "Conditions",
@@ -47,10 +47,24 @@ class Conditions:
         folder: of the material and the environments.
         threads: of every peer, but for `MODES` that say otherwise.
         preload: an allocator to load before everything else; None for the C library's.
+        device: where all peers compute.
+        here: all run in this environment, none in one of its own.
     """
 
-    def __init__(self, folder: Path, threads: int, preload: str | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        threads: int,
+        preload: str | None,
+        device: str = "cpu",
+        here: bool = False,
+    ) -> None:
         self.folder, self.threads, self.preload = folder, threads, preload
+        self.device, self.here = device, here
+
+    def python_of(self, environment: str) -> Path:
+        """The interpreter of a peer's environment."""
+        return python_of(HERE if self.here else environment, self.folder)
 
     def environment(self) -> dict[str, str]:
         """Variables of a worker's process."""
@@ -71,14 +85,15 @@ class Worker:
     """A `benchmarks.worker` in the peer's environment."""
 
     def __init__(self, kind: str, name: str, conditions: Conditions) -> None:
-        python = python_of(PEERS[kind][name].environment, conditions.folder)
+        python = conditions.python_of(PEERS[kind][name].environment)
         logs = conditions.folder / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self.errors = logs / f"{kind}-{name.replace(' ', '-')}.txt"
         command = [python, "-m", "benchmarks.worker", kind, name, conditions.folder]
         with self.errors.open("w") as errors:
+            flags = ["--threads", str(conditions.threads), "--device", conditions.device]
             self.process = subprocess.Popen(
-                [*map(str, command), "--threads", str(conditions.threads)],
+                [*map(str, command), *flags],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.arithmetic import FORMULA, flops_per_target_token, matrix_peak, ratio, summary
 from benchmarks.collect import collect
-from benchmarks.environments import PACKAGES, install
+from benchmarks.environments import PACKAGES, install, missing_here
 from benchmarks.material import Material
 from benchmarks.peers import PEERS, REFERENCE
 from benchmarks.peers.torch_nn import counted_flops
@@ -43,8 +43,13 @@ class Run:
 
     def names(self, kind: str) -> list[str]:
         """The peers of a kind that are wanted and installed, the reference first."""
-        wanted = [n for n in PEERS[kind] if not self.options.peers or n in self.options.peers]
-        return [n for n in wanted if PEERS[kind][n].environment not in self.missing]
+        return [n for n in self.wanted(kind) if PEERS[kind][n].environment not in self.missing]
+
+    def wanted(self, kind: str) -> list[str]:
+        """The peers of a kind that can be measured on this device and were asked for."""
+        device, only = self.options.device, self.options.peers
+        return [n for n, peer in PEERS[kind].items()
+                if device in peer.devices and (not only or n in only)]  # fmt: skip
 
     def say(self, text: str) -> None:
         """A line for whoever waits."""
@@ -52,11 +57,15 @@ class Run:
 
     def install(self) -> None:
         """All environments; who fails is noted."""
-        needed = {PEERS[kind][n].environment for kind in self.options.kinds for n in PEERS[kind]
-                  if not self.options.peers or n in self.options.peers}  # fmt: skip
+        options = self.options
+        needed = {PEERS[kind][n].environment for kind in options.kinds for n in self.wanted(kind)}
         self.missing = set()
         for environment in [name for name in PACKAGES if name in needed]:
-            if reason := install(environment, FOLDER, shlex.split(self.options.pip_args)):
+            if options.here:
+                reason = missing_here(environment)
+            else:
+                reason = install(environment, FOLDER, shlex.split(options.pip_args))
+            if reason:
                 self.missing.add(environment)
                 self.left_out[environment] = reason
                 self.say(f"{environment} is left out: {reason}")
@@ -92,7 +101,7 @@ class Run:
         memory = {name: self.memory(name, conditions) for name in speeds}
         first, rows = REFERENCE["training"], {}
         for name, found in speeds.items():
-            dtype = "bfloat16" if name.endswith("bf16") else "float32"
+            dtype = "bfloat16" if "bf16" in name else "float32"
             both = memory.get(name) and memory.get(first)
             rows[name] = {
                 "tokens per second": summary(found),
@@ -142,17 +151,20 @@ class Run:
         self.material = collect(
             FOLDER,
             model=options.model,
+            preset=options.preset,
             vocab_size=options.vocab_size,
             max_tokens=options.max_tokens,
             n_batches=24,
         )
         torch.set_num_threads(options.threads)
-        peak = {name: matrix_peak(dtype) for name, dtype in DTYPES.items()}
+        peak = {name: matrix_peak(dtype, options.device) for name, dtype in DTYPES.items()}
         result: dict[str, Any] = {"training": {}, "decoding": {}}
         pairs = unpadded(self.material)
         flops = flops_per_target_token(self.material.sizes, pairs)
         for allocator in options.allocators:
-            conditions = Conditions(FOLDER, options.threads, preload(allocator))
+            conditions = Conditions(
+                FOLDER, options.threads, preload(allocator), options.device, options.here
+            )
             self.say(f"allocator {allocator}")
             if "training" in options.kinds:
                 rows, curves = self.training(conditions, peak, flops)
@@ -169,7 +181,8 @@ class Run:
             "commit": commit(),
             "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
             "quick": options.quick,
-            "machine": machine(),
+            "device": options.device,
+            "machine": machine(options.device),
             "conditions": {
                 "threads": options.threads,
                 "rounds": options.rounds,
@@ -178,7 +191,8 @@ class Run:
                 "load average at the start": self.started_at,
                 "load average at the end": load_average(),
             },
-            "trained": {"sizes": material.sizes, "max tokens": options.max_tokens},
+            "trained": {"preset": options.preset, "sizes": material.sizes,
+                        "max tokens": options.max_tokens},
             "decoded": {"model": options.model, "sizes": material.model_sizes,
                         "sentences": len(material.sentences)},
             "matrix peak": peak,

@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 __all__ = ["commit", "load_average", "machine", "preload"]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +31,7 @@ def preload(allocator: str) -> str | None:
     return found
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str = "cpu") -> dict[str, Any]:
     """What this is measured on."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.is_file() else ""
@@ -42,6 +44,8 @@ def machine() -> dict[str, Any]:
         "instructions": [name for name in wanted if name in flags],
         "system": platform.system(),
         "python": platform.python_version(),
+        "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name(device) if device != "cpu" else None,
     }
 
 

@@ -93,14 +93,14 @@ def versions() -> dict[str, str]:
     return {found.metadata["Name"]: found.version for found in distributions()}
 
 
-def serve(kind: str, name: str, folder: Path) -> None:
+def serve(kind: str, name: str, folder: Path, device: str) -> None:
     """Sets the peer up, says so, and answers orders until there are no more."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # from here on, what is printed goes to standard error
     peer = PEERS[kind][name]
     module = importlib.import_module(f"benchmarks.peers.{peer.module}")
     make = TrainingWorker if kind == "training" else DecodingWorker
-    worker = make(Material.open(folder), module, peer.options)
+    worker = make(Material.open(folder).to(device), module, peer.options)
     print(json.dumps({"ready": versions()}), file=answers, flush=True)
     for line in sys.stdin:
         order = json.loads(line)
@@ -115,9 +115,10 @@ def main() -> None:
     parser.add_argument("peer")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    serve(options.kind, options.peer, options.folder)
+    serve(options.kind, options.peer, options.folder, options.device)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import environments, material, quality, quality_report, report
+from benchmarks.__main__ import arguments
 from benchmarks.arithmetic import flops_per_target_token, ratio, summary
-from benchmarks.environments import install
+from benchmarks.environments import install, missing_here
 from benchmarks.loop import Loop, timed_steps
 from benchmarks.peers import HERE, PEERS, TRAINING, Peer
 from benchmarks.peers.torch_nn import CachedGreedy, TorchModel, dropout_as_ours, greedy
-from benchmarks.rounds import Conditions, Crew, agreement
+from benchmarks.ratios_picture import picture
+from benchmarks.rounds import Conditions, Crew, PeerError, Worker, agreement
+from benchmarks.run import Run
 from transformer_lib import Batch, ModelConfig, TrainConfig, Transformer, Translator, greedy_decode
 from transformer_lib.evaluation import RAW
 from transformer_lib.metrics import Score
@@ -266,6 +271,102 @@ def test_a_package_that_does_not_install_is_named_with_the_reason(tmp_path, monk
     assert "No matching distribution found for absent==1.0" in reason
 
 
+# On a GPU
+
+
+def options(*words):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["benchmarks", *words])
+        return arguments()
+
+
+def test_each_device_has_the_peers_that_can_be_measured_on_it(monkeypatch):
+    on_cpu = Run(options()).wanted("training")
+    assert "joeynmt" in on_cpu and "ours bf16 compiled" not in on_cpu
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    on_gpu = options("--device", "cuda")
+    assert on_gpu.out == report.RESULTS / "cuda" and options().out == report.RESULTS
+    assert {"torch.nn", "transformers", "ours", "ours bf16 compiled"} <= {
+        *Run(on_gpu).wanted("training")
+    }
+    assert "joeynmt" not in Run(on_gpu).wanted("training")
+    assert "ctranslate2" not in Run(on_gpu).wanted("decoding")
+    some = options("--device", "cuda", "--peers", "ours", "joeynmt")
+    assert Run(some).wanted("training") == ["ours"]
+
+
+def test_without_a_gpu_it_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        options("--device", "cuda")
+    assert "torch sees no GPU here" in capsys.readouterr().err
+
+
+def test_who_is_not_installed_here_is_named(monkeypatch):
+    assert missing_here(HERE) is None and missing_here("torch") is None
+    assert missing_here("absent_package") == "absent_package is not installed here"
+    monkeypatch.setattr("benchmarks.run.missing_here", lambda name: f"no {name}")
+    monkeypatch.setattr("benchmarks.run.install", None)  # nothing may be installed
+    run = Run(options("--here", "--peers", "ours", "transformers"))
+    run.install()
+    assert run.left_out == {"transformers": "no transformers"}
+    assert run.names("training") == ["ours"] and run.names("decoding") == ["ours"]
+
+
+def test_a_worker_is_told_the_device_and_the_environment(tmp_path):
+    usual, here = (Conditions(tmp_path, 1, None, here=here) for here in (False, True))
+    assert usual.python_of("transformers") == tmp_path / "transformers" / "bin" / "python"
+    assert str(here.python_of("transformers")) == sys.executable
+    found = Worker("training", "torch.nn", Conditions(tmp_path, 1, None, "nowhere"))
+    assert found.process.args[-2:] == ["--device", "nowhere"]
+    with pytest.raises(PeerError):
+        found.wait()
+    found.close()
+
+
+class NoneOnCpu(TorchDispatchMode):
+    """Lets nothing but torch's device without numbers be computed with: a GPU for who has none."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        tensors = [x for x in tree_leaves((args, kwargs)) if torch.is_tensor(x)]
+        assert all(x.is_meta for x in tensors), function
+        return function(*args, **(kwargs or {}))
+
+
+@orders
+def test_a_step_of_the_reference_stays_on_its_device(norm_first):
+    _, theirs = twins(small(norm_first))
+    src, tgt = (x.to("meta") for x in batch())
+    theirs.to("meta")
+    with NoneOnCpu():
+        logits = theirs(src, tgt)
+        logits.sum().backward()
+    assert logits.is_meta and logits.shape == (*tgt.shape, 30)
+
+
+def test_all_of_the_material_moves(tmp_path):
+    weights = {"a": torch.ones(2)}
+    found = material.Material(
+        tmp_path, tmp_path, {}, weights, [(torch.ones(1), torch.ones(1))], tmp_path, {}, weights, []
+    )
+    moved = found.to("meta")
+    assert (found.device.type, moved.device.type) == ("cpu", "meta")
+    assert moved.start["a"].is_meta and moved.model_weights["a"].is_meta
+    assert moved.batches[0][1].is_meta and not found.start["a"].is_meta
+
+
+def test_every_device_has_a_section_of_its_own(result, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    assert "--device cuda" in report.section("cuda") and "--device" not in report.section("cpu")
+    (tmp_path / "cuda").mkdir()
+    (tmp_path / "cuda" / "benchmarks.json").write_text(json.dumps(result))
+    assert "](../cuda/ratios.png)" in report.section("cuda") and "base" in report.section("cuda")
+    assert "not" in report.section("cpu").lower()
+    text = report.with_all_sections(report.README.read_text("utf-8"))
+    assert text.index("Nothing has been measured yet") < text.index("../cuda/ratios.png")
+
+
 # Tables and picture
 
 
@@ -297,6 +398,7 @@ def result():
             "threads": 2, "rounds": 2, "steps per round": 1, "OMP_WAIT_POLICY": "PASSIVE",
             "load average at the start": 0.5, "load average at the end": None,
         },
+        "trained": {"preset": "base", "max tokens": 25000},
         "matrix peak": {"float32": 170e9, "bfloat16": 300e9},
         "flops per target token": {"by formula": 15.9e6, "counted by torch": 17e6},
         "training": {"system": training},
@@ -318,10 +420,13 @@ def test_the_tables_hold_the_numbers_of_the_file(result):
     assert "float32 170, bfloat16 300" in text and "15.9 MFLOP" in text
     assert "transformer_lib 3e-07" in text and "sanity check" not in text
     assert "sanity check" in report.tables(result | {"quick": True})
+    assert "trained: `base`, batches of up to 25,000 tokens" in text and "GPU" not in text
+    on_gpu = result | {"machine": result["machine"] | {"gpu": "A GPU"}}
+    assert "- A GPU, next to a box, 2 cores" in report.tables(on_gpu)
 
 
 def test_the_picture_has_a_bar_for_every_peer_and_names_its_axes(result):
-    figure = report.picture(result)
+    figure = picture(result)
     assert figure.get_suptitle() and [ax.get_title("left") for ax in figure.axes] == [
         "Training",
         "Decoding, greedy",
@@ -343,4 +448,4 @@ def test_the_section_is_replaced_and_the_rest_stays():
 
 def test_the_readme_is_what_was_measured():
     text = report.README.read_text("utf-8")
-    assert text == report.with_section(text, report.section(report.RESULTS))
+    assert text == report.with_all_sections(text)

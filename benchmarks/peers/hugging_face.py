@@ -32,11 +32,11 @@ class Logits(nn.Module):
         return found.logits
 
 
-def training(material: Material, dropout: float) -> Loop:
+def training(material: Material, dropout: float, precision: str = "fp32") -> Loop:
     """The reference loop around MarianMT."""
     ours = Transformer(ModelConfig(**(material.sizes | {"dropout": dropout})))
     ours.load_state_dict(material.start)
-    return Loop(Logits(as_transformers(ours)))
+    return Loop(Logits(as_transformers(ours)).to(material.device), precision)
 
 
 def decoder(material: Material):
@@ -45,12 +45,12 @@ def decoder(material: Material):
 
     folder = material.folder / "exported" / "transformers"
     export(Translator.from_pretrained(material.model), folder, "transformers", replace=True)
-    model = AutoModelForSeq2SeqLM.from_pretrained(str(folder)).eval()
+    model = AutoModelForSeq2SeqLM.from_pretrained(str(folder)).eval().to(material.device)
     pieces = material.pieces()
 
     @torch.inference_mode()
     def translate(lines: Sequence[str], beam: int) -> list[str]:
-        src = pieces.batch(lines)
+        src = pieces.batch(lines).to(material.device)
         found = model.generate(
             input_ids=src,
             attention_mask=src != PAD_ID,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -29,12 +30,14 @@ class OurStep:
         ).loss
 
 
-def training(material: Material, dropout: float, precision: str = "fp32") -> OurStep:
-    """A step of ours from the common weights."""
+def training(
+    material: Material, dropout: float, precision: str = "fp32", **changes: Any
+) -> OurStep:
+    """A step of ours from the common weights; `changes` are fields of a `RunConfig`."""
     config = ModelConfig(**(material.sizes | {"dropout": dropout}))
     rates = TrainConfig(peak_rate=PEAK_RATE, warmup=WARMUP)
-    run = RunConfig(precision=precision)
-    trainer = Trainer(Prepared(material.corpus), config, rates, run, material.folder / "run")
+    run, out = RunConfig(precision=precision, **changes), material.folder / "run"
+    trainer = Trainer(Prepared(material.corpus), config, rates, run, out, device=material.device)
     trainer.translator.model.load_state_dict(material.start)
     return OurStep(trainer)
 
@@ -44,7 +47,7 @@ def decoder(material: Material, own_batches: bool = False):
 
     The worker hands it 64 sentences at a time, or all of them (`whole`).
     """
-    translator = Translator.from_pretrained(material.model)
+    translator = Translator.from_pretrained(material.model, device=material.device)
 
     def translate(lines: Sequence[str], beam: int) -> list[str]:
         return translator.translate(list(lines), beam_size=beam, alpha=0.0)

@@ -72,7 +72,7 @@ class TorchModel(nn.Module):
         return self.body.decoder(
             self.embed(tgt),
             memory,
-            tgt_mask=torch.ones(n, n, dtype=torch.bool).triu(1),
+            tgt_mask=torch.ones(n, n, dtype=torch.bool, device=tgt.device).triu(1),
             tgt_is_causal=True,
             memory_key_padding_mask=src == PAD_ID,
         )
@@ -133,7 +133,7 @@ def training(
     material: Material, dropout: float, precision: str = "fp32", same_dropout: bool = False
 ) -> Loop:
     """The reference loop."""
-    model = TorchModel.from_ours(material.sizes, material.start, dropout)
+    model = TorchModel.from_ours(material.sizes, material.start, dropout).to(material.device)
     return Loop(dropout_as_ours(model) if same_dropout else model, precision)
 
 
@@ -150,14 +150,15 @@ def counted_flops(material: Material) -> float:
 
 def decoder(material: Material, cached: bool = False):
     """Text to text, greedily: (lines, beam) to translations; None for a beam."""
-    model = TorchModel.from_ours(material.model_sizes, material.model_weights, 0.0).eval()
+    model = TorchModel.from_ours(material.model_sizes, material.model_weights, 0.0)
+    model = model.eval().to(material.device)
     search = CachedGreedy(model) if cached else partial(greedy, model)
     pieces = material.pieces()
 
     def translate(lines: Sequence[str], beam: int) -> list[str]:
         if beam != 1:
             raise NotImplementedError("greedy only")
-        return pieces.texts(search(pieces.batch(lines)))
+        return pieces.texts(search(pieces.batch(lines).to(material.device)))
 
     return translate
 
@@ -166,8 +167,8 @@ def decoder(material: Material, cached: bool = False):
 def greedy(model: TorchModel, src: Tensor) -> list[list[int]]:
     """The likeliest next token, again and again, from the whole prefix each time: no cache."""
     memory, limits = model.encode(src), (src != PAD_ID).sum(1) + EXTRA
-    ids = torch.full((len(src), 1), BOS_ID)
-    going_on = torch.ones(len(src), dtype=torch.bool)
+    ids = src.new_full((len(src), 1), BOS_ID)
+    going_on = torch.ones_like(src[:, 0], dtype=torch.bool)
     while going_on.any():
         hidden = model.decode(ids, memory, src)[:, -1]
         token = F.linear(hidden, model.embedding.weight).argmax(-1)
@@ -195,8 +196,8 @@ class CachedGreedy:
         memory, seen = model.encode(src), (src != PAD_ID)[:, None, None, :]
         cross = [self._keys(layer.multihead_attn, memory) for layer in self.layers]
         own: list[list[Tensor] | None] = [None] * len(self.layers)
-        ids = torch.full((len(src), 1), BOS_ID)
-        going_on = torch.ones(len(src), dtype=torch.bool)
+        ids = src.new_full((len(src), 1), BOS_ID)
+        going_on = torch.ones_like(src[:, 0], dtype=torch.bool)
         while going_on.any():
             x = model.embed(ids[:, -1:], ids.size(1) - 1)
             for i, layer in enumerate(self.layers):

@@ -408,6 +408,30 @@ def test_the_results_table_has_a_row_for_every_file():
     assert row.endswith("| 44.00 | 90 |")
 
 
+def test_the_seeds_table_has_every_run_and_their_mean(tmp_path):
+    def write(name, seed, bleu, steps=5, averaged=("step-1", "step-2")):
+        run = {"seed": seed, "steps": steps}
+        training = {"settings": {"run": run, "model": {}}, "averaged": list(averaged)}
+        scores = {key: {"value": bleu} for key in readme_results.MEASURES.values()}
+        found = {"name": "test", "search": {}, "scores": scores, "training": training}
+        (tmp_path / f"{name}-{seed}.json").write_text(json.dumps(found))
+
+    write("en-de", 0, 40.0)
+    write("en-de", 1, 41.0, averaged=())
+    write("de-en", 3, 42.0)
+    assert [
+        line.split(" | ")[:4] for line in readme_results.seeds_table(tmp_path).splitlines()[2:]
+    ] == [
+        ["| de-en", "3", "2", "42.00"],
+        ["| en-de", "0", "2", "40.00"],
+        ["| en-de", "1", "1", "41.00"],
+        ["| en-de", "mean of 2", "", "**40.50** ± 0.71"],
+    ]
+    write("en-de", 2, 41.0, steps=6)
+    with pytest.raises(ValueError, match="en-de are not of one recipe"):
+        readme_results.seeds_table(tmp_path)
+
+
 def test_tables_replace_what_is_between_their_markers_and_nothing_else():
     start, end = "<!-- x: written by make results -->", "<!-- x: end -->"
     readme = f"before\n{start}\nold\n{end}\nafter\n"

@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 
 import nbformat
 import torch
@@ -82,6 +83,37 @@ def ablation_table(folder):
     )
 
 
+def seeds_table(folder):
+    """One row for every run of a direction, and one with their mean and how far they differ.
+
+    Args:
+        folder: with `NAME-SEED.json` of every run; runs of one name differ in nothing but the seed.
+    """
+    runs, rows = {}, []
+    for file in sorted(folder.glob("*-*.json")):
+        runs.setdefault(file.stem.rpartition("-")[0], []).append(json.loads(file.read_text()))
+    for name, results in runs.items():
+        if len({recipe(result) for result in results}) > 1:
+            raise ValueError(f"{folder}: the runs of {name} are not of one recipe")
+        found = [[r["scores"][key]["value"] for key in MEASURES.values()] for r in results]
+        for result, values in zip(results, found, strict=True):
+            run = result["training"]
+            took = f"{len(run['averaged'])}" if run.get("averaged") else "1"
+            cells = [f"{value:.2f}" for value in values]
+            rows.append((name, str(run["settings"]["run"]["seed"]), took, *cells))
+        if len(found) > 1:
+            cells = [f"**{mean(v):.2f}** ± {stdev(v):.2f}" for v in zip(*found, strict=True)]
+            rows.append((name, f"mean of {len(found)}", "", *cells))
+    return table(("model", "seed", "checkpoints averaged", *MEASURES), rows)
+
+
+def recipe(result):
+    """Everything that was set for a run but its seed, as text."""
+    settings = result["training"]["settings"]
+    run = {key: value for key, value in settings["run"].items() if key != "seed"}
+    return json.dumps([settings | {"run": run}, result["search"], result["name"]], sort_keys=True)
+
+
 def n_parameters(sizes):
     """Parameters of a model of these sizes, without taking their memory."""
     with torch.device("meta"):
@@ -151,7 +183,10 @@ def main(arguments=None):
     results = {file.stem: json.loads(file.read_text("utf-8")) for file in files}
     results = {name: found for name, found in results.items() if "search" in found}
     tables = {"lessons": lesson_table(notebook), "results": results_table(results)}
-    training = {"ablations": ablation_table(RESULTS)}
+    training = {
+        "ablations": ablation_table(RESULTS),
+        "seeds": seeds_table(ROOT / "results" / "seeds"),
+    }
     scaling = {name: table(*found) for name, found in scaling_tables().items()}
     pages = {ROOT / "README.md": tables, ROOT / "docs" / "training.md": training}
     pages[ROOT / "docs" / "scaling.md"] = scaling

@@ -120,10 +120,11 @@ class Beams:
 
     def keep(self, numbers: list[int]) -> Int[Tensor, " rows"]:
         """Drops all sentences but these and returns the rows that stay."""
-        first = torch.tensor(numbers, dtype=torch.long, device=self.ids.device)[:, None] * self.size
-        rows = (first + torch.arange(self.size, device=self.ids.device)).flatten()
+        kept = self.ids.new_tensor(numbers)
+        first_rows = kept[:, None] * self.size
+        rows = (first_rows + torch.arange(self.size, device=kept.device)).flatten()
         self.sentences = [self.sentences[i] for i in numbers]
-        self.ids, self.log_probs = self.ids[rows], self.log_probs[numbers]
+        self.ids, self.log_probs = self.ids[rows], self.log_probs[kept]
         return rows
 
 
@@ -137,10 +138,11 @@ def collect(
 ) -> None:
     """Adds the hypotheses that end here to those found; `before` are the ids up to here."""
     length = before.size(1)  # <bos> is not counted, <eos> is
-    for i, j in ends.nonzero().tolist():
-        ids, total = before[i * beams.size + j, 1:].tolist(), float(endings[i, j])
+    i, j = ends.nonzero(as_tuple=True)  # all at once: a GPU is asked a few times, not for each
+    rows, totals = before[i * beams.size + j, 1:].tolist(), endings[i, j].tolist()
+    for number, ids, total in zip(i.tolist(), rows, totals, strict=True):
         score = total / length_penalty(length, alpha)
-        found[beams.sentences[i]].append(Hypothesis(ids, total, score, True))
+        found[beams.sentences[number]].append(Hypothesis(ids, total, score, True))
 
 
 def unfinished(beams: Beams, i: int, alpha: float) -> list[Hypothesis]:

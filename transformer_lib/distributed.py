@@ -144,12 +144,12 @@ def is_cut(value: Any) -> bool:
 
 
 def in_one_piece(value: Any) -> Any:
-    """A state dict in which every tensor that is cut over the ranks is whole, in main memory.
+    """A state dict whose tensors are in main memory, and whole where they are cut over the ranks.
 
     All ranks have to call it, as each brings its piece.
     """
-    if is_cut(value):
-        return value.full_tensor().cpu()
+    if torch.is_tensor(value):
+        return (value.full_tensor() if is_cut(value) else value).cpu()
     if isinstance(value, dict):
         return {key: in_one_piece(item) for key, item in value.items()}
     return [in_one_piece(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,174 @@
+"""On another device than the CPU: nothing is left behind, and the numbers are the same."""
+
+import copy
+
+import pytest
+import torch
+from elsewhere import DEVICE, Remote, elsewhere
+from safetensors.torch import load_file
+
+from transformer_lib import (
+    ModelConfig,
+    TrainConfig,
+    Transformer,
+    average_weights,
+    beam,
+    collate,
+    decoding,
+    evaluate,
+    make_optimizer,
+    probes,
+    train_step,
+)
+from transformer_lib.checkpoint import list_checkpoints
+from transformer_lib.chunked_loss import chunked_batch_loss
+from transformer_lib.inference import InferenceModel, for_inference
+from transformer_lib.runs import RunConfig
+from transformer_lib.trainer import Trainer
+from transformer_lib.training import batch_loss
+from transformer_lib.translator import Translator
+
+KINDS = [  # with seeds whose beams end in part
+    {"seed": 5},
+    {"seed": 5, "norm_first": True, "positions": "learned"},
+    {"seed": 1, "positions": "none", "tie_embeddings": False},
+]
+BATCH = collate([([9, 3], [2, 4, 3]), ([5, 6, 7, 3], [2, 8, 9, 10, 3]), ([4, 8, 3], [2, 5, 3])])
+CONFIG = TrainConfig(peak_rate=2e-3, warmup=20, max_grad_norm=1.0)
+SEARCHES = {
+    "greedy": lambda model, src: decoding.greedy_decode(model, src, extra=6),
+    "beam": lambda model, src: beam.beam_search(model, src, extra=6, beam_size=3, n_best=2),
+}
+
+
+def twins(seed=0, **changes):
+    """The same model twice; one of them will be moved."""
+    torch.manual_seed(seed)
+    sizes = {"n_layers": 2, "d_model": 16, "n_heads": 2, "d_ff": 32, "dropout": 0.0}
+    model = Transformer(ModelConfig.tiny(20, **(sizes | changes)))
+    return model, copy.deepcopy(model)
+
+
+def flat(hypotheses):
+    return [h for found in hypotheses for h in (found if isinstance(found, list) else [found])]
+
+
+def test_the_other_device_is_strict():
+    with elsewhere():
+        here, there = torch.ones(2), torch.ones(2).to(DEVICE)
+        assert isinstance(there, Remote) and isinstance(there + there, Remote)
+        assert type(there.cpu()) is torch.Tensor and float(there.sum()) == 2.0
+        with pytest.raises(AssertionError, match="on the CPU, others are not"):
+            here + there
+        with pytest.raises((RuntimeError, TypeError)):
+            there.numpy()
+        there[1:] = 5.0
+        assert there.tolist() == [1.0, 5.0] and here.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("loss_of", [batch_loss, chunked_batch_loss(4)])
+@pytest.mark.parametrize("changes", KINDS, ids=str)
+def test_steps_of_training(changes, loss_of):
+    local, remote = twins(**changes)
+    optimizer = make_optimizer(local, CONFIG)
+    expected = [train_step(local, optimizer, BATCH, i, CONFIG, loss_of=loss_of) for i in (1, 2, 3)]
+    with elsewhere():
+        optimizer, batch = make_optimizer(remote.to(DEVICE), CONFIG), BATCH.to(DEVICE)
+        found = [
+            train_step(remote, optimizer, batch, i, CONFIG, loss_of=loss_of) for i in (1, 2, 3)
+        ]
+        assert all(isinstance(p, Remote) for p in remote.parameters())
+        scores = evaluate(remote, [batch])
+        mean = average_weights([remote.state_dict(), remote.state_dict()])
+        assert all(isinstance(weight, Remote) for weight in mean.values())
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    assert scores == pytest.approx(evaluate(local, [BATCH]), rel=1e-4)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("changes", KINDS, ids=str)
+def test_translating(changes, fast, search):
+    local, remote = (model.eval() for model in twins(**changes))
+    expected = flat(SEARCHES[search](local, BATCH.src))
+    if search == "beam":
+        assert {h.finished for h in expected} == {True, False}
+    with elsewhere():
+        remote.to(DEVICE)
+        model = for_inference(remote) if fast else remote
+        assert isinstance(model, InferenceModel) is fast
+        found = flat(SEARCHES[search](model, BATCH.src.to(DEVICE)))
+    assert [h.ids for h in found] == [h.ids for h in expected]
+    scores = [[h.score for h in several] for several in (found, expected)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+
+def test_attention_maps():
+    local, remote = (model.eval() for model in twins())
+    with elsewhere(), torch.no_grad():
+        found = remote.to(DEVICE).attention_maps(*BATCH.to(DEVICE))
+        found = [maps.cpu() for maps in found]
+    with torch.no_grad():
+        expected = local.attention_maps(*BATCH)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.fixture(scope="module")
+def corpus(small_corpus, tmp_path_factory):
+    return small_corpus(tmp_path_factory.mktemp("data") / "p", n_val=5)
+
+
+def trained(corpus, folder, device, steps, resume="no", optimizer="adam"):
+    """A trainer after so many steps, in all; without dropout, which draws other numbers there."""
+    sizes = {"n_layers": 1, "d_model": 16, "n_heads": 2, "d_ff": 32, "dropout": 0.0}
+    run = {"max_tokens": 200, "validate_every": 15, "precision": "fp32", "optimizer": optimizer}
+    run, config = RunConfig(steps=steps, **run), ModelConfig.tiny(120, **sizes)
+    trainer = Trainer(corpus, config, CONFIG, run, folder, device=device)
+    trainer.start(resume, say=len)
+    trainer.fit(quiet=True)
+    return trainer
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_whole_run_with_validation_saving_and_going_on(corpus, tmp_path, optimizer):
+    local = trained(corpus, tmp_path / "here", "cpu", 6, optimizer=optimizer)
+    with elsewhere():
+        trained(corpus, tmp_path / "there", DEVICE, 3, optimizer=optimizer)
+        remote = trained(corpus, tmp_path / "there", DEVICE, 6, "auto", optimizer)
+        assert isinstance(remote.translator.model.output_projection.weight, Remote)
+    assert remote.step == local.step == 6
+    expected, found = (
+        load_file(list_checkpoints(trainer.checkpoints)[-1] / "model.safetensors")
+        for trainer in (local, remote)
+    )
+    for name, weight in expected.items():
+        if name.endswith("key.bias"):  # softmax does not see it: Adam enlarges its rounding errors
+            continue
+        torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_translator(corpus, tmp_path, width):
+    local = trained(corpus, tmp_path / "run", "cpu", 30).translator
+    local.save(tmp_path / "model")
+    lines = corpus.text("val").source
+    expected = local.translate(lines, beam_size=width, alpha=0.0)
+    with elsewhere():
+        remote = Translator.from_pretrained(tmp_path / "model", device=DEVICE)
+        assert str(remote.device) == DEVICE
+        assert remote.translate(lines, beam_size=width, alpha=0.0) == expected
+        maps, *tokens = remote.attention_maps(lines[0], expected[0])
+        assert isinstance(maps.cross, Remote) and tuple(maps.cross.shape[-1:-3:-1]) == tuple(
+            map(len, tokens)
+        )
+        remote.save(tmp_path / "again")
+    files = [tmp_path / name / "model.safetensors" for name in ("model", "again")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_probes_of_a_model():
+    _, remote = twins(seed=5)
+    with elsewhere(), torch.no_grad():
+        found = probes.run_all(remote.to(DEVICE))
+    assert len(found) > 4 and all(found), [str(r) for r in found]

@@ -42,7 +42,7 @@ notebooks: $(STAMP) ## run the seven notebooks in place, to commit them with the
 student: $(STAMP) ## copies without the solutions in build/student
 	$(PY) tools/student_notebooks.py
 
-results: $(STAMP) ## write what was measured into README.md
+results: $(STAMP) ## write what was measured into README.md, docs and model cards
 	$(PY) tools/readme_results.py
 
 fuzz: $(STAMP) ## throw bytes at every reader for SECONDS=60 each (installs atheris)

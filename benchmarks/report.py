@@ -30,7 +30,8 @@ MARKERS = {
              "<!-- benchmarks on a GPU: end -->"),
 }  # fmt: skip
 NOT_YET = "Nothing has been measured yet: `{}`."
-COMMANDS = {"cpu": "make bench", "cuda": 'make bench BENCH_ARGS="--device cuda"'}
+GPU_COMMAND = "python -m benchmarks --device cuda --preset base --max-tokens 25000"
+COMMANDS = {"cpu": "make bench", "cuda": GPU_COMMAND}
 
 Row = Mapping[str, Any]
 

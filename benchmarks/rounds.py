@@ -186,9 +186,11 @@ class Crew:
             worker.close()
 
 
-def training_rounds(crew: Crew, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Target tokens per second of every peer in every round, after two steps to warm up."""
-    list(crew.turns("time", steps=2))
+def training_rounds(
+    crew: Crew, rounds: int, steps: int, warm_up: int = 2
+) -> dict[str, list[float]]:
+    """Target tokens per second of every peer in every round, after some steps to warm up."""
+    list(crew.turns("time", steps=warm_up))
     speeds: dict[str, list[float]] = {name: [] for name in crew.workers}
     for _ in range(rounds):
         for name, found in crew.turns("time", steps=steps):

@@ -30,6 +30,7 @@ from benchmarks.surroundings import commit, load_average, machine, preload
 __all__ = ["Run"]
 
 FOLDER = ROOT / "build" / "bench"
+N_BATCHES = 24
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -60,6 +61,10 @@ class Run:
         options = self.options
         needed = {PEERS[kind][n].environment for kind in options.kinds for n in self.wanted(kind)}
         self.missing = set()
+        for kind in options.kinds if options.device != "cpu" else ():
+            for peer in PEERS[kind].values():
+                if options.device not in peer.devices:
+                    self.left_out[f"{kind}: {peer.title}"] = "measured on a CPU only"
         for environment in [name for name in PACKAGES if name in needed]:
             if options.here:
                 reason = missing_here(environment)
@@ -95,7 +100,9 @@ class Run:
             self.say("the same losses?")
             curves = self.losses(crew)
             self.say("training")
-            speeds = training_rounds(crew, options.rounds, options.steps)
+            # compiled for every shape of the batches before the clock starts
+            warm_up = 2 if options.device == "cpu" else N_BATCHES
+            speeds = training_rounds(crew, options.rounds, options.steps, warm_up)
             self.versions |= {name: worker.versions for name, worker in crew.workers.items()}
         self.say("memory")
         memory = {name: self.memory(name, conditions) for name in speeds}
@@ -154,13 +161,14 @@ class Run:
             preset=options.preset,
             vocab_size=options.vocab_size,
             max_tokens=options.max_tokens,
-            n_batches=24,
+            n_batches=N_BATCHES,
         )
         torch.set_num_threads(options.threads)
         peak = {name: matrix_peak(dtype, options.device) for name, dtype in DTYPES.items()}
         result: dict[str, Any] = {"training": {}, "decoding": {}}
         pairs = unpadded(self.material)
         flops = flops_per_target_token(self.material.sizes, pairs)
+        counted = counted_flops(self.material.to(options.device))
         for allocator in options.allocators:
             conditions = Conditions(
                 FOLDER, options.threads, preload(allocator), options.device, options.here
@@ -172,9 +180,9 @@ class Run:
                 result.setdefault("loss curves", curves)
             if "decoding" in options.kinds:
                 result["decoding"][allocator] = self.decoding(conditions)
-        return self.about(peak, flops) | result
+        return self.about(peak, flops, counted) | result
 
-    def about(self, peak: dict[str, float], flops: float) -> dict[str, Any]:
+    def about(self, peak: dict[str, float], flops: float, counted: float) -> dict[str, Any]:
         """What has to be known to read the numbers."""
         options, material = self.options, self.material
         return {
@@ -199,7 +207,7 @@ class Run:
             "flops per target token": {
                 "formula": FORMULA,
                 "by formula": flops,
-                "counted by torch": counted_flops(material),
+                "counted by torch": counted,
             },
             "versions": self.packages(),
             "left out": self.left_out,

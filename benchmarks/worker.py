@@ -105,6 +105,8 @@ def serve(kind: str, name: str, folder: Path, device: str) -> None:
     for line in sys.stdin:
         order = json.loads(line)
         answer = getattr(worker, order.pop("do"))(**order)
+        if device != "cpu":
+            torch.cuda.empty_cache()  # all peers share the card's memory
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -4,16 +4,16 @@ The peers themselves are not needed here; `make bench` runs them.
 """
 
 import copy
+import importlib
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from elsewhere import DEVICE, WAITS, Remote, elsewhere
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import environments, material, quality, quality_report, report
@@ -26,6 +26,7 @@ from benchmarks.peers.torch_nn import CachedGreedy, TorchModel, dropout_as_ours,
 from benchmarks.ratios_picture import picture
 from benchmarks.rounds import Conditions, Crew, PeerError, Worker, agreement
 from benchmarks.run import Run
+from benchmarks.worker import TrainingWorker
 from transformer_lib import Batch, ModelConfig, TrainConfig, Transformer, Translator, greedy_decode
 from transformer_lib.evaluation import RAW
 from transformer_lib.metrics import Score
@@ -293,6 +294,9 @@ def test_each_device_has_the_peers_that_can_be_measured_on_it(monkeypatch):
     assert "ctranslate2" not in Run(on_gpu).wanted("decoding")
     some = options("--device", "cuda", "--peers", "ours", "joeynmt")
     assert Run(some).wanted("training") == ["ours"]
+    run = Run(options("--device", "cuda", "--here", "--kinds", "training"))
+    run.install()
+    assert run.left_out["training: fairseq's model and loss"] == "measured on a CPU only"
 
 
 def test_without_a_gpu_it_says_so(capsys, monkeypatch):
@@ -317,31 +321,51 @@ def test_a_worker_is_told_the_device_and_the_environment(tmp_path):
     usual, here = (Conditions(tmp_path, 1, None, here=here) for here in (False, True))
     assert usual.python_of("transformers") == tmp_path / "transformers" / "bin" / "python"
     assert str(here.python_of("transformers")) == sys.executable
+    nothing = [(torch.ones(1), torch.ones(1))]
+    material.Material(tmp_path, tmp_path, {}, {}, nothing, tmp_path, {}, {}, []).save()
     found = Worker("training", "torch.nn", Conditions(tmp_path, 1, None, "nowhere"))
-    assert found.process.args[-2:] == ["--device", "nowhere"]
-    with pytest.raises(PeerError):
+    with pytest.raises(PeerError, match="nowhere"):
         found.wait()
     found.close()
 
 
-class NoneOnCpu(TorchDispatchMode):
-    """Lets nothing but torch's device without numbers be computed with: a GPU for who has none."""
+@pytest.fixture
+def small_material(small_corpus, tmp_path):
+    """What a run collects, of a corpus of 60 sentences and a model that is not trained."""
+    corpus = small_corpus(tmp_path / "corpus", n_val=5)
+    config = replace(small(True), src_vocab_size=120, tgt_vocab_size=120, max_len=128)
+    torch.manual_seed(5)
+    model = Transformer(config).eval()
+    Translator(model, corpus.src_vocab).save(tmp_path / "model")
+    return material.Material(
+        folder=tmp_path / "bench",
+        corpus=corpus.folder,
+        sizes=asdict(config),
+        start=dict(model.state_dict()),
+        batches=[tuple(b) for b in corpus.pairs("train").batches(60, seed=0, epoch=0)],
+        model=tmp_path / "model",
+        model_sizes=asdict(config),
+        model_weights=dict(model.state_dict()),
+        sentences=list(corpus.text("val").source),
+    )
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        tensors = [x for x in tree_leaves((args, kwargs)) if torch.is_tensor(x)]
-        assert all(x.is_meta for x in tensors), function
-        return function(*args, **(kwargs or {}))
 
-
-@orders
-def test_a_step_of_the_reference_stays_on_its_device(norm_first):
-    _, theirs = twins(small(norm_first))
-    src, tgt = (x.to("meta") for x in batch())
-    theirs.to("meta")
-    with NoneOnCpu():
-        logits = theirs(src, tgt)
-        logits.sum().backward()
-    assert logits.is_meta and logits.shape == (*tgt.shape, 30)
+@pytest.mark.parametrize("peer", ["torch_nn", "ours"])
+def test_training_and_decoding_stay_on_their_device(peer, small_material):
+    module = importlib.import_module(f"benchmarks.peers.{peer}")
+    local = TrainingWorker(small_material, module, {})
+    options = [{"cached": True}, {"cached": False}] if peer == "torch_nn" else [{}]
+    lines, steps = small_material.sentences, 3
+    expected = local.losses(steps), [module.decoder(small_material, **o)(lines, 1) for o in options]
+    with elsewhere():
+        remote = small_material.to(DEVICE)
+        assert str(remote.device) == DEVICE
+        losses = TrainingWorker(remote, module, {}).losses(steps)
+        WAITS.clear()
+        texts = [module.decoder(remote, **o)(lines, 1) for o in options]
+        assert len(WAITS) > len(lines)  # it was elsewhere
+        assert all(isinstance(tensor, Remote) for pair in remote.batches for tensor in pair)
+    assert losses == pytest.approx(expected[0], rel=1e-4) and texts == expected[1]
 
 
 def test_all_of_the_material_moves(tmp_path):
@@ -362,7 +386,7 @@ def test_every_device_has_a_section_of_its_own(result, tmp_path, monkeypatch):
     (tmp_path / "cuda").mkdir()
     (tmp_path / "cuda" / "benchmarks.json").write_text(json.dumps(result))
     assert "](../cuda/ratios.png)" in report.section("cuda") and "base" in report.section("cuda")
-    assert "not" in report.section("cpu").lower()
+    assert report.section("cpu") == report.NOT_YET.format("make bench")
     text = report.with_all_sections(report.README.read_text("utf-8"))
     assert text.index("Nothing has been measured yet") < text.index("../cuda/ratios.png")
 

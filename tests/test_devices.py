@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from elsewhere import DEVICE, Remote, elsewhere
+from elsewhere import DEVICE, WAITS, Remote, elsewhere
 from safetensors.torch import load_file
 
 from transformer_lib import (
@@ -101,6 +101,19 @@ def test_translating(changes, fast, search):
     assert [h.ids for h in found] == [h.ids for h in expected]
     scores = [[h.score for h in several] for several in (found, expected)]
     assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+
+def test_a_beam_asks_for_all_that_ends_at_once():
+    """However many hypotheses end: a GPU is waited for a few times in a step."""
+    _, remote = twins(seed=5, n_layers=1)
+    waits = []
+    for copies in (1, 8):
+        src = BATCH.src.repeat(copies, 1)
+        with elsewhere():
+            found = flat(SEARCHES["beam"](remote.eval().to(DEVICE), src.to(DEVICE)))
+            waits.append(len(WAITS))
+    assert sum(h.finished for h in found) > 8
+    assert waits[0] + 24 > waits[1] >= waits[0]  # reading who had no end by the limit comes on top
 
 
 def test_attention_maps():

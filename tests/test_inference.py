@@ -178,6 +178,13 @@ def test_a_part_of_another_kind_is_not_passed_over(part, other):
     assert for_inference(model) is model
 
 
+@pytest.mark.parametrize("name", ["norm", "dropout"])
+def test_a_part_that_was_taken_out_is_not_passed_over(name):
+    model = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval()
+    setattr(model.get_submodule(f"{LAYER}.residuals.0"), name, None)
+    assert for_inference(model) is model
+
+
 @pytest.mark.parametrize(
     "part", [LAYER, f"{LAYER}.self_attention", f"{LAYER}.residuals.0.norm", f"{LAYER}.feed_forward"]
 )

@@ -76,8 +76,8 @@ def chunked_batch_loss(rows: int) -> BatchLoss:
 
     def loss_of(model: nn.Module, batch: Batch, config: TrainConfig) -> Tensor:
         tgt_in, tgt_out = teacher_forcing(batch.tgt)
-        # How many there are has to be known here, and a GPU is waited for. Now it has nothing else
-        # to do; after the model it would have to do everything before it could say so.
+        # How many there are has to be known here, and a GPU is waited for. Before the (first) batch
+        # of an update it has nothing to do; after the model it would have to do all of it first.
         real = (tgt_out != config.pad_id).flatten().nonzero().flatten()
         targets = tgt_out.flatten()[real]
 

@@ -53,7 +53,7 @@ def _kinds(module: nn.Module) -> list[type]:
     """The classes of a module and all parts within; a part that is watched by a hook has none."""
     parts = [module]
     for part in parts:  # which grows meanwhile
-        parts += part._modules.values()
+        parts += (p for p in part._modules.values() if p is not None)  # None: it was taken out
     return [type(part) for part in parts if not (part._forward_hooks or part._forward_pre_hooks)]
 
 

@@ -39,7 +39,11 @@ TRAINING = {
     "ours": Peer("transformer_lib", HERE, "ours", devices=BOTH),
     "ours bf16": Peer("transformer_lib, bf16", HERE, "ours", BF16, BOTH),
     "ours bf16 rows": Peer(
-        "the same, logits of real targets only", HERE, "ours", BF16 | {"loss_rows": 8192}, GPU
+        "transformer_lib, bf16, logits of real targets only",
+        HERE,
+        "ours",
+        BF16 | {"loss_rows": 8192},
+        GPU,
     ),
     "ours bf16 compiled": Peer(
         "transformer_lib, bf16, compiled", HERE, "ours", BF16 | {"compile": True}, GPU

@@ -177,8 +177,8 @@ def section(device: str) -> str:
         return NOT_YET.format(COMMANDS[device])
     drawn = tables(json.loads(file.read_text("utf-8")))
     alt = "Bars: how many times as fast as the reference every peer is, in training and decoding"
-    picture = (file.parent / "ratios.png").relative_to(ROOT)
-    return f"{drawn}\n\n![{alt}](../{picture.as_posix()})"
+    place = (file.parent / "ratios.png").relative_to(ROOT).as_posix()
+    return f"{drawn}\n\n![{alt}](../{place})"
 
 
 def with_all_sections(text: str) -> str:

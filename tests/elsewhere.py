@@ -4,8 +4,9 @@
         model.to(DEVICE)
 
 Inside, whatever mixes them with tensors of the CPU is an error, as on a GPU, and so is reading
-them without bringing them back. `WAITS` counts where a GPU would have been waited for. torch's
-device "meta" lends its name, as no tensor of it ever has numbers of its own.
+them without bringing them back. `CALLS` notes what such a device is told to do, and "WAIT" where it
+would have to be waited for. torch's device "meta" lends its name, as no tensor of it ever has
+numbers of its own.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from transformer_lib.decoding import greedy_decode
 
 PACKAGE = "transformer_lib"
 DEVICE = "meta"
-WAITS: list[str] = []
+CALLS: list[str] = []
 MAY_MIX = ("copy_", "_to_copy")  # from one device to the other
 
 
@@ -41,7 +42,7 @@ class Remote(torch.Tensor):
         self.inner = inner
 
     def tolist(self):
-        WAITS.append("tolist")
+        CALLS.append("WAIT")
         return self.inner.tolist()
 
     def new_tensor(self, data, dtype=None):
@@ -65,9 +66,9 @@ def call(function, args, kwargs):
     if remote and name not in MAY_MIX:
         local = [tuple(x.shape) for x in tensors if not isinstance(x, Remote) and x.dim()]
         assert not local, f"{name}: tensors of {local} are on the CPU, others are not"
-    if name in ("_local_scalar_dense", "nonzero", "equal") and remote:
-        WAITS.append(name)
     target = str(kwargs["device"]) if kwargs.get("device") is not None else None
+    if remote:
+        CALLS.append("WAIT" if target == "cpu" or waits(name, args) else name)
     inner_args, inner_kwargs = tree_map_only(Remote, lambda x: x.inner, (args, kwargs))
     result = function(*inner_args, **inner_kwargs | ({"device": "cpu"} if target else {}))
     stays = isinstance(args[0], Remote) if name == "copy_" else remote and target != "cpu"
@@ -75,6 +76,13 @@ def call(function, args, kwargs):
         return result.clone() if name == "_to_copy" and remote else result
     result = tree_map_only(torch.Tensor, Remote, result)
     return return_and_correct_aliasing(function, args, kwargs, result) if remote else result
+
+
+def waits(name, args):
+    """Whether its result, or the size of its result, depends on numbers that are elsewhere."""
+    masks = [x for x in args[1] if x is not None] if name in ("index", "index_put_") else []
+    reads = name in ("_local_scalar_dense", "nonzero", "masked_select", "equal")
+    return reads or any(mask.dtype == torch.bool for mask in masks)
 
 
 def tensor(data, *args, device=None, make=torch.tensor, **kwargs):
@@ -101,8 +109,7 @@ def moved(module, device):
 @contextlib.contextmanager
 def elsewhere():
     """Tensors may be elsewhere within; what torch does not have for such tensors is left out."""
-    optimizers = torch.optim.Adam.__mro__[1].__module__
-    WAITS.clear()
+    CALLS.clear()
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context
         patch(mock.patch.object(torch, "tensor", tensor))
@@ -110,7 +117,7 @@ def elsewhere():
         patch(mock.patch.object(torch, "inference_mode", torch.no_grad))
         patch(mock.patch.object(torch, "is_autocast_enabled", lambda *_: False))
         patch(mock.patch.object(torch, "autocast", lambda *_, **__: contextlib.nullcontext()))
-        fused = f"{optimizers}._get_fused_kernels_supported_devices"
+        fused = f"{torch.optim.Optimizer.__module__}._get_fused_kernels_supported_devices"
         patch(mock.patch(fused, lambda: ["cpu", DEVICE]))
         for search in (greedy_decode, beam_search):  # decorated with the mode of inference
             plain = torch.no_grad()(search.__wrapped__)

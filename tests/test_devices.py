@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from elsewhere import DEVICE, WAITS, Remote, elsewhere
+from elsewhere import CALLS, DEVICE, Remote, elsewhere
 from safetensors.torch import load_file
 
 from transformer_lib import (
@@ -103,17 +103,37 @@ def test_translating(changes, fast, search):
     assert scores[0] == pytest.approx(scores[1], rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "loss_of, n_batches", [(batch_loss, 1), (batch_loss, 2), (chunked_batch_loss(4), 1)]
+)
+def test_nothing_is_waited_for_between_the_first_embedding_and_the_last_gradient(
+    loss_of, n_batches
+):
+    """Else a GPU would stand still in the middle of a step while the next orders are written."""
+    _, remote = twins(dropout=0.1)
+    with elsewhere():
+        optimizer, batch = make_optimizer(remote.to(DEVICE), CONFIG), BATCH.to(DEVICE)
+        CALLS.clear()
+        train_step(remote, optimizer, [batch] * n_batches, 1, CONFIG, loss_of=loss_of)
+        places = [i for i, name in enumerate(CALLS) if name.startswith("embedding")]
+    start, end = places[0], places[-1]
+    assert CALLS[end] == "embedding_dense_backward"
+    assert "WAIT" not in CALLS[start:end]
+    assert "WAIT" in CALLS[:start] and "WAIT" in CALLS[end:]  # it can see them
+
+
 def test_a_beam_asks_for_all_that_ends_at_once():
-    """However many hypotheses end: a GPU is waited for a few times in a step."""
-    _, remote = twins(seed=5, n_layers=1)
     waits = []
-    for copies in (1, 8):
-        src = BATCH.src.repeat(copies, 1)
+    for n in (2, 16):
+        found = [[] for _ in range(n)]
         with elsewhere():
-            found = flat(SEARCHES["beam"](remote.eval().to(DEVICE), src.to(DEVICE)))
-            waits.append(len(WAITS))
-    assert sum(h.finished for h in found) > 8
-    assert waits[0] + 24 > waits[1] >= waits[0]  # reading who had no end by the limit comes on top
+            ends, endings = torch.ones(n, 3, dtype=torch.bool), torch.zeros(n, 3)
+            beams = beam.Beams(n, 3, bos_id=2, like=BATCH.src.to(DEVICE))
+            CALLS.clear()
+            beam.collect(found, beams, beams.ids, endings.to(DEVICE), ends.to(DEVICE), alpha=0.6)
+            waits.append(CALLS.count("WAIT"))
+        assert [len(hypotheses) for hypotheses in found] == [3] * n
+    assert 0 < waits[0] == waits[1]
 
 
 def test_attention_maps():

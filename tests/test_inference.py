@@ -166,6 +166,7 @@ class MyAttention(MultiHeadAttention):
         (f"{LAYER}.residuals.0.dropout", nn.AlphaDropout(0.5)),
         (f"{LAYER}.residuals.1", nn.Identity()),
         (f"{LAYER}.residuals.2.norm", nn.RMSNorm(16)),
+        (f"{LAYER}.residuals.2.norm", nn.Linear(16, 16)),
     ],
     ids=str,
 )

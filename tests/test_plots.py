@@ -124,6 +124,21 @@ def test_padding_is_drawn_behind_the_sentences_and_counted() -> None:
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes)
 
 
+def test_live_curves_show_the_loss_and_beside_it_the_whole_last_score() -> None:
+    curves = plots.LiveCurves(20, "Copying")
+    curves.losses = [3.0] * 10 + [1.0] * 10
+    assert len(curves.figure().axes) == 1
+    curves.scores = {10: 0.25, 20: 1.0}
+    loss, right = curves.figure().axes
+    (means,) = loss.lines
+    assert means.get_xdata().tolist() == list(range(9, 20))  # of the last ten steps each
+    assert means.get_ydata()[[0, -1]] == pytest.approx([3, 1])
+    (line,) = right.lines
+    assert line.get_xydata().tolist() == [[10, 0.25], [20, 1.0]]
+    assert right.get_xlim() == (0, 20) and not line.get_clip_on()  # the last point is on the edge
+    assert "20 of 20 steps" in curves.alt() and "100% right" in curves.alt()
+
+
 @pytest.mark.parametrize("end", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("draw", ["line_plot", "loss_curves"])
 def test_names_of_lines_stay_apart_and_inside(draw: str, end: float) -> None:

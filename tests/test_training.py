@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from transformer_lib import (
     Batch,
@@ -19,9 +18,7 @@ from transformer_lib import (
     make_optimizer,
     train_step,
 )
-from transformer_lib.chunked_loss import chunked_batch_loss
 from transformer_lib.runs import InPrecision
-from transformer_lib.training import batch_loss
 
 CONFIG = TrainConfig(peak_rate=2e-3, warmup=20)
 
@@ -125,37 +122,6 @@ def test_the_same_seed_gives_the_same_losses_to_the_bit():
         torch.manual_seed(5)
         runs.append([r.loss for r in updated(model, batch_of(5, 7), steps=10)[1]])
     assert runs[0] == runs[1]
-
-
-class Calls(TorchDispatchMode):
-    """Notes what a GPU would be told to do, and where it would have to be waited for."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        masks = [x for x in args[1] if x is not None] if name in ("index", "index_put_") else []
-        waits = name in ("_local_scalar_dense", "nonzero", "masked_select", "equal")
-        waits |= any(mask.dtype == torch.bool for mask in masks)
-        self.names.append("WAIT" if waits else name)
-        return function(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("loss_of", [batch_loss, chunked_batch_loss(4)])
-def test_nothing_is_waited_for_between_the_first_embedding_and_the_last_gradient(loss_of):
-    """Else a GPU would stand still in the middle of a step while the next orders are written."""
-    model = tiny(dropout=0.1, dtype=torch.float32)
-    optimizer = make_optimizer(model, CONFIG)
-    with Calls() as calls:
-        train_step(InPrecision(model, torch.bfloat16), optimizer, batch_of(3, 5), 1, CONFIG,
-                   loss_of=loss_of)  # fmt: skip
-    places = [i for i, name in enumerate(calls.names) if name.startswith("embedding")]
-    start, end = places[0], places[-1]
-    assert calls.names[end] == "embedding_dense_backward"
-    assert "WAIT" not in calls.names[start:end]
-    assert "WAIT" in calls.names[:start] and "WAIT" in calls.names[end:]  # it can see them
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])

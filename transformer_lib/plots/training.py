@@ -202,7 +202,8 @@ class LiveCurves:
         name_axes(axes[0, 0], title="loss", x="step", y="nats per token")
         if self.scores:
             right = axes[0, 1]
-            right.plot(list(self.scores), list(self.scores.values()), "o-", color=PALETTE[2])
+            points = list(self.scores), list(self.scores.values())
+            right.plot(*points, "o-", color=PALETTE[2], clip_on=False)  # the last is on the edge
             right.set(ylim=(-0.03, 1.03))
             right.yaxis.set_major_formatter(PercentFormatter(1.0))
             name_axes(right, title="sentences exactly right", x="step", y="share of held-out pairs")

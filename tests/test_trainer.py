@@ -1,5 +1,6 @@
 """The loop that survives real life: resumed to the bit, stopped by real signals, never lost."""
 
+import errno
 import io
 import json
 import math
@@ -14,7 +15,7 @@ import torch
 from transformer_lib import ModelConfig, TrainConfig, Transformer, Translator
 from transformer_lib.checkpoint import CheckpointError, list_checkpoints
 from transformer_lib.corpora import ParallelText
-from transformer_lib.loading import read_progress
+from transformer_lib.loading import read_progress, understood
 from transformer_lib.prepared import learn_vocabularies, prepare
 from transformer_lib.runs import InPrecision, RunConfig, RunLog, choose_precision
 from transformer_lib.trainer import Trainer
@@ -202,6 +203,60 @@ def test_a_damaged_checkpoint_stops_latest_and_is_skipped_by_auto(trainer):
     assert "skipped" in said[0] and "training.pt" in said[0]
     assert "now called damaged-step-000006" in said[0]
     assert "going on from" in said[1] and "step 3" in said[1]
+
+
+def tree(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_where_every_checkpoint_is_damaged_auto_refuses_and_touches_nothing(trainer):
+    first = trainer()
+    first.fit(quiet=True)
+    for checkpoint in list_checkpoints(first.checkpoints):
+        (checkpoint / "training.pt").write_bytes(b"x")
+    before = tree(first.folder)
+    for _ in range(2):  # a cluster tries again
+        with pytest.raises(CheckpointError, match=r"step-000006/training.pt is .* start anew"):
+            trainer(resume="auto")
+        assert tree(first.folder) == before
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError, ImportError, OSError])
+@pytest.mark.parametrize("resume", ["latest", "auto"])
+def test_what_the_machine_lacks_is_not_the_files_fault(trainer, monkeypatch, error, resume):
+    first = trainer()
+    first.fit(quiet=True)
+    before = tree(first.folder)
+
+    def fail(*_):
+        raise error("no room on the card")
+
+    monkeypatch.setattr(torch.optim.Adam, "load_state_dict", fail)
+    with pytest.raises(error, match="no room on the card"):
+        trainer(resume=resume)
+    assert tree(first.folder) == before
+    monkeypatch.undo()
+    assert trainer(resume=resume).step == 6
+
+
+@pytest.mark.parametrize(
+    "words", ["Cannot allocate memory (os error 12)", "DefaultCPUAllocator: can't allocate memory"]
+)
+def test_a_parser_without_memory_does_not_accuse_the_file(words):
+    lacks = pytest.raises(MemoryError, match=r"^a.safetensors: .*llocate memory")
+    with lacks, understood("a.safetensors"):
+        raise RuntimeError(words)
+    accuses = pytest.raises(CheckpointError, match=r"^a.safetensors cannot be used: no header")
+    with accuses, understood("a.safetensors"):
+        raise RuntimeError("no header")
+
+
+def test_where_the_file_system_has_no_locks_a_run_starts_all_the_same(trainer, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    trainer().fit(quiet=True)
 
 
 def test_what_is_damaged_does_not_push_out_what_is_whole(trainer):

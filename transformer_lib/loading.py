@@ -25,7 +25,6 @@ from transformer_lib.vocab import SPECIALS, Vocab, WordVocab
 
 __all__ = [
     "check_ids",
-    "check_optimizer",
     "check_version",
     "load_sentences",
     "load_state",
@@ -39,23 +38,34 @@ __all__ = [
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
 MOST_POSITIONS = 2**28  # numbers in the table of positions: 1 GiB; no file bounds its length
+# What says nothing about a file: the disk, the memory, a GPU, or a library that is not there.
+OF_THE_MACHINE = (OSError, MemoryError, ImportError, torch.OutOfMemoryError, torch.AcceleratorError)
+NO_MEMORY = ("cannot allocate memory", "can't allocate memory", "out of memory")
 
 
 @contextmanager
 def understood(path: str | Path) -> Iterator[None]:
-    """Whatever goes wrong inside, other than with the disk, is the file's fault.
+    """Whatever goes wrong inside, other than with the machine, is the file's fault.
 
     Raises:
         CheckpointError: the file is named, with the first line of the reason.
+        MemoryError: there was no room for it, which says nothing about the file.
     """
     try:
         yield
-    except (OSError, CheckpointError):
+    except (*OF_THE_MACHINE, CheckpointError):
         raise
     except Exception as error:  # parsers raise some ten kinds, according to where they stumble
-        reason = f"no entry {error}" if isinstance(error, KeyError) else str(error)
-        first = (reason or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be used: {first}") from error
+        raise _blame(path, "cannot be used", error) from error
+
+
+def _blame(path: str | Path, fault: str, error: Exception) -> Exception:
+    """The file's error; or the machine's, where a parser puts a lack of memory into its own."""
+    reason = f"no entry {error}" if isinstance(error, KeyError) else str(error)
+    first = (reason or type(error).__name__).splitlines()[0]
+    if any(words in first.lower() for words in NO_MEMORY):
+        return MemoryError(f"{path}: {first}")
+    return CheckpointError(f"{path} {fault}: {first}")
 
 
 def read_json(path: str | Path, kinds: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
@@ -151,11 +161,10 @@ def load_state(path: str | Path) -> dict[str, Any]:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except OF_THE_MACHINE:
         raise
     except Exception as error:  # torch raises four kinds, according to where the bytes are wrong
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} is damaged or holds more than tensors: {reason}") from error
+        raise _blame(path, "is damaged or holds more than tensors", error) from error
 
 
 def load_vocab(path: str | Path) -> Vocab:
@@ -230,20 +239,6 @@ def _differences(expected: dict[str, list[int]], found: dict[str, tuple[list[int
         if shape != expected[name] or dtype not in FLOATS:
             told.append(f"{name}: expected {expected[name]} of floats, found {shape} of {dtype}")
     return told
-
-
-def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Every moment has its parameter's shape: the fused kernels do not look.
-
-    Raises:
-        ValueError: one has another.
-    """
-    for part in getattr(optimizer, "parts", [optimizer]):
-        for parameter, state in part.state.items():
-            for name, value in state.items():
-                if torch.is_tensor(value) and value.dim() and value.shape != parameter.shape:
-                    found, expected = list(value.shape), list(parameter.shape)
-                    raise ValueError(f"{name} of the optimiser: expected {expected}, found {found}")
 
 
 def check_ids(batch: Batch, config: ModelConfig) -> Batch:

@@ -10,7 +10,7 @@ from torch import nn
 
 from transformer_lib.training import TrainConfig, make_optimizer
 
-__all__ = ["MuonAndAdam", "OptimizerName", "choose_optimizer"]
+__all__ = ["MuonAndAdam", "OptimizerName", "check_optimizer", "choose_optimizer"]
 
 OptimizerName = Literal["adam", "muon"]
 
@@ -65,3 +65,17 @@ def choose_optimizer(
 ) -> torch.optim.Optimizer:
     """The paper's Adam, or "muon"."""
     return MuonAndAdam(model, config) if name == "muon" else make_optimizer(model, config)
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Every moment has its parameter's shape: the fused kernels do not look.
+
+    Raises:
+        ValueError: one has another.
+    """
+    for part in getattr(optimizer, "parts", [optimizer]):
+        for parameter, state in part.state.items():
+            for name, value in state.items():
+                if torch.is_tensor(value) and value.dim() and value.shape != parameter.shape:
+                    found, expected = list(value.shape), list(parameter.shape)
+                    raise ValueError(f"{name} of the optimiser: expected {expected}, found {found}")

@@ -29,9 +29,9 @@ from transformer_lib.distributed import (
     share_out,
 )
 from transformer_lib.evaluation import conditions
-from transformer_lib.loading import check_optimizer, load_state, read_progress, understood
+from transformer_lib.loading import load_state, read_progress, understood
 from transformer_lib.model import Transformer
-from transformer_lib.optimizers import choose_optimizer
+from transformer_lib.optimizers import check_optimizer, choose_optimizer
 from transformer_lib.prepared import Prepared
 from transformer_lib.ranks import ALONE, Ranks
 from transformer_lib.runs import (
@@ -39,6 +39,7 @@ from transformer_lib.runs import (
     RunConfig,
     RunLock,
     RunLog,
+    check_max_len,
     check_same,
     choose_precision,
     make_scaler,
@@ -120,13 +121,7 @@ class ResumableRun:
         share = self.ranks.share
         if share and next(self.pairs.batches(self.run.max_tokens, **share), None) is None:
             raise ValueError(f"more processes than batches: {self.ranks.world_size} are too many")
-        longest = max(self.pairs.longest)
-        decoded = self.validation_pairs.longest[0] + EXTRA
-        if max(longest, decoded) > max_len:
-            raise ValueError(
-                f"max_len={max_len} is too small: training pairs have up to {longest} tokens, and "
-                f"translating the validation text may take {decoded}"
-            )
+        check_max_len(max_len, max(self.pairs.longest), self.validation_pairs.longest[0] + EXTRA)
 
     @property
     def checkpoints(self) -> Path:
@@ -138,11 +133,11 @@ class ResumableRun:
 
         Args:
             resume: "no" starts anew and refuses a folder with checkpoints; "latest" goes on from
-                the newest; "auto" from the newest that is whole, or starts anew.
+                the newest; "auto" from the newest that is whole, or starts anew if there is none.
 
         Raises:
             ValueError: the folder holds a run already, or one with other settings.
-            CheckpointError: the newest checkpoint is damaged ("latest").
+            CheckpointError: the newest checkpoint is damaged ("latest"), or all are ("auto").
         """
         chosen = None
         with self.ranks.together():
@@ -181,18 +176,24 @@ class ResumableRun:
             )
         if resume == "latest" and not found:
             raise ValueError(f"{self.folder} holds no checkpoint to go on from")
+        skipped: dict[Path, str] = {}
         for checkpoint in reversed(found):
             try:
                 self._restore(checkpoint)
             except CheckpointError as error:
                 if resume == "latest":
                     raise
-                say(f"skipped: {error}; it is now called {set_aside(checkpoint).name}")
+                skipped[checkpoint] = str(error)
                 continue
+            for damaged, told in skipped.items():  # renamed only now that there is a way on
+                say(f"skipped: {told}; it is now called {set_aside(damaged).name}")
             say(f"going on from {checkpoint}, step {self.step}")
             if self.accumulate != self.run.accumulate:
                 say(f"{self.accumulate} batches per process now, so that updates stay as large")
             return checkpoint.name
+        if skipped:  # to start anew here would empty the log
+            told = next(iter(skipped.values()))
+            raise CheckpointError(f"{told}; no checkpoint there can be used: start anew elsewhere")
         return None
 
     def _restore(self, checkpoint: Path) -> None:

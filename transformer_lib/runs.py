@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformer_lib.checkpoint import plain, write_text
 from transformer_lib.distributed import Sharding
 from transformer_lib.loading import check_version
-from transformer_lib.model import Head
+from transformer_lib.model import Readout
 from transformer_lib.optimizers import OptimizerName
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "RunConfig",
     "RunLock",
     "RunLog",
+    "check_max_len",
     "check_same",
     "choose_precision",
     "make_scaler",
@@ -39,8 +40,10 @@ class RunConfig:
     """How long to train and how often to look up.
 
     Args:
-        steps: updates in all.
-        max_minutes: stop, and save, after so many minutes of training in all.
+        steps: updates in all; with a cooldown they decide the rate.
+        max_steps: stop, and save, after so many updates in all, with the rate of `steps`.
+        max_minutes: stop, and save, after so many minutes of training in all; validating and
+            saving come on top.
         max_tokens: most ids of a batch on its longer side, padding included, before
             subword_dropout makes sentences longer.
         accumulate: batches whose gradients are added up before one update, in every process.
@@ -64,6 +67,7 @@ class RunConfig:
     """
 
     steps: int = 20_000
+    max_steps: int | None = None
     max_minutes: float | None = None
     max_tokens: int = 4096
     accumulate: int = 1
@@ -89,7 +93,7 @@ class RunConfig:
         ]
         problems += [
             f"{name} must be above 0, got {value}"
-            for name in ("max_minutes", "patience", "wait_minutes")
+            for name in ("max_steps", "max_minutes", "patience", "wait_minutes")
             if (value := getattr(self, name)) is not None and not value > 0
         ]
         choices = {"precision": Precision, "optimizer": OptimizerName, "sharding": Sharding}
@@ -110,7 +114,7 @@ class RunConfig:
 
 
 # What may differ between a run and the one that goes on with it.
-FREE_TO_CHANGE = {"steps", "max_minutes", "validate_every", "keep", "patience"}
+FREE_TO_CHANGE = {"steps", "max_steps", "max_minutes", "validate_every", "keep", "patience"}
 FREE_TO_CHANGE |= {"sharding", "wait_minutes"}
 
 
@@ -135,10 +139,10 @@ class InPrecision(nn.Module):
         super().__init__()
         self.model, self.dtype = model, dtype
 
-    def forward(self, src: Tensor, tgt: Tensor, head: Head | None = None) -> Tensor:
+    def forward(self, src: Tensor, tgt: Tensor, readout: Readout | None = None) -> Tensor:
         """As the model's own."""
         with torch.autocast(src.device.type, self.dtype, enabled=self.dtype is not None):
-            output = self.model(src, tgt) if head is None else self.model(src, tgt, head)
+            output = self.model(src, tgt) if readout is None else self.model(src, tgt, readout)
         return output if self.dtype is None else output.float()
 
 
@@ -202,6 +206,19 @@ def check_same(noted: dict[str, Any], wanted: dict[str, Any]) -> None:
         raise ValueError(f"the checkpoint is of another run: {'; '.join(differences)}{hint}")
 
 
+def check_max_len(max_len: int, longest: int, decoded: int) -> None:
+    """Compares the positions of a model with the tokens that a run may give it.
+
+    Raises:
+        ValueError: they are too few.
+    """
+    if max(longest, decoded) > max_len:
+        raise ValueError(
+            f"max_len={max_len} is too small: training pairs have up to {longest} tokens, and "
+            f"translating the validation text may take {decoded}"
+        )
+
+
 class RunLock:
     """One training at a time in a folder, as long as this object lives or until `release`."""
 
@@ -211,11 +228,11 @@ class RunLock:
             import fcntl
 
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows: nobody is kept out
-            pass
-        except OSError as error:
+        except BlockingIOError as error:
             self.release()
             raise ValueError(f"{folder}: another training is running there") from error
+        except (ImportError, OSError):  # Windows, or a file system without locks: all may enter
+            pass
 
     def release(self) -> None:
         """Lets the next one in."""

@@ -66,7 +66,7 @@ class Trainer(ResumableRun):
                 self._count(self._update(itertools.islice(batches, self.accumulate)))
                 self.seconds += time.monotonic() - started
                 bar.update()
-                if self.step % self.log_every == 0:
+                if self.step % self.log_every == 0 or self.step == self.run.steps:
                     self._note(bar)
                 if self.step % self.run.validate_every == 0 or self.step == self.run.steps:
                     self._validate_and_save(quiet)
@@ -107,6 +107,8 @@ class Trainer(ResumableRun):
             return signal.Signals(int(number)).name
         if self.step >= self.run.steps:
             return "all steps done"
+        if self.run.max_steps and self.step >= self.run.max_steps:
+            return f"{self.run.max_steps} steps are done"
         if self.run.max_minutes and self.seconds > 60 * self.run.max_minutes:
             return f"{self.run.max_minutes:g} minutes are over"
         if self.run.patience and since_best >= self.run.patience * self.run.validate_every:

@@ -31,6 +31,8 @@ def how_to_go_on(trainer: ResumableRun, reason: str) -> str:
         if trainer.config.cooldown:
             return "the run is complete: its rate has cooled down"
         return f"{AGAIN} and more --steps"
+    if "steps are done" in reason:
+        return f"{AGAIN} and more --max-steps"
     if "minutes are over" in reason:
         return f"{AGAIN} and more --max-minutes (they count from the first start)"
     if reason.startswith("no better BLEU"):

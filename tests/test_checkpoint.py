@@ -227,3 +227,29 @@ def test_infinity_becomes_null_because_json_has_none():
         "b": "ü",
         "c": None,
     }
+
+
+class Windows:
+    """What matters here of `os` there: no folder is opened, no read-only file is flushed."""
+
+    name = "nt"
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def open(self, path, flags):
+        if Path(path).is_dir():
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        self.flags = flags
+        return os.open(path, flags)
+
+    def fsync(self, number):
+        if not self.flags & os.O_RDWR:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        os.fsync(number)
+
+
+def test_on_windows_files_are_flushed_and_folders_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "os", Windows())
+    write_text(tmp_path / "best.json", "{}")
+    check_folder(write_folder(tmp_path / "x", fill))

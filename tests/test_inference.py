@@ -13,7 +13,7 @@ from transformer_lib.beam import beam_search
 from transformer_lib.config import ModelConfig
 from transformer_lib.decoding import greedy_decode
 from transformer_lib.inference import InferenceModel, for_inference, side_by_side
-from transformer_lib.layers import DecoderLayer
+from transformer_lib.layers import DecoderLayer, Encoder
 from transformer_lib.model import Transformer
 from transformer_lib.translator import Translator, best_batch, length_batches
 from transformer_lib.vocab import WordVocab
@@ -187,7 +187,11 @@ def test_a_part_that_was_taken_out_is_not_passed_over(name):
 
 
 @pytest.mark.parametrize(
-    "part", [LAYER, f"{LAYER}.self_attention", f"{LAYER}.residuals.0.norm", f"{LAYER}.feed_forward"]
+    "part",
+    [
+        *("encoder", "decoder", "dropout", LAYER),
+        *(f"{LAYER}.self_attention", f"{LAYER}.residuals.0.norm", f"{LAYER}.feed_forward"),
+    ],
 )
 @pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
 def test_a_part_that_is_watched_is_called(part, kind):
@@ -215,10 +219,15 @@ def test_other_classes_and_training_are_left_as_they_are():
     class MyLayer(DecoderLayer):
         pass
 
+    class MyStack(Encoder):
+        pass
+
     config = ModelConfig.tiny(30, d_model=16, n_layers=2)
     mine, training, layered = Mine(config).eval(), Transformer(config), Transformer(config).eval()
     layered.decoder.layers[0] = MyLayer(config).eval()
-    for model in (mine, training, layered):
+    stacked, dropping = Transformer(config).eval(), Transformer(config).eval()
+    stacked.encoder, dropping.dropout = MyStack(config).eval(), nn.Tanh()
+    for model in (mine, training, layered, stacked, dropping):
         assert for_inference(model) is model
 
 

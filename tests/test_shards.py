@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +43,46 @@ def test_a_corpus_that_fits_into_one_shard_has_the_batches_it_always_had(tmp_pat
         found = pairs.batches(60, **draw)
         for a, b in zip(found, epoch_batches(list(pairs), 60, **draw), strict=True):
             assert a.src.equal(b.src) and a.tgt.equal(b.tgt)
+
+
+def resident(folder):
+    """Kilobytes of a folder's files that are mapped and in memory."""
+    sizes, ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            ours = str(folder) in line
+        elif ours and line.startswith("Rss:"):
+            sizes += int(line.split()[1])
+    return sizes
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells")
+def test_what_was_read_does_not_stay_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_PAIRS", 1000)
+    monkeypatch.setattr(module, "BLOCK_PAIRS", 1000)
+    pairs = corpus(tmp_path, 40_000)
+    for _ in pairs:
+        pass
+    everything = resident(tmp_path)
+    assert everything > 1000
+    next(pairs.batches(60))  # of the first of forty shards
+    assert resident(tmp_path) < everything / 2
+    assert pairs.longest == (12, 12)
+    assert resident(tmp_path) == 0
+
+
+def test_a_corpus_that_is_prepared_anew_meanwhile_stays_what_it_was(tmp_path):
+    folder, other = tmp_path / "data", tmp_path / "other"
+    for place in (folder, other):
+        place.mkdir()
+    pairs = corpus(folder, 1000)
+    before, lengths = list(pairs.batches(60)), pairs.lengths
+    corpus(other, 2000)
+    for file in other.iterdir():
+        file.replace(folder / file.name)
+    assert pairs.lengths == lengths and pairs.longest == (12, 12)
+    for a, b in zip(pairs.batches(60), before, strict=True):
+        assert a.src.equal(b.src) and a.tgt.equal(b.tgt)
 
 
 @pytest.mark.parametrize("n_pairs", [1, 999, 1000, 1001, 4321, 40_000])

@@ -38,6 +38,18 @@ def test_attention_maps_come_with_their_tokens(translator):
     torch.testing.assert_close(maps.cross.sum(-1), torch.ones_like(maps.cross[..., 0]))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_attention_maps_leave_the_model_in_the_mode_in_which_it_came(translator, training):
+    translator.model.train(training)
+    translator.attention_maps("ein Hund", "eine Katze")
+    assert translator.model.training is training
+
+
+@pytest.mark.parametrize("nothing", ["", "  ", "\ufeff", "\u2028\xa0\ufeff"])
+def test_what_is_nothing_after_cleaning_stays_empty(translator, nothing):
+    assert translator.translate(["ein Hund", nothing])[1] == ""
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_what_is_saved_translates_the_same(translator, tmp_path, tied):
     if not tied:

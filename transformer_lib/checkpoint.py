@@ -63,8 +63,11 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None], *, replace: b
         manifest = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
         check_free(folder, replace=replace, files=manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        for path in (*temporary.iterdir(), temporary):
+        usual = (temporary / MANIFEST).stat().st_mode
+        for path in temporary.iterdir():
+            path.chmod(usual)  # safetensors lets nobody else read
             _flush(path)
+        _flush(temporary)
         _move_into_place(temporary, folder)
     except ValueError:
         raise
@@ -243,7 +246,10 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 def _flush(path: Path) -> None:
     """Makes the system write file or folder to the disk now."""
-    number = os.open(path, os.O_RDONLY)
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":  # Windows opens no folder
+        return
+    number = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)  # and flushes no read-only file
     try:
         os.fsync(number)
     finally:

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from transformer_lib.attention import KeyValueCache
 from transformer_lib.config import ModelConfig
-from transformer_lib.layers import DecoderLayer, EncoderLayer, LayerCache
+from transformer_lib.feed_forward import Dropout
+from transformer_lib.layers import Decoder, DecoderLayer, Encoder, EncoderLayer, LayerCache
 from transformer_lib.masks import padding_mask
 from transformer_lib.model import Transformer
 
@@ -33,14 +34,22 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 def for_inference(model: Transformer) -> Transformer:
     """An `InferenceModel` of it; or the model itself, where a part is not as the notebooks write
     it (compiled, sharded, adapted, watched by a hook) or where it is in training."""
+    if type(model) is not Transformer or model.training:
+        return model
+    around = (model.encoder, model.decoder, model.dropout)  # passed by, as the layers are
+    if [type(part) for part in around if not _is_watched(part)] != [Encoder, Decoder, Dropout]:
+        return model
     layers = [*model.encoder.layers, *model.decoder.layers]
-    plain = type(model) is Transformer and not model.training
-    return InferenceModel(model) if plain and all(map(_is_plain, layers)) else model
+    return InferenceModel(model) if all(map(_is_plain, layers)) else model
 
 
 def _is_plain(layer: nn.Module) -> bool:
     kind = type(layer)
     return kind in (EncoderLayer, DecoderLayer) and _kinds(layer) == _kinds_of_new(kind)
+
+
+def _is_watched(part: nn.Module) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks)
 
 
 @functools.cache
@@ -54,7 +63,7 @@ def _kinds(module: nn.Module) -> list[type]:
     parts = [module]
     for part in parts:  # which grows meanwhile
         parts += (p for p in part._modules.values() if p is not None)  # None: it was taken out
-    return [type(part) for part in parts if not (part._forward_hooks or part._forward_pre_hooks)]
+    return [type(part) for part in parts if not _is_watched(part)]
 
 
 class StackedLayer:

@@ -6,6 +6,7 @@ in order shard by shard.
 
 from __future__ import annotations
 
+import mmap
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -70,21 +71,19 @@ class IdPairs(Sequence[IdPair]):
     """
 
     def __init__(self, folder: str | Path, split: str) -> None:
-        self._stems = {side: Path(folder) / f"{split}.{side}" for side in SIDES}
-        _, (src_ends, tgt_ends) = zip(
-            *(load_sentences(stem) for stem in self._stems.values()), strict=True
-        )
-        if len(src_ends) != len(tgt_ends):
+        self._ids, self._ends = {}, {}
+        for side in SIDES:
+            self._ids[side], self._ends[side] = load_sentences(Path(folder) / f"{split}.{side}")
+        if len(self._ends["src"]) != len(self._ends["tgt"]):
             raise ValueError(f"{folder}: {split} has more sentences on one side than on the other")
-        self._open()
+        self._let_go()
 
-    def _open(self) -> None:
-        """Maps the files; mapped anew, they take no memory until they are read again."""
-        self._ids = {side: self._map(side, "ids") for side in SIDES}
-        self._ends = {side: self._map(side, "ends") for side in SIDES}
-
-    def _map(self, side: str, what: str) -> np.ndarray:
-        return np.load(f"{self._stems[side]}.{what}.npy", mmap_mode="r")
+    def _let_go(self) -> None:
+        """What was read takes no memory any more. The files stay those that were opened first, even
+        where somebody prepares the folder anew during a training."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            for array in (*self._ids.values(), *self._ends.values()):
+                array.base.madvise(mmap.MADV_DONTNEED)
 
     def __len__(self) -> int:
         return len(self._ends["src"]) - 1
@@ -99,7 +98,7 @@ class IdPairs(Sequence[IdPair]):
         return self._ids[side][start:end].tolist()
 
     def _lengths(self, side: str, pairs: range) -> np.ndarray:
-        return np.diff(self._map(side, "ends")[pairs.start : pairs.stop + 1])
+        return np.diff(self._ends[side][pairs.start : pairs.stop + 1])
 
     def _lengths_of(self, blocks: Sequence[range]) -> list[tuple[int, int]]:
         src, tgt = (
@@ -121,8 +120,12 @@ class IdPairs(Sequence[IdPair]):
         """Tokens of the longest source and of the longest target."""
         starts = range(0, len(self), SHARD_PAIRS)
         parts = [range(start, min(start + SHARD_PAIRS, len(self))) for start in starts]
-        src, tgt = (max(int(self._lengths(side, part).max()) for part in parts) for side in SIDES)
-        return src, tgt
+        longest = [0, 0]
+        for part in parts:
+            for i, side in enumerate(SIDES):
+                longest[i] = max(longest[i], int(self._lengths(side, part).max()))
+            self._let_go()
+        return longest[0], longest[1]
 
     def batches(
         self, max_tokens: int, *, start: int = 0, vary: SubwordDropout | None = None, **draw: int
@@ -150,7 +153,7 @@ class IdPairs(Sequence[IdPair]):
     def _batch_indices(self, max_tokens: int, draw: Mapping[str, int]) -> Iterator[list[int]]:
         order = {key: draw[key] for key in ("seed", "epoch") if key in draw}
         for number, blocks in enumerate(self._shards(**order)):
-            self._open()
+            self._let_go()
             indices = [i for block in blocks for i in block]
             # a draw of its own for every shard; with one shard it is that of the epoch
             own = draw.get("epoch", 0) * count_shards(len(self), SHARD_PAIRS) + number

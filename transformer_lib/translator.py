@@ -18,7 +18,7 @@ from transformer_lib.decoding import Hypothesis, greedy_decode
 from transformer_lib.inference import for_inference, side_by_side
 from transformer_lib.loading import load_vocab, load_weights, read_config
 from transformer_lib.model import AttentionMaps, Transformer
-from transformer_lib.vocab import Vocab
+from transformer_lib.vocab import Vocab, normalize_text
 
 EXTRA = 50  # a translation may be this many tokens longer than its source (section 6.1)
 FILES = ("config.json", "model.safetensors", "source.vocab", "target.vocab")
@@ -112,7 +112,7 @@ class Translator:
         """
         if isinstance(sentences, str):
             raise ValueError("translate takes a list of sentences: translate([sentence])")
-        places = [i for i, sentence in enumerate(sentences) if sentence.strip()]
+        places = [i for i, sentence in enumerate(sentences) if normalize_text(sentence)]
         found = self.hypotheses([sentences[i] for i in places], beam_size=beam_size, alpha=alpha)
         texts = [""] * len(sentences)
         for i, hypotheses in zip(places, found, strict=True):
@@ -130,9 +130,13 @@ class Translator:
         """
         src = torch.tensor(self.encode([sentence]), device=self.device)
         tgt = self.tgt_vocab.encode(translation, bos=True)
+        was_training = self.model.training
         self.model.eval()
-        with torch.no_grad():
-            maps = self.model.attention_maps(src, torch.tensor([tgt], device=self.device))
+        try:
+            with torch.no_grad():
+                maps = self.model.attention_maps(src, torch.tensor([tgt], device=self.device))
+        finally:
+            self.model.train(was_training)
         return maps, _tokens(self.src_vocab, src[0]), _tokens(self.tgt_vocab, tgt)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:

@@ -2,11 +2,13 @@
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import fields
+from importlib.metadata import version
 
 import pytest
 
@@ -14,6 +16,7 @@ from transformer_lib import ModelConfig, TrainConfig, Translator
 from transformer_lib.cli import main
 from transformer_lib.cli.training import ModelFlags, TrainFlags
 from transformer_lib.runs import RunConfig
+from transformer_lib.translator import find_pretrained
 
 GERMAN = ["Ein Hund schläft.", "Eine Katze sieht den Hund.", "Der Garten ist grün.", "Ja ja ja."]
 ENGLISH = ["A dog sleeps.", "A cat sees the dog.", "The garden is green.", "Yes yes yes."]
@@ -82,6 +85,18 @@ def test_attention_is_drawn(home, capsys, tmp_path):
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_attention_that_cannot_be_drawn_is_told(home, capsys, tmp_path):
+    for name in ("map.txt", "map"):  # matplotlib would make another name of the second
+        status, out, err = run(
+            capsys, "translate", home / "run", GERMAN[0], "--attention", tmp_path / name
+        )
+        assert (status, out) == (2, "") and ".png, .svg or .pdf" in err
+    path = tmp_path / "map.png"
+    status, out, err = run(capsys, "translate", home / "run", "", GERMAN[0], "--attention", path)
+    assert (status, out) == (0, "\nA dog sleeps.\n")
+    assert "line 1 has no translation to draw" in err and not path.exists()
+
+
 def test_evaluation_prints_what_it_writes(home, capsys, tmp_path):
     _, out, _ = run(
         capsys, "evaluate", home / "run", "--data", home / "data", "--split", "test",
@@ -94,7 +109,28 @@ def test_evaluation_prints_what_it_writes(home, capsys, tmp_path):
     assert result["training"]["step"] in (120, 240)
     assert result["training"]["settings"]["train"]["warmup"] == 20
     assert (tmp_path / "h.txt").read_text().splitlines() == ENGLISH
-    assert (tmp_path / "r.html").is_file()
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert f"{home / 'run'}, beam 5, alpha 1" in page and "Translations: all" in page
+
+
+def test_the_training_split_is_scored_too(home, capsys, tmp_path):
+    command = ["evaluate", home / "run", "--data", home / "data", "--beam", 1, "--split"]
+    of_train, of_test = (run(capsys, *command, split)[1] for split in ("train", "test"))
+    assert "files de-en train, 4 sentences" in of_train
+    assert of_train.splitlines()[1:] == of_test.splitlines()[1:]  # the same text here
+
+
+def test_a_model_for_another_direction_is_warned_about(home, capsys, tmp_path):
+    pair = [home / "a.en", home / "a.de"]
+    run(
+        capsys, "prepare", tmp_path / "back", "--corpus", "files", "--vocab-size", 60,
+        "--source", "en", "--target", "de", "--train", *pair, "--val", *pair,
+    )  # fmt: skip
+    for data, warned in ((home / "data", False), (tmp_path / "back", True)):
+        status, _, err = run(capsys, "evaluate", home / "run", "--data", data)
+        assert status == 0
+        told = "warning: the model translates de to en, the data is en to de\n"
+        assert err == told * warned
 
 
 def test_averaging_halves_and_keeps_what_it_learned(home, capsys, tmp_path):
@@ -108,6 +144,13 @@ def test_averaging_halves_and_keeps_what_it_learned(home, capsys, tmp_path):
     assert run(capsys, "translate", tmp_path / "mean", GERMAN[1])[1] == f"{ENGLISH[1]}\n"
     _, out, _ = run(capsys, "average", tmp_path / "mean", home / "run", "--last", 2, "--force")
     assert "step-000120, step-000240" in out
+    _, out, _ = run(capsys, "info", tmp_path / "mean")
+    assert "mean of     step-000120, step-000240; below, the last of them" in out
+
+
+def test_who_may_read_one_file_of_a_model_may_read_all(home):
+    folder = home / "run" / "checkpoints" / "step-000240"
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
 
 
 def test_info_tells_what_a_model_is(home, capsys):
@@ -120,6 +163,35 @@ def test_info_tells_what_a_model_is(home, capsys):
         "240 steps" if "step-000240" in out else "120 steps",
     ):
         assert words in out
+    assert out.count(", the best") in (1, 2)  # it may be among the last three
+    assert "mean of" not in out
+
+
+def test_info_of_a_model_that_ships_has_the_scores_of_its_card(capsys):
+    _, out, _ = run(capsys, "info", "multi30k-en-de")
+    card = (find_pretrained("multi30k-en-de") / "README.md").read_text("utf-8")
+    for measure in ("BLEU", "BLEU, literature", "token accuracy, %"):
+        (value,) = re.findall(rf"^\| {measure} \| (\S+) \|", card, re.M)
+        assert re.search(rf"^  {measure} +{value}$", out, re.M)
+    assert "mean of     step-" in out
+
+
+def test_a_run_stops_after_so_many_steps_at_the_rate_of_the_whole(home, capsys, tmp_path):
+    small = ["--n-layers", 1, "--d-model", 16, "--d-ff", 16, "--threads", 1]
+    rates = ["--steps", 40, "--cooldown", 0.5, "--warmup", 5]
+    command = ["train", home / "data", tmp_path / "run", *small, *rates]
+    status, out, _ = run(capsys, *command, "--max-steps", 30)
+    assert status == 0
+    assert "30 steps are done" in out and "and more --max-steps" in out
+    status, out, _ = run(capsys, *command, "--resume", "auto")
+    assert status == 0 and "step 30" in out and "all steps done" in out
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    (noted,) = [line for line in lines if "rate" in line]
+    assert noted["step"] == 40 and noted["rate"] == 0 and noted["loss"] > 0
+
+
+def test_it_tells_its_version(capsys):
+    assert run(capsys, "--version") == (0, f"transformer-lib {version('transformer_lib')}\n", "")
 
 
 def test_going_on_after_the_end_trains_further(home, capsys, tmp_path):
@@ -165,6 +237,10 @@ def test_going_on_after_the_end_trains_further(home, capsys, tmp_path):
         (["prepare", "{new}", "--source", "de", "--target", "de"], "give two languages"),
         (["average", "{new}", "{run}", "--last", "0"], "--last must be at least 1"),
         (["average", "{new}"], "needs one or more models"),
+        (["translate", "{run}", "ja", "--alpha", "nan"], "--alpha must be a number of at least 0"),
+        (["evaluate", "{run}", "--data", "{data}", "--alpha", "-3"], "--alpha must be a number"),
+        (["prepare", "{new}", "--vocab", "words", "--vocab-size", "0"], "--vocab-size must be"),
+        (["train", "{data}", "{new}", "--max-steps", "0"], "max_steps must be above 0"),
     ],
 )
 def test_wrong_input_is_one_line_and_a_2(home, capsys, tmp_path, monkeypatch, arguments, words):

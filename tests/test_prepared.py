@@ -89,10 +89,15 @@ def test_the_text_of_a_split_comes_back(tmp_path):
     corpus, _ = make(tmp_path / "tiny")
     assert (corpus.text("val").source, corpus.text("val").target) == (VAL.source, VAL.target)
     assert corpus.splits == ["train", "val"]
-    with pytest.raises(ValueError, match="the training split, is not kept"):
-        corpus.text("train")
     with pytest.raises(ValueError, match="no split 'test' here; there are train, val"):
         corpus.pairs("test")
+
+
+def test_the_text_of_the_training_split_comes_back_from_its_ids(tmp_path):
+    corpus, _ = make(tmp_path / "tiny", max_ratio=99.0)
+    text = corpus.text("train")
+    assert text.source == TRAIN.source
+    assert text.target == tuple(target.strip() for target in TRAIN.target)  # as normalized
 
 
 def test_one_pass_has_every_pair_once(tmp_path):

@@ -97,12 +97,22 @@ class Prepared:
         return IdPairs(self.folder, split)
 
     def text(self, split: str) -> ParallelText:
-        """The sentences of a split that is not the training split, all of them, in order."""
+        """The sentences of a split, all of them, in order.
+
+        Of the training split only ids are kept: they are turned back into text, without what the
+        vocabulary does not know.
+        """
         self._check(split)
         if split == self.splits[0]:
-            raise ValueError(f"the text of {split!r}, the training split, is not kept")
+            return self._text_of_ids(split)
         sides = (self.folder / f"{split}.{side}.txt" for side in ("src", "tgt"))
         source, target = (tuple(path.read_text("utf-8").split("\n")[:-1]) for path in sides)
+        return ParallelText(source, target, f"{self.about['name']} {split}")
+
+    def _text_of_ids(self, split: str) -> ParallelText:
+        pairs = self.pairs(split)
+        source = tuple(self.src_vocab.decode(src) for src, _ in pairs)
+        target = tuple(self.tgt_vocab.decode(tgt) for _, tgt in pairs)
         return ParallelText(source, target, f"{self.about['name']} {split}")
 
     def _check(self, split: str) -> None:

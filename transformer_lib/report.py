@@ -20,16 +20,22 @@ PAGE = """<!doctype html>
 <style>body {{ font: 16px/1.5 sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
 td, th {{ text-align: left; padding: .2rem 1rem .2rem 0; vertical-align: top }}</style>
 <h1>{title}</h1>
+<p>{how}</p>
 <table>{scores}</table>
 <img alt="{alt}" src="data:image/png;base64,{image}">
-<h2>Translations</h2>
+<h2>Translations: {examples}</h2>
 <table><tr><th>source</th><th>model</th><th>person</th></tr>{rows}</table>
 """
 
 
-def write_report(path: Path, report: Report, text: ParallelText, n_examples: int = 50) -> None:
+def write_report(
+    path: Path, report: Report, text: ParallelText, how: str = "", n_examples: int = 50
+) -> None:
     """BLEU by sentence length: a picture (`.png`, `.svg`, `.pdf`), or a page (`.html`) with the
     scores and the first translations beside it.
+
+    Args:
+        how: which model and search, for the page.
 
     Raises:
         ValueError: another ending.
@@ -43,23 +49,24 @@ def write_report(path: Path, report: Report, text: ParallelText, n_examples: int
         x_label="words in the source sentence",
         y_label="BLEU",
     )
-    if path.suffix in PICTURES:
+    if path.suffix.lower() in PICTURES:
         figure.savefig(path, bbox_inches="tight")
     else:
         image = io.BytesIO()
         figure.savefig(image, format="png", bbox_inches="tight")
-        path.write_text(_page(report, text, image.getvalue(), groups, n_examples), "utf-8")
+        path.write_text(_page(report, text, how, image.getvalue(), groups, n_examples), "utf-8")
 
 
 def check_ending(path: Path) -> None:
     """Raises ValueError for a file that could not be a report."""
-    if path.suffix not in (".html", *PICTURES):
+    if path.suffix.lower() not in (".html", *PICTURES):
         raise ValueError(f"a report is .html, .png, .svg or .pdf, not {path.name!r}")
 
 
 def _page(
     report: Report,
     text: ParallelText,
+    how: str,
     image: bytes,
     groups: dict[str, tuple[float, int]],
     n_examples: int,
@@ -77,6 +84,8 @@ def _page(
     alt = "; ".join(f"{name} words: {score:.1f}" for name, (score, _) in groups.items())
     return PAGE.format(
         title=html.escape(report.name),
+        how=html.escape(how),
+        examples=f"the first {n_examples} of {len(text)}" if len(text) > n_examples else "all",
         scores=scores,
         alt=f"BLEU by sentence length. {alt}",
         image=base64.b64encode(image).decode(),

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from importlib.metadata import version
 
 __all__ = ["main"]
 
@@ -20,6 +21,9 @@ A first training, from nothing to a translation:
   transformer-lib train data/prepared/de-en runs/de-en --preset tiny --max-minutes 10
   transformer-lib evaluate runs/de-en --data data/prepared/de-en --split test_2016_flickr
   transformer-lib translate runs/de-en "Ein Hund läuft durch den Schnee."
+
+Completion of commands and flags in bash (zsh: write zsh twice):
+  source <(transformer-lib --tyro-print-completion bash)
 """
 
 
@@ -43,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "export": export.export,
     }
     arguments = sys.argv[1:] if arguments is None else arguments
+    if [*arguments] == ["--version"]:
+        print("transformer-lib", version("transformer_lib"))
+        return 0
     try:
         with ending.unbreakable_output() if arguments[:1] == ["train"] else nullcontext():
             status = tyro.extras.subcommand_cli_from_dict(

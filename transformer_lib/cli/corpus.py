@@ -58,7 +58,7 @@ def prepare(
             is the same.
         force: replace a prepared folder of that name.
     """
-    for name, value in (("sample", sample), ("workers", workers)):
+    for name, value in (("sample", sample), ("workers", workers), ("vocab-size", vocab_size)):
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
     check_free(out, replace=force)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +19,7 @@ from transformer_lib.prepared import Prepared
 from transformer_lib.training import average_weights
 from transformer_lib.translator import Translator, find_pretrained
 
-__all__ = ["average", "check_outputs", "evaluate", "find_model", "info"]
+__all__ = ["average", "check_alpha", "check_outputs", "evaluate", "find_model", "info"]
 
 
 def find_model(name: str) -> Path:
@@ -41,6 +43,12 @@ def check_outputs(*paths: Path | None, force: bool = False) -> None:
         if path.parent.exists() and not path.parent.is_dir():
             raise ValueError(f"{path.parent} is not a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuses a length penalty that ranks nothing."""
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"--alpha must be a number of at least 0, got {alpha}")
 
 
 def _training(folder: Path) -> dict[str, Any] | None:
@@ -81,6 +89,7 @@ def evaluate(
         force: replace files of these names.
     """
     set_threads(threads)
+    check_alpha(alpha)
     check_outputs(result, hypotheses, report, force=force)
     if report:
         from transformer_lib.report import check_ending, write_report
@@ -90,6 +99,9 @@ def evaluate(
     translator = Translator.from_pretrained(folder, device=choose_device(device))
     corpus = Prepared(data)
     text = corpus.text(split)
+    if noted := _training(folder):
+        with understood(folder / "training.json"):
+            _check_direction(noted, corpus)
     found = evaluation.evaluate_text(
         translator,
         text,
@@ -107,8 +119,17 @@ def evaluate(
     if result:
         evaluation.write_result(result, found, training=_training(folder), device=translator.device)
     if report:
-        write_report(report, found, text)
+        write_report(report, found, text, how=f"{model}, beam {beam}, alpha {alpha:g}")
     return 0
+
+
+def _check_direction(noted: dict[str, Any], corpus: Prepared) -> None:
+    """Warns where the model was trained on other languages than the corpus has."""
+    both = noted["settings"]["data"], corpus.about
+    sides = [[about.get(side) or "?" for side in ("source", "target")] for about in both]
+    if sides[0] != sides[1]:
+        ours, theirs = (" to ".join(languages) for languages in sides)
+        print(f"warning: the model translates {ours}, the data is {theirs}", file=sys.stderr)
 
 
 def average(
@@ -182,6 +203,12 @@ def info(model: Annotated[str, Positional, arg(metavar="MODEL")], /) -> int:
     if noted := _training(folder):
         with understood(folder / "training.json"):
             _tell_training(noted)
+    if (card := folder / "README.md").is_file():  # a model that ships
+        print("scores      ", card)
+        rows = [line for line in card.read_text("utf-8").splitlines() if line.startswith("| ")]
+        for row in rows[2:]:  # below the head
+            measure, value, *_ = row.strip("| ").split(" | ")
+            print(f"  {measure:<20} {value:>6}")
     return 0
 
 
@@ -191,6 +218,10 @@ def _tell_training(noted: dict[str, Any]) -> None:
     print(f"trained     {told}, {minutes:.1f} minutes on {device}")
     for name, values in noted["settings"].items():
         print(f"{name:<11}", json.dumps(values))
-    for line in [line for line in noted["curve"] if "bleu" in line][-3:]:
+    if averaged := noted.get("averaged"):
+        print(f"mean of     {', '.join(averaged)}; below, the last of them")
+    watched = [line for line in noted["curve"] if "bleu" in line]
+    best = sorted(watched, key=lambda line: line["bleu"])[-1:]
+    for line in [*best, *watched[-3:]]:
         told = f"loss {line['val_loss']:.3f}, greedy BLEU {line['bleu']:.2f}"
-        print(f"validation  step {line['step']}: {told}")
+        print(f"validation  step {line['step']}: {told}{', the best' * (line in best)}")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from transformer_lib.cli.models import check_outputs, find_model
+from transformer_lib.cli.models import check_alpha, check_outputs, find_model
 from transformer_lib.cli.training import Device, choose_device, set_threads
 from transformer_lib.corpora import read_lines
 from transformer_lib.translator import EXTRA, Translator
@@ -18,6 +18,7 @@ from transformer_lib.vocab import normalize_text
 
 __all__ = ["translate"]
 
+PICTURES = (".png", ".svg", ".pdf")
 CHUNK = 1000  # lines that are read before they are translated together
 
 
@@ -54,7 +55,10 @@ def translate(
         force: replace a picture of that name.
     """
     set_threads(threads)
+    check_alpha(alpha)
     check_outputs(attention, force=force)
+    if attention and attention.suffix.lower() not in PICTURES:
+        raise ValueError(f"a picture is .png, .svg or .pdf, not {attention.name!r}")
     if sentences and file:
         raise ValueError("give sentences or --file, not both")
     for number, sentence in enumerate(sentences, start=1):
@@ -70,8 +74,11 @@ def translate(
         found = list(_translate_lines(translator, chunk, number, search))
         for score, text in itertools.chain.from_iterable(found):
             print(f"{score:.4f}\t{text}" if scores else text)
-        if attention and number == 0 and found[0][0][1]:
-            _draw_attention(translator, chunk[0], found[0][0][1], attention)
+        if attention and number == 0:
+            if text := found[0][0][1]:
+                _draw_attention(translator, chunk[0], text, attention)
+            else:
+                _warn(0, f"has no translation to draw: {attention} was not written")
         sys.stdout.flush()
         number += len(chunk)
     return 0
@@ -99,7 +106,7 @@ def _translate_lines(
         n_tokens = len(translator.src_vocab.encode(line, eos=True))
         if n_tokens > longest:
             _warn(before + i, f"has {n_tokens} tokens, the model takes {longest}: left empty")
-        elif line.strip():
+        elif normalize_text(line):
             fits.append(i)
     found = dict(zip(fits, translator.hypotheses([lines[i] for i in fits], **search), strict=True))
     for i in range(len(lines)):

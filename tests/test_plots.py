@@ -139,6 +139,61 @@ def test_live_curves_show_the_loss_and_beside_it_the_whole_last_score() -> None:
     assert "20 of 20 steps" in curves.alt() and "100% right" in curves.alt()
 
 
+def test_live_curves_say_in_words_what_the_line_says_and_draw_the_floor() -> None:
+    curves = plots.LiveCurves(20, "Copying", floor=0.6)
+    for n in range(20):
+        curves(float(n < 10))
+    axes = curves.figure().axes[0]
+    mean, floor = axes.lines
+    assert mean.get_ydata()[-1] == 0 and "the loss is 0.00" in curves.alt()  # ten steps, both
+    assert axes.get_ylabel() == "nats per token (mean of 10 steps)"
+    assert set(floor.get_ydata()) == {0.6} and axes.texts[0].get_text() == "lowest possible"
+
+
+def test_levels_lie_where_they_belong_and_the_smoothing_is_named() -> None:
+    fig = plots.loss_curves({"a": [3.0] * 9}, title="t", smooth=3, levels={"low": 1.0, "high": 2.0})
+    (ax,) = fig.axes
+    named = {text.get_text(): text.xy[1] for text in ax.texts}
+    assert (named["low"], named["high"]) == (1.0, 2.0)
+    assert [set(line.get_ydata()) for line in ax.lines] == [{3.0}, {1.0}, {2.0}]
+    assert ax.get_ylabel().endswith("(mean of 3 steps)")
+
+
+@pytest.mark.parametrize(("vmax", "extend"), [(0.5, "max"), (1.0, "neither")])
+def test_a_colour_bar_says_when_larger_values_look_alike(vmax: float, extend: str) -> None:
+    certain = torch.eye(5)[None].expand(2, 5, 5)
+    fig = plots.attention_grid(certain, TARGET, TARGET, title="heads", vmax=vmax)
+    assert fig.axes[-1]._colorbar.extend == extend
+
+
+def test_words_under_narrow_cells_stand_upright() -> None:
+    rotations = [
+        {label.get_rotation() for label in fig.axes[0].get_xticklabels()}
+        for fig in (
+            plots.attention_grid(weights(4, 6, 6), SOURCE, SOURCE, title="four heads"),
+            plots.attention_grid(weights(2, 6, 6), SOURCE, SOURCE, title="two heads"),
+        )
+    ]
+    assert rotations == [{90.0}, {45.0}]
+
+
+def test_no_bar_of_the_relu_is_half_cut() -> None:
+    fig = plots.relu_activity(weights(3, 40) - 0.026, ["a", "b", "c"], title="cut")
+    cut, passes = fig.axes[0].containers
+    assert max(bar.get_x() + bar.get_width() for bar in cut if bar.get_height()) < 1e-12
+    assert min(bar.get_x() for bar in passes if bar.get_height()) > -1e-12
+    assert sum(bar.get_height() for bar in (*cut, *passes)) == 120
+
+
+def test_only_post_norm_has_a_layer_norm_on_the_residual_path() -> None:
+    heights = []
+    for ax in plots.norm_orders().axes:
+        path = next(text.xy[1] for text in ax.texts if hasattr(text, "arrow_patch"))
+        norms = [text for text in ax.texts if text.get_text() == "LayerNorm"]
+        heights.append([text.get_position()[1] == path for text in norms])
+    assert heights == [[True, True], [False, False]]
+
+
 @pytest.mark.parametrize("end", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("draw", ["line_plot", "loss_curves"])
 def test_names_of_lines_stay_apart_and_inside(draw: str, end: float) -> None:

@@ -81,10 +81,10 @@ def chunked_batch_loss(rows: int) -> BatchLoss:
         real = (tgt_out != config.pad_id).flatten().nonzero().flatten()
         targets = tgt_out.flatten()[real]
 
-        def head(hidden: Tensor, weight: Tensor) -> Tensor:
+        def readout(hidden: Tensor, weight: Tensor) -> Tensor:
             hidden = hidden.flatten(0, 1).index_select(0, real)
             return ChunkedLoss.apply(hidden, weight, targets, config.smoothing, rows)
 
-        return model(batch.src, tgt_in, head)
+        return model(batch.src, tgt_in, readout)
 
     return loss_of

@@ -17,7 +17,7 @@ from transformer_lib.positional import LearnedPositionalEncoding, SinusoidalPosi
 
 __all__ = [
     "AttentionMaps",
-    "Head",
+    "Readout",
     "NoPositionalEncoding",
     "POSITIONS",
     "new_token_mask",
@@ -34,7 +34,8 @@ class AttentionMaps(NamedTuple):
     cross: Float[Tensor, "N B H T S"]
 
 
-Head = Callable[[Tensor, Tensor], Any]  # of hidden vectors (B, T, D) and output weights (V, D)
+# From hidden vectors (B, T, D) and the output matrix (V, D) to what is wanted instead of logits.
+Readout = Callable[[Tensor, Tensor], Any]
 
 
 class NoPositionalEncoding(nn.Module):
@@ -130,13 +131,13 @@ class Transformer(EncoderDecoder):
             nn.init.normal_(self.output_projection.weight, std=self.config.d_model**-0.5)
 
     def forward(
-        self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"], head: Head | None = None
+        self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"], readout: Readout | None = None
     ) -> Float[Tensor, "B T V"] | Any:
         """Logits of the next token at every target position, in one pass (teacher forcing); or
-        what a `head` makes of the hidden vectors and the projection's weight."""
+        what `readout` makes of the hidden vectors and the projection's weight."""
         hidden = self.decode(tgt, self.encode(src), src)
-        if head is not None:
-            return head(hidden, self.output_projection.weight)
+        if readout is not None:
+            return readout(hidden, self.output_projection.weight)
         return self.output_projection(hidden)
 
     def start_cache(

@@ -121,7 +121,7 @@ def attention_grid(
     )  # fmt: skip
     for ax, one, name in zip(axes.flat, array, names, strict=False):
         draw_values(ax, one, None, 0.0, vmax, None)
-        token_axes(ax, queries, keys)
+        token_axes(ax, queries, keys, narrow=side / array.shape[2] < 0.4)
         ax.set_title(name, fontsize=10, pad=5)
         if gold is not None:
             _draw_gold(ax, gold, one.shape)

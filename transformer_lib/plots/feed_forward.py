@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from transformer_lib.plots.heatmaps import colour_bar
 from transformer_lib.plots.look import (
     INK,
     MUTED,
@@ -40,17 +41,19 @@ def relu_activity(before: Any, tokens: Sequence[str], *, title: str) -> Figure:
     """Left: what enters the ReLU, cut at zero. Right: which hidden units each token wakes."""
     values = as_array(before, 2)
     fig, (left, right) = figure(10, 3.9, ncols=2, width_ratios=[1, 1.7])
-    edges = np.linspace(values.min(), values.max(), 50)
+    width = np.ptp(values) / 50
+    edges = np.arange(np.floor(values.min() / width), np.ceil(values.max() / width) + 1) * width
     left.hist(values[values <= 0], edges, color="#c3cbd2", label="cut to 0")
     left.hist(values[values > 0], edges, color=PALETTE[0], label="passes")
     left.legend(loc="upper right")
     active = (values > 0).mean()
     name_axes(left, title=f"{active:.0%} of the values pass", x="value before the ReLU", y="count")
-    right.pcolormesh(np.maximum(values, 0), cmap=SEQUENTIAL)
+    mesh = right.pcolormesh(np.maximum(values, 0), cmap=SEQUENTIAL, vmin=0)
+    colour_bar(fig, mesh, right, "value after the ReLU")
     right.set_yticks(np.arange(len(tokens)) + 0.5, tokens)
     right.invert_yaxis()
     right.grid(False)
-    name_axes(right, title="each token wakes other units", x="hidden unit", y="token")
+    name_axes(right, title="each token wakes a different set", x="hidden unit", y="token")
     headline(fig, title)
     return fig
 
@@ -94,46 +97,47 @@ def parameter_shares(counts: Mapping[str, int], *, title: str) -> Figure:
 
 @style()
 def norm_orders(*, title: str = "Where the LayerNorm stands") -> Figure:
-    """Post-norm and pre-norm as two small diagrams, drawn from left to right."""
-    fig, axes = figure(9.5, 3.6, nrows=2)
-    for ax, name, before in zip(
-        axes, ("post-norm, the paper's", "pre-norm"), (False, True), strict=True
-    ):
-        ax.set(xlim=(0, 10), ylim=(0.1, 2.0))
+    """Two sub-layers in post-norm and in pre-norm: the residual path is one green line."""
+    fig, axes = figure(9.5, 4.6, nrows=2)
+    names = ("post-norm: LayerNorm on the path", "pre-norm: LayerNorm beside the path")
+    for ax, name, norm_first in zip(axes, names, (False, True), strict=True):
+        ax.set(xlim=(0, 10.2), ylim=(-0.15, 1.75))
         ax.axis("off")
         ax.set_title(name)
-        boxes = [(3.7, "sub-layer", PALETTE[0]), (5.6, "dropout", "#8a96a1")]
-        if before:
-            boxes.insert(0, (1.9, "LayerNorm", PALETTE[1]))
-        _wire(ax, 0.3, 9.7, 0.75)
-        for x, text, colour in boxes:
-            _box(ax, x, 0.75, text, colour)
-        _around(ax, 0.85, 7.0)
-        if not before:
-            _box(ax, 8.4, 0.75, "LayerNorm", PALETTE[1])
-        ax.text(0.15, 0.75, "x", ha="right", va="center", fontsize=12, color=INK)
+        ax.annotate("", (10.1, PATH), (0.35, PATH), arrowprops=_line(PALETTE[2], 3.0))
+        ax.text(0.2, PATH, "x", ha="right", va="center", fontsize=12, color=INK)
+        for start in (0.7, 5.4):
+            _detour(ax, start, norm_first)
     headline(fig, title)
     return fig
 
 
-def _wire(ax: Any, start: float, end: float, y: float) -> None:
-    ax.annotate(
-        "", (end, y), (start, y), arrowprops={"arrowstyle": "-|>", "color": MUTED, "lw": 1.6}
-    )
+PATH, DETOUR = 1.3, 0.25  # heights of the residual path and of the sub-layers beside it
+
+
+def _detour(ax: Any, start: float, norm_first: bool) -> None:
+    """One sub-layer: off the path, through the boxes, and back into the sum."""
+    inside = [("sub-layer", PALETTE[0]), ("dropout", "#8a96a1")]
+    inside = [("LayerNorm", PALETTE[1]), *inside] if norm_first else inside
+    plus = start + (3.9 if norm_first else 2.8)
+    ax.plot([start, start, plus], [PATH, DETOUR, DETOUR], color=MUTED, linewidth=1.6)
+    ax.annotate("", (plus, PATH - 0.14), (plus, DETOUR), arrowprops=_line(MUTED, 1.6))
+    for number, (text, colour) in enumerate(inside):
+        _box(ax, start + 0.75 + 1.2 * number, DETOUR, text, colour)
+    ax.plot(plus, PATH, "o", markersize=17, color="white", markeredgecolor=INK, zorder=3)
+    ax.text(plus, PATH - 0.01, "+", ha="center", va="center", fontsize=14, color=INK, zorder=4)
+    if not norm_first:
+        _box(ax, plus + 1.0, PATH, "LayerNorm", PALETTE[1])
+
+
+def _line(colour: str, width: float) -> dict[str, Any]:
+    return {"arrowstyle": "-|>", "color": colour, "lw": width, "shrinkA": 0, "shrinkB": 0}
 
 
 def _box(ax: Any, x: float, y: float, text: str, colour: str) -> None:
-    patch = FancyBboxPatch((x - 0.7, y - 0.27), 1.4, 0.54, boxstyle="round,pad=0.04")
+    patch = FancyBboxPatch((x - 0.5, y - 0.2), 1.0, 0.4, boxstyle="round,pad=0.04")
     patch.set(facecolor=colour, edgecolor="none", zorder=3)
     ax.add_patch(patch)
-    ax.text(x, y, text, ha="center", va="center", color="white", fontweight="bold", zorder=4)
-
-
-def _around(ax: Any, start: float, plus: float) -> None:
-    """The residual: up, over everything, and down into the plus."""
-    ax.plot([start, start, plus], [0.75, 1.6, 1.6], color=PALETTE[2], linewidth=2.4)
-    arrow = {"arrowstyle": "-|>", "color": PALETTE[2], "lw": 2.4}
-    ax.annotate("", (plus, 0.92), (plus, 1.6), arrowprops=arrow)
-    ax.text((start + plus) / 2, 1.68, "residual: x as it is", ha="center", va="bottom", color=INK)
-    ax.plot(plus, 0.75, "o", markersize=19, color="white", markeredgecolor=INK, zorder=3)
-    ax.text(plus, 0.74, "+", ha="center", va="center", fontsize=15, color=INK, zorder=4)
+    ax.text(
+        x, y, text, ha="center", va="center", color="white", fontweight="bold", fontsize=9, zorder=4
+    )

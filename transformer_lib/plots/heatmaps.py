@@ -110,7 +110,10 @@ def draw_values(
 
 
 def colour_bar(fig: Figure, mesh: Any, ax: Any, label: str) -> None:
-    bar = fig.colorbar(mesh, ax=ax, label=label, shrink=0.85, aspect=22, pad=0.03)
+    values = mesh.get_array().compressed() if mesh.get_array() is not None else np.zeros(0)
+    cut = values.size > 0 and values.max() > mesh.norm.vmax * 1.001  # the bar ends in an arrow
+    extend = "max" if cut else "neither"
+    bar = fig.colorbar(mesh, ax=ax, label=label, shrink=0.85, aspect=22, pad=0.03, extend=extend)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=9, length=2)
 
@@ -146,10 +149,16 @@ def _draw_mask(ax: Axes, array: np.ndarray) -> None:
     ax.legend(handles=legend, loc="upper left", bbox_to_anchor=(1.01, 1.01), borderaxespad=0.2)
 
 
-def token_axes(ax: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
-    """Row 0 at the top, square cells, column tokens below and turned only where they are long."""
+def token_axes(
+    ax: Axes, rows: Sequence[str], columns: Sequence[str], *, narrow: bool = False
+) -> None:
+    """Row 0 at the top, square cells, column tokens below and turned only where they are long.
+
+    In `narrow` cells slanted words would lie on one another: there they stand upright.
+    """
     turned = max((len(token) for token in columns), default=0) > 2
-    turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+    slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    turn = ({"rotation": 90} if narrow else slant) if turned else {}
     plain = {"parse_math": False}  # a token may hold a dollar sign
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns, **turn, **plain)
     ax.set_yticks(np.arange(len(rows)) + 0.5, rows, **plain)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -80,25 +81,34 @@ def loss_curves(
     title: str,
     y_label: str = "loss, nats per token",
     smooth: int = 10,
-    floor: float | None = None,
+    levels: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Loss against the step, each curve a running mean over `smooth` steps, named at its end."""
+    """Loss against the step, each curve a running mean over `smooth` steps, named at its end.
+
+    `levels` are losses to compare with, each a dashed line with its name.
+    """
     fig, ax = figure(8, 4)
     lines = {}
     for (name, values), colour in zip(curves.items(), PALETTE, strict=False):
         means = running_mean(values, smooth)
         (lines[name],) = ax.plot(np.arange(len(means)) + smooth, means, color=colour)
-    if floor is not None:
-        ax.axhline(floor, color=MUTED, linestyle="--", linewidth=1.2)
-        ax.annotate(
-            "lowest possible", (0, floor), xytext=(4, 5), textcoords="offset points", color=MUTED
-        )
+    for name, level in (levels or {}).items():
+        _dashed(ax, level, name)
     ax.grid(True)
     ax.margins(x=0.01)
-    name_axes(ax, x="step", y=y_label)
+    name_axes(ax, x="step", y=f"{y_label} (mean of {smooth} steps)" if smooth > 1 else y_label)
     name_lines(ax, lines)
     headline(fig, title)
     return fig
+
+
+def _dashed(ax: Axes, level: float, name: str) -> None:
+    """A dashed line at that height, with its name below it."""
+    ax.axhline(level, color=MUTED, linestyle="--", linewidth=1.2)
+    ax.annotate(
+        name, (0.5, level), xycoords=("axes fraction", "data"), xytext=(0, -3), va="top",
+        textcoords="offset points", ha="center", color=MUTED, fontsize=9,
+    )  # fmt: skip
 
 
 def running_mean(values: Sequence[float], width: int) -> np.ndarray:
@@ -152,10 +162,14 @@ class LiveCurves:
         steps: updates in all.
         title: what is trained.
         seconds: least time between two pictures.
+        floor: the lowest possible loss, drawn as a dashed line.
     """
 
-    def __init__(self, steps: int, title: str, seconds: float = 3.0) -> None:
-        self.steps, self.title, self.seconds = steps, title, seconds
+    def __init__(
+        self, steps: int, title: str, seconds: float = 3.0, floor: float | None = None
+    ) -> None:
+        self.steps, self.title, self.seconds, self.floor = steps, title, seconds, floor
+        self.smooth = max(10, steps // 50)
         self.losses: list[float] = []
         self.scores: dict[int, float] = {}
         self.started = self.drawn = time.monotonic()
@@ -184,7 +198,7 @@ class LiveCurves:
         scores = f", {self.scores[max(self.scores)]:.0%} right" if self.scores else ""
         return (
             f"Training curves, {self.title}: after {len(self.losses)} of {self.steps} steps the "
-            f"loss is {np.mean(self.losses[-20:]):.2f}{scores}."
+            f"loss is {np.mean(self.losses[-self.smooth :]):.2f}{scores}."
         )
 
     def status(self) -> str:
@@ -197,9 +211,14 @@ class LiveCurves:
     def figure(self) -> Figure:
         """The loss, and beside it the share that is right once there is one."""
         fig, axes = figure(9, 3.3, ncols=2 if self.scores else 1, squeeze=False)
-        line = running_mean(self.losses, max(10, self.steps // 50))
+        line = running_mean(self.losses, self.smooth)
         axes[0, 0].plot(np.arange(len(line)) + len(self.losses) - len(line), line)
-        name_axes(axes[0, 0], title="loss", x="step", y="nats per token")
+        if self.floor is not None:
+            top = axes[0, 0].get_ylim()[1]
+            axes[0, 0].set_ylim(self.floor - 0.16 * (top - self.floor), top)  # room for its name
+            _dashed(axes[0, 0], self.floor, "lowest possible")
+        unit = f"nats per token (mean of {self.smooth} steps)"
+        name_axes(axes[0, 0], title="loss", x="step", y=unit)
         if self.scores:
             right = axes[0, 1]
             points = list(self.scores), list(self.scores.values())

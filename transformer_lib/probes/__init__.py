@@ -62,8 +62,8 @@ def is_causal(
     Args:
         src, tgt: source (B, S) and target ids (B, T); drawn from the model's config when left out.
 
-    Built for notebook 03's leak; catches a mask that is left out in one mode (bug 1), has the
-    wrong polarity (bug 11), or is dropped on the way to the attention maps (bug 5).
+    Built for notebook 03's leak; catches a mask that is left out in one mode, has the wrong
+    polarity, or is dropped on the way to the attention maps.
     """
     src, tgt = draw_ids(model, src, tgt)
     problems = []
@@ -96,7 +96,8 @@ def ignores_padding(
     Compares each result with and without three more columns of padding, in training and
     evaluation mode; then a source of padding only; then both in half precision.
 
-    Catches bugs 5, 11 and 12.
+    Catches maps from a second loop that forgets the mask, masks of the wrong polarity, and scores
+    filled with a number that 16 bits cannot hold.
     """
     src, tgt = draw_ids(model, src, tgt)
     pad, n, t = pad_id(model), src.size(1), tgt.size(1)
@@ -136,7 +137,8 @@ def stepwise_equals_teacher_forced(
         step: how the model is fed one step: (model, target ids so far, memory, src) -> the newest
             position's output (B, 1, …). Left out: `decode` on all ids so far.
 
-    Catches bug 2 where the reader's own step function has it, and bugs 1 and 11.
+    Catches a step function that puts every token at position 0, and a whole pass that sees the
+    future.
     """
     src, tgt = draw_ids(model, src, tgt)
     step = step or (lambda model, ids, memory, src: model.decode(ids, memory, src)[:, -1:])
@@ -156,7 +158,7 @@ def cached_equals_uncached(
 ) -> ProbeResult:
     """Decoding with a key-value cache must equal decoding without, in steps of one and of two.
 
-    Catches bug 2 (every step at position 0) and bug 13 (`is_causal=True` with one query).
+    Catches steps that all stand at position 0, and `is_causal=True` with one query.
 
     Raises:
         ValueError: the model has no `start_cache(memory, max_len)`.

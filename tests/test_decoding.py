@@ -243,3 +243,9 @@ def test_the_mode_of_the_model_is_kept(training):
     greedy_decode(model, SRC, extra=2)
     beam_search(model, SRC, extra=2)
     assert model.training is training
+
+
+@pytest.mark.parametrize("search", [greedy_decode, beam_search])
+def test_no_sentences_have_no_translations(search):
+    model = Transformer(ModelConfig.tiny(30, n_layers=1, d_model=16, d_ff=16))
+    assert search(model, torch.zeros(0, 4, dtype=torch.long)) == []

@@ -230,3 +230,12 @@ def test_unequal_states_are_not_averaged(states):
 def test_all_problems_of_a_config_are_told_at_once():
     with pytest.raises(ValueError, match=r"peak_rate.*warmup.*smoothing.*betas.*cooldown"):
         TrainConfig(peak_rate=-1.0, warmup=0, smoothing=1.5, betas=(0.9, 1.0), cooldown=(9, 3))
+
+
+def test_a_batch_without_targets_is_refused_and_changes_nothing():
+    model = tiny()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for batches in ([], Batch(torch.tensor([[5, 3]]), torch.tensor([[2, 0, 0]]))):
+        with pytest.raises(ValueError, match="no target token"):
+            updated(model, batches)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())

@@ -186,7 +186,7 @@ def beam_search(
     memory = model.eval().encode(src)  # one row for all beams of a sentence
     limits = length_limits(src, extra, model.config.pad_id)
     found, beams = [[] for _ in limits], Beams(len(src), beam_size, bos_id, like=src)
-    cache = model.start_cache(memory, max(limits), beam_size)
+    cache = model.start_cache(memory, max(limits, default=0), beam_size)
     while beams.sentences:
         before = beams.ids
         log_probs = next_log_probs(model, before[:, -1:], memory, src, cache)

@@ -64,7 +64,7 @@ def greedy_decode(
     was_training = model.training
     limits = length_limits(src, extra, model.config.pad_id)
     memory = model.eval().encode(src)
-    cache = model.start_cache(memory, max(limits))
+    cache = model.start_cache(memory, max(limits, default=0))
     ids, log_probs = [[] for _ in limits], [0.0] * len(limits)
     rows = list(range(len(limits)))  # the sentence of each row
     going_on = set(rows)

@@ -39,7 +39,7 @@ class TrainConfig:
         warmup: steps until it is reached.
         cooldown: first and last step of a final straight line to a rate of 0; the paper has none.
         smoothing: ε of the label-smoothed loss.
-        max_grad_norm: longer gradients are cut to this length; the paper does not cut.
+        max_grad_norm: longer gradients are clipped to this length; the paper does not clip.
         betas, eps: Adam's.
         pad_id: targets with this id are not counted.
 
@@ -89,7 +89,7 @@ class StepResult(NamedTuple):
 
     loss: float  # smoothed, nats per target token
     n_tokens: int  # target tokens, padding not counted
-    grad_norm: float  # before it was cut
+    grad_norm: float  # before clipping
     rate: float
 
 
@@ -110,7 +110,7 @@ def update(
     max_grad_norm: float,
     scaler: torch.amp.GradScaler,
 ) -> float:
-    """Cuts the gradients to their longest length and takes one step of that rate.
+    """Clips the gradients to max_grad_norm and takes one step of that rate.
 
     Args:
         scaler: float16 has no numbers below 6e-8, so the loss and with it all gradients were
@@ -118,11 +118,11 @@ def update(
             the gradients, it is halved.
 
     Returns:
-        The gradients' norm before it was cut. Where it is not finite, no weight is changed.
+        The gradients' norm before clipping. Where it is not finite, no weight is changed.
 
     Built in notebook 07.
     """
-    scaler.unscale_(optimizer)  # first: what is cut is the gradients' true length
+    scaler.unscale_(optimizer)  # first: what is clipped is the gradients' true length
     grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -145,15 +145,14 @@ def train_step(
     """One update: forward, loss, backward, rate, Adam.
 
     Args:
-        batches: one batch, or several whose gradients are added up. Every loss is a sum over tokens
-            divided by the tokens of *all* of them: it does not matter how they are cut up.
+        batches: one, or several whose gradients are added up; it does not matter how they are cut.
         step: number of the update, from 1; it alone decides the rate.
         scaler: as in `update`; none is needed outside float16.
-        loss_of: what is made small; summed over the tokens of a batch.
+        loss_of: the objective to minimise, summed over the tokens of a batch.
         divisor: of the loss, instead of the number of target tokens in `batches`.
 
     Raises:
-        FloatingPointError: loss or gradient is not finite (and no smaller scale would help).
+        ValueError, FloatingPointError: no target token; loss or gradient is not finite.
 
     Source: section 5. Built in notebook 07.
     """
@@ -162,6 +161,8 @@ def train_step(
     model.train()
     optimizer.zero_grad(set_to_none=True)
     n_tokens = sum(int((batch.tgt[:, 1:] != config.pad_id).sum()) for batch in batches)
+    if n_tokens == 0:
+        raise ValueError("nothing to learn from: no target token")
     total = 0.0
     for batch in batches:
         loss = loss_of(model, batch, config)
@@ -169,13 +170,12 @@ def train_step(
         total += loss.detach()
     rate = rate_at(step, config)
     grad_norm = update(model, optimizer, rate, config.max_grad_norm, scaler)
+    mean = float(total) / n_tokens
     hopeless = not scaler.is_enabled() or scaler.get_scale() < 1
     if not math.isfinite(grad_norm) and hopeless:
-        raise FloatingPointError(
-            f"loss {float(total) / n_tokens:.4g}, gradient norm {grad_norm:.4g} "
-            f"at step {step}, rate {rate:.3g}: nothing was updated"
-        )
-    return StepResult(float(total) / n_tokens, n_tokens, grad_norm, rate)
+        told = f"loss {mean:.4g}, gradient norm {grad_norm:.4g} at step {step}, rate {rate:.3g}"
+        raise FloatingPointError(f"{told}: nothing was updated")
+    return StepResult(mean, n_tokens, grad_norm, rate)
 
 
 class Evaluation(NamedTuple):

@@ -78,7 +78,7 @@ def test_a_constant_vector_becomes_the_bias():
 
 
 def test_the_much_copied_layer_norm_is_told_apart():
-    """Bug 6, a negative control: unbiased deviation and eps outside of the root each show."""
+    """A negative control: unbiased deviation and eps outside of the root each show."""
     x, one, zero = random(50, D).detach(), torch.ones(D).double(), torch.zeros(D).double()
     centred, right = x - x.mean(-1, keepdim=True), layer_norm(x, one, zero)
     unbiased = centred / (x.var(-1, keepdim=True) + 1e-5).sqrt()

@@ -43,7 +43,7 @@ def test_a_probe_leaves_the_model_as_it_was():
 
 
 class CausalInTrainingOnly(Transformer):
-    """Bug 1: outside of training, the decoder's mask knows about padding alone."""
+    """Outside of training, the decoder's mask knows about padding alone."""
 
     def decode(self, tgt, memory, src, cache=None, maps=None):
         if self.training or cache is not None:
@@ -53,14 +53,14 @@ class CausalInTrainingOnly(Transformer):
 
 
 class AlwaysPositionZero(Transformer):
-    """Bug 2: a step does not know how many steps came before."""
+    """A step does not know how many steps came before."""
 
     def embed(self, ids, embedding, offset=0):
         return super().embed(ids, embedding, 0)
 
 
 class MapsWithoutMask(Transformer):
-    """Bug 5: the loop that collects the maps hands no mask to the layers."""
+    """The loop that collects the maps hands no mask to the layers."""
 
     def attention_maps(self, src, tgt):
         x, weights = self.embed(src, self.src_embedding), []
@@ -71,7 +71,7 @@ class MapsWithoutMask(Transformer):
 
 
 class InvertedMask(MultiHeadAttention):
-    """Bug 11: True taken for "ignore"."""
+    """True taken for "ignore"."""
 
     def forward(self, x, source, mask=None, **options):
         return super().forward(x, source, None if mask is None else ~mask, **options)
@@ -100,17 +100,17 @@ class HandWritten(MultiHeadAttention):
 
 
 class MinusInfinity(HandWritten):
-    """Bug 12, first half: a row without keys becomes NaN."""
+    """A row without keys becomes NaN."""
 
 
 class MinusBillion(HandWritten):
-    """Bug 12, second half: overflows in float16; a row without keys attends to padding."""
+    """Overflows in float16; a row without keys attends to padding."""
 
     filling = -1e9
 
 
 class CausalFlagWithCache(MultiHeadAttention):
-    """Bug 13: is_causal=True is aligned at the first key, so one query sees one key."""
+    """`is_causal=True` is aligned at the first key, so one query sees one key."""
 
     def forward(self, x, source, mask=None, *, cache=None, maps=None):
         if cache is None or source is None:

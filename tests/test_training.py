@@ -60,12 +60,20 @@ def test_a_step_is_what_torch_does_by_hand():
         torch.testing.assert_close(weights[name], parameter, rtol=0, atol=1e-10)
 
 
-def test_it_does_not_matter_how_the_tokens_are_cut_into_batches():
-    """Bugs 7 and 8: unequal batches, accumulated, give the update of all tokens at once."""
-    whole = batch_of(2, 9, 5, 1)
-    parts = [Batch(whole.src[:1], whole.tgt[:1]), Batch(whole.src[1:], whole.tgt[1:])]
-    one, _ = updated(tiny(), whole, steps=3)
+@pytest.mark.parametrize(
+    ("whole", "cuts"),
+    [
+        (batch_of(2, 9, 5, 1), [1, 3]),  # two batches, as unequal as can be
+        (batch_of(*[31] * 128), [32] * 4),  # 1 x 4096 target tokens against 4 x 1024
+        (batch_of(*range(1, 91)), [60, 20, 7, 3]),  # 4185 in all
+    ],
+)
+def test_it_does_not_matter_how_the_tokens_are_cut_into_batches(whole, cuts):
+    """Accumulated batches, however unequal, give the update of all tokens at once."""
+    parts = list(map(Batch, whole.src.split(cuts), whole.tgt.split(cuts)))
+    one, (result, *_) = updated(tiny(), whole, steps=3)
     two, _ = updated(tiny(), parts, steps=3)
+    assert result.n_tokens == int((whole.tgt[:, 1:] != 0).sum())
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-10)
 

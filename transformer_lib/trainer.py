@@ -66,7 +66,7 @@ class Trainer(ResumableRun):
                 self._count(self._update(itertools.islice(batches, self.accumulate)))
                 self.seconds += time.monotonic() - started
                 bar.update()
-                if self.step % self.log_every == 0 or self.step == self.run.steps:
+                if self.step % self.log_every == 0:
                     self._note(bar)
                 if self.step % self.run.validate_every == 0 or self.step == self.run.steps:
                     self._validate_and_save(quiet)

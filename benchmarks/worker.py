@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.loop import peak_memory, timed_steps
 from benchmarks.material import Material
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, NotOfferedError
 
 __all__ = ["DecodingWorker", "TrainingWorker", "serve"]
 
@@ -81,7 +81,7 @@ class DecodingWorker:
         try:
             for start in range(0, len(lines), batch):
                 found += self.decode(lines[start : start + batch], beam)
-        except NotImplementedError:
+        except NotOfferedError:
             return None
         finally:
             torch.set_num_threads(self.threads)

@@ -79,6 +79,8 @@ def test_of_a_run_that_is_half_way_only_the_rest_is_counted(capsys, corpus, done
     length = ["--steps", "10", "--validate-every", "2"]
     status, out, _ = ask(capsys, corpus, done, *length, "--resume", "auto")
     assert status == 0 and re.search(r"6 steps of \S+ s, 3 validations", out)
+    status, out, _ = ask(capsys, corpus, done, *length, "--resume", "auto", "--max-steps", "8")
+    assert status == 0 and re.search(r"4 steps of \S+ s, 2 validations", out)
     status, _, err = ask(capsys, corpus, done, *length)
     assert status == 2 and "holds a run already" in err
     assert tree(done) == before

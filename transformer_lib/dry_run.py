@@ -42,7 +42,7 @@ def disk_bytes(run: ResumableRun) -> int:
 
     As many as are kept, the best one, and the one that is being written.
     """
-    left = max(0, run.run.steps - run.step)
+    left = max(0, run.run.last_step - run.step)
     saves = -(-left // run.run.validate_every)
     old = list_checkpoints(run.checkpoints)
     most = min(len(old) + saves, run.run.keep + 2)
@@ -149,7 +149,7 @@ def forecast(trainer: Trainer, resume: Resume = "no") -> Forecast:
     trainer._take_up(found, "latest" if resume == "auto" and found else resume, len)
     needed, free = check_space(trainer)
     run, model = trainer.run, trainer.translator.model
-    steps = max(0, run.steps - trainer.step)
+    steps = max(0, run.last_step - trainer.step)
     draw = {"seed": run.seed, "epoch": trainer.epoch}
     plan = token_batches(trainer.pairs.lengths, run.max_tokens, **draw)
     memory_free = _free_memory(trainer.device)

@@ -110,10 +110,11 @@ class Prepared:
         return ParallelText(source, target, f"{self.about['name']} {split}")
 
     def _text_of_ids(self, split: str) -> ParallelText:
-        pairs = self.pairs(split)
-        source = tuple(self.src_vocab.decode(src) for src, _ in pairs)
-        target = tuple(self.tgt_vocab.decode(tgt) for _, tgt in pairs)
-        return ParallelText(source, target, f"{self.about['name']} {split}")
+        decoded = (
+            (self.src_vocab.decode(src), self.tgt_vocab.decode(tgt))
+            for src, tgt in self.pairs(split)
+        )
+        return ParallelText(*zip(*decoded, strict=True), f"{self.about['name']} {split}")
 
     def _check(self, split: str) -> None:
         if split not in self.splits:

@@ -57,10 +57,12 @@ def write_report(
         path.write_text(_page(report, text, how, image.getvalue(), groups, n_examples), "utf-8")
 
 
-def check_ending(path: Path) -> None:
-    """Raises ValueError for a file that could not be a report."""
-    if path.suffix.lower() not in (".html", *PICTURES):
-        raise ValueError(f"a report is .html, .png, .svg or .pdf, not {path.name!r}")
+def check_ending(path: Path, kind: str = "a report") -> None:
+    """Raises ValueError for a file that could not be a picture; a report may be a page, too."""
+    endings = PICTURES if kind == "a picture" else (".html", *PICTURES)
+    if path.suffix.lower() not in endings:
+        *others, last = endings
+        raise ValueError(f"{kind} is {', '.join(others)} or {last}, not {path.name!r}")
 
 
 def _page(

@@ -84,6 +84,11 @@ class RunConfig:
     sharding: Sharding = "ddp"
     wait_minutes: float = 10.0
 
+    @property
+    def last_step(self) -> int:
+        """Where this run stops, if nothing stops it before."""
+        return min(self.steps, self.max_steps or self.steps)
+
     def __post_init__(self) -> None:
         names = ("steps", "max_tokens", "accumulate", "validate_every", "keep")
         problems = [

@@ -60,7 +60,7 @@ class Trainer(ResumableRun):
         batches = self.batches()
         quiet = quiet or not self.ranks.is_main
         signals = StopSignal(quiet=not self.ranks.is_main)
-        with signals as stop, progress_bar(self.step, self.run.steps, quiet) as bar:
+        with signals as stop, progress_bar(self.step, self.run.last_step, quiet) as bar:
             while not (reason := self._reason_to_stop(stop)):
                 started = time.monotonic()
                 self._count(self._update(itertools.islice(batches, self.accumulate)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["DECODING", "HERE", "PEERS", "REFERENCE", "TRAINING", "Peer"]
+__all__ = ["DECODING", "HERE", "PEERS", "REFERENCE", "TRAINING", "NotOfferedError", "Peer"]
 
 HERE = "here"  # the library's own environment
 REFERENCE = {"training": "torch.nn", "decoding": "transformers"}
@@ -73,3 +73,7 @@ DECODING = {
 }
 
 PEERS = {"training": TRAINING, "decoding": DECODING}
+
+
+class NotOfferedError(Exception):
+    """A peer has no such search: the place in the table stays empty."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from benchmarks.loop import Loop
 from benchmarks.material import BOS_ID, EOS_ID, EXTRA, PAD_ID, Material
+from benchmarks.peers import NotOfferedError
 
 __all__ = [
     "CachedGreedy",
@@ -149,7 +150,7 @@ def counted_flops(material: Material) -> float:
 
 
 def decoder(material: Material, cached: bool = False):
-    """Text to text, greedily: (lines, beam) to translations; None for a beam."""
+    """Text to text: (lines, beam) to translations. It has no beam search: `NotOfferedError`."""
     model = TorchModel.from_ours(material.model_sizes, material.model_weights, 0.0)
     model = model.eval().to(material.device)
     search = CachedGreedy(model) if cached else partial(greedy, model)
@@ -157,7 +158,7 @@ def decoder(material: Material, cached: bool = False):
 
     def translate(lines: Sequence[str], beam: int) -> list[str]:
         if beam != 1:
-            raise NotImplementedError("greedy only")
+            raise NotOfferedError("greedy only")
         return pieces.texts(search(pieces.batch(lines).to(material.device)))
 
     return translate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,9 @@ from transformer_lib.training import average_weights
 from transformer_lib.translator import Translator, find_pretrained
 
 __all__ = ["average", "check_alpha", "check_outputs", "evaluate", "find_model", "info"]
+
+
+SCORE = re.compile(r"^\| (.+?) \| ([\d.]+) \| `", re.M)  # a row of the card's table
 
 
 def find_model(name: str) -> Path:
@@ -99,9 +103,9 @@ def evaluate(
     translator = Translator.from_pretrained(folder, device=choose_device(device))
     corpus = Prepared(data)
     text = corpus.text(split)
-    if noted := _training(folder):
-        with understood(folder / "training.json"):
-            _check_direction(noted, corpus)
+    noted = _training(folder)
+    with understood(folder / "training.json"):
+        _check_direction(noted or {}, corpus)
     found = evaluation.evaluate_text(
         translator,
         text,
@@ -117,17 +121,17 @@ def evaluate(
     if hypotheses:
         hypotheses.write_text("".join(f"{line}\n" for line in found.hypotheses), "utf-8")
     if result:
-        evaluation.write_result(result, found, training=_training(folder), device=translator.device)
+        evaluation.write_result(result, found, training=noted, device=translator.device)
     if report:
         write_report(report, found, text, how=f"{model}, beam {beam}, alpha {alpha:g}")
     return 0
 
 
 def _check_direction(noted: dict[str, Any], corpus: Prepared) -> None:
-    """Warns where the model was trained on other languages than the corpus has."""
-    both = noted["settings"]["data"], corpus.about
-    sides = [[about.get(side) or "?" for side in ("source", "target")] for about in both]
-    if sides[0] != sides[1]:
+    """Warns where the model is known to be for other languages than the corpus has."""
+    both = noted.get("settings", {}).get("data", {}), corpus.about
+    sides = [[about.get(side) for side in ("source", "target")] for about in both]
+    if all(map(all, sides)) and sides[0] != sides[1]:
         ours, theirs = (" to ".join(languages) for languages in sides)
         print(f"warning: the model translates {ours}, the data is {theirs}", file=sys.stderr)
 
@@ -205,23 +209,25 @@ def info(model: Annotated[str, Positional, arg(metavar="MODEL")], /) -> int:
             _tell_training(noted)
     if (card := folder / "README.md").is_file():  # a model that ships
         print("scores      ", card)
-        rows = [line for line in card.read_text("utf-8").splitlines() if line.startswith("| ")]
-        for row in rows[2:]:  # below the head
-            measure, value, *_ = row.strip("| ").split(" | ")
+        for measure, value in SCORE.findall(card.read_text("utf-8")):
             print(f"  {measure:<20} {value:>6}")
     return 0
 
 
 def _tell_training(noted: dict[str, Any]) -> None:
+    if averaged := noted.get("averaged"):
+        told = "; below, the last of them" * ("settings" in noted)
+        print(f"mean of     {', '.join(averaged)}{told}")
+    if noted.keys() == {"averaged"}:  # the mean of models that nobody has trained here
+        return
     minutes, device = noted["seconds"] / 60, noted["conditions"]["device"]
     told = f"{noted['step']} steps, {noted['n_tokens']:,} target tokens"
     print(f"trained     {told}, {minutes:.1f} minutes on {device}")
     for name, values in noted["settings"].items():
         print(f"{name:<11}", json.dumps(values))
-    if averaged := noted.get("averaged"):
-        print(f"mean of     {', '.join(averaged)}; below, the last of them")
     watched = [line for line in noted["curve"] if "bleu" in line]
-    best = sorted(watched, key=lambda line: line["bleu"])[-1:]
-    for line in [*best, *watched[-3:]]:
-        told = f"loss {line['val_loss']:.3f}, greedy BLEU {line['bleu']:.2f}"
-        print(f"validation  step {line['step']}: {told}{', the best' * (line in best)}")
+    best = max(watched, key=lambda line: line["bleu"], default=None)
+    for line in watched:
+        if line is best or line in watched[-3:]:
+            told = f"loss {line['val_loss']:.3f}, greedy BLEU {line['bleu']:.2f}"
+            print(f"validation  step {line['step']}: {told}{', the best' * (line is best)}")

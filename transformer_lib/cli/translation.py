@@ -18,7 +18,6 @@ from transformer_lib.vocab import normalize_text
 
 __all__ = ["translate"]
 
-PICTURES = (".png", ".svg", ".pdf")
 CHUNK = 1000  # lines that are read before they are translated together
 
 
@@ -57,8 +56,10 @@ def translate(
     set_threads(threads)
     check_alpha(alpha)
     check_outputs(attention, force=force)
-    if attention and attention.suffix.lower() not in PICTURES:
-        raise ValueError(f"a picture is .png, .svg or .pdf, not {attention.name!r}")
+    if attention:
+        from transformer_lib.report import check_ending
+
+        check_ending(attention, "a picture")
     if sentences and file:
         raise ValueError("give sentences or --file, not both")
     for number, sentence in enumerate(sentences, start=1):

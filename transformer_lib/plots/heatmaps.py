@@ -110,7 +110,7 @@ def draw_values(
 
 
 def colour_bar(fig: Figure, mesh: Any, ax: Any, label: str) -> None:
-    values = mesh.get_array().compressed() if mesh.get_array() is not None else np.zeros(0)
+    values = np.ma.compressed(mesh.get_array())
     cut = values.size > 0 and values.max() > mesh.norm.vmax * 1.001  # the bar ends in an arrow
     extend = "max" if cut else "neither"
     bar = fig.colorbar(mesh, ax=ax, label=label, shrink=0.85, aspect=22, pad=0.03, extend=extend)

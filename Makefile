@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab data export notebooks student results fuzz bench audit lint clean
+.PHONY: help run test lab data export notebooks student results fuzz bench audit pins lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,11 @@ audit: ## look the pinned versions up among the known vulnerabilities (needs the
 	  && build/audit/bin/pip install --quiet $(PIP_ARGS) pip-audit; }
 	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
+pins: ## check that the pinned versions install on Python 3.11.0 to 3.14 (needs the network)
+	test -x build/pins/bin/uv || { $(PYTHON) -m venv build/pins \
+	  && build/pins/bin/pip install --quiet $(PIP_ARGS) uv; }
+	build/pins/bin/python tools/check_pins.py
+
 lint: $(STAMP) ## ruff, and whether notebooks and library agree
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -72,5 +77,8 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1): make PYTHON=python3.12"; \
 	  exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[notebooks,test]'
+	$(PY) -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[notebooks,test]' || { \
+	  echo "The pinned versions did not install on $$($(PY) -V). They are meant for Python 3.11 to 3.14" \
+	    "on Linux, Windows and Apple silicon; another Python: rm -r $(VENV) && make PYTHON=python3.12"; \
+	  exit 1; }
 	touch $@

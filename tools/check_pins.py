@@ -1,0 +1,42 @@
+"""Resolve constraints.txt for every Python that the README promises, without installing anything.
+
+A pin that asks for a newer Python than ours ends a newcomer's first command. Pip only notices on
+the Python it runs on, so `uv` resolves the set for the others. Needs the package index.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHONS = ("3.11.0", "3.12.0", "3.13.0", "3.14.0")
+EXTRAS = ("notebooks", "test")
+
+
+def resolve(python: str, constraints: Path) -> tuple[bool, str]:
+    """Whether the pins resolve for a Python version, and uv's message."""
+    command = [sys.executable, "-m", "uv", "pip", "compile", str(ROOT / "pyproject.toml")]
+    command += ["--constraints", str(constraints), "--python-version", python, "--no-header"]
+    command += [word for extra in EXTRAS for word in ("--extra", extra)]
+    environment = os.environ | {"UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        command += ["--quiet", "--output-file", str(Path(folder) / "resolved.txt")]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return done.returncode == 0, done.stderr.strip()
+
+
+def main(constraints: Path = ROOT / "constraints.txt") -> int:
+    """Exit status: 0 when every version resolves, 1 otherwise, with uv's reason."""
+    for python in PYTHONS:
+        resolved, message = resolve(python, constraints)
+        print(f"Python {python}: {'the pins resolve' if resolved else 'the pins do NOT resolve'}")
+        if not resolved:
+            print(message)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(Path, sys.argv[1:])))

@@ -12,7 +12,7 @@ from benchmarks import report
 from benchmarks.peers import PEERS
 from benchmarks.rounds import PeerError
 from benchmarks.run import Run
-from transformer_lib.checkpoint import to_json, write_text
+from transformer_lib.data.files import to_json, write_text
 
 
 def arguments() -> argparse.Namespace:

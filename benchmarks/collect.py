@@ -10,8 +10,8 @@ import torch
 from benchmarks.material import Material
 from transformer_lib import ModelConfig, Transformer, Translator, normalize_text
 from transformer_lib.cli import main as command
-from transformer_lib.prepared import Prepared
-from transformer_lib.translator import find_pretrained
+from transformer_lib.data.prepared import Prepared
+from transformer_lib.translate.translator import find_pretrained
 
 __all__ = ["collect", "prepared_corpus"]
 

@@ -37,13 +37,13 @@ from benchmarks.run import FOLDER
 from benchmarks.surroundings import commit, load_average, machine, preload
 from transformer_lib import ModelConfig, TrainConfig, Transformer
 from transformer_lib.batching import pad
-from transformer_lib.checkpoint import to_json, write_text
 from transformer_lib.cli import main as command
-from transformer_lib.evaluation import RAW
-from transformer_lib.metrics import bleu
-from transformer_lib.prepared import Prepared
+from transformer_lib.data.files import to_json, write_text
+from transformer_lib.data.prepared import Prepared
 from transformer_lib.training import rate_at
-from transformer_lib.translator import length_batches
+from transformer_lib.translate.evaluation import RAW
+from transformer_lib.translate.metrics import bleu
+from transformer_lib.translate.translator import length_batches
 
 __all__ = ["SIDES", "affordable", "curve", "ours", "plain_loop", "together"]
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.peers import PEERS
-from transformer_lib.plots import PALETTE, figure, headline, name_axes, style
+from transformer_lib.lessons.figures import PALETTE, figure, headline, name_axes, style
 
 __all__ = ["panels", "picture"]
 

@@ -14,7 +14,8 @@ import torch
 # The grammar has no tensors, and its millions of small calls would take ten times as long.
 LIBRARY = Path(__file__).resolve().parents[1] / "transformer_lib"
 MODULES = [f"transformer_lib.{path.stem}" for path in LIBRARY.iterdir() if path.stem[0] != "_"]
-MODULES.remove("transformer_lib.grammar")
+MODULES.remove("transformer_lib.lessons")
+MODULES += [f"transformer_lib.lessons.{name}" for name in ("figures", "probes", "running")]
 jaxtyping.install_import_hook(MODULES, "beartype.beartype")
 matplotlib.use("agg")
 torch.set_num_threads(1)
@@ -29,9 +30,9 @@ def fixed_seed():
 @pytest.fixture(scope="session")
 def small_corpus():
     """Writes a prepared corpus of 60 sentences of the grammar into a folder, with 120 subwords."""
-    from transformer_lib.corpora import ParallelText
-    from transformer_lib.grammar import grammar_corpus
-    from transformer_lib.prepared import learn_vocabularies, prepare
+    from transformer_lib.data.corpora import ParallelText
+    from transformer_lib.data.prepared import learn_vocabularies, prepare
+    from transformer_lib.lessons.grammar import grammar_corpus
 
     def write(folder, n_val, about=None):
         pairs = grammar_corpus().train[:60]

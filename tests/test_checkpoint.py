@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from transformer_lib import checkpoint
-from transformer_lib.checkpoint import (
+from transformer_lib.data import files as checkpoint
+from transformer_lib.data.files import (
     CheckpointError,
     check_folder,
     list_checkpoints,
@@ -20,7 +20,7 @@ from transformer_lib.checkpoint import (
     write_folder,
     write_text,
 )
-from transformer_lib.loading import load_state
+from transformer_lib.data.reading import load_state
 
 
 def fill(folder):

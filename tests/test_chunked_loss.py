@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from transformer_lib import ModelConfig, TrainConfig, Transformer, collate, label_smoothed_loss
-from transformer_lib.chunked_loss import ChunkedLoss, chunked_batch_loss
-from transformer_lib.consistency import choose_loss, loss_rows
-from transformer_lib.corpora import ParallelText
-from transformer_lib.prepared import learn_vocabularies, prepare
-from transformer_lib.runs import InPrecision, RunConfig
-from transformer_lib.trainer import Trainer
+from transformer_lib.data.corpora import ParallelText
+from transformer_lib.data.prepared import learn_vocabularies, prepare
+from transformer_lib.train.chunked_loss import ChunkedLoss, chunked_batch_loss
+from transformer_lib.train.consistency import choose_loss, loss_rows
+from transformer_lib.train.runs import InPrecision, RunConfig
+from transformer_lib.train.trainer import Trainer
 from transformer_lib.training import batch_loss
 
 BATCH = collate([([9, 3], [2, 4, 3]), ([5, 6, 7, 3], [2, 8, 9, 10, 3])])  # padding in between

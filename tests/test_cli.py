@@ -15,8 +15,8 @@ import pytest
 from transformer_lib import ModelConfig, TrainConfig, Translator
 from transformer_lib.cli import main
 from transformer_lib.cli.training import ModelFlags, TrainFlags
-from transformer_lib.runs import RunConfig
-from transformer_lib.translator import find_pretrained
+from transformer_lib.train.runs import RunConfig
+from transformer_lib.translate.translator import find_pretrained
 
 GERMAN = ["Ein Hund schläft.", "Eine Katze sieht den Hund.", "Der Garten ist grün.", "Ja ja ja."]
 ENGLISH = ["A dog sleeps.", "A cat sees the dog.", "The garden is green.", "Yes yes yes."]
@@ -193,7 +193,7 @@ def test_info_of_a_model_that_ships_has_the_scores_of_its_card(capsys):
 def test_a_run_stops_after_so_many_steps_at_the_rate_of_the_whole(
     home, capsys, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("transformer_lib.trainer.Trainer.log_every", 10)
+    monkeypatch.setattr("transformer_lib.train.trainer.Trainer.log_every", 10)
     small = ["--n-layers", 1, "--d-model", 16, "--d-ff", 16, "--threads", 1]
     rates = ["--steps", 40, "--cooldown", 0.5, "--warmup", 5]
     command = ["train", home / "data", tmp_path / "run", *small, *rates]

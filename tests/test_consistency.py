@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from transformer_lib import ModelConfig, TrainConfig, Transformer, collate
-from transformer_lib.consistency import choose_loss, disagreement
+from transformer_lib.train.consistency import choose_loss, disagreement
 from transformer_lib.training import batch_loss
 
 CONFIG = TrainConfig()
@@ -75,7 +75,7 @@ def test_dropout_makes_the_two_passes_differ():
 
 @pytest.mark.parametrize("weight", [-1.0, float("inf"), float("nan")])
 def test_impossible_weight_is_refused(weight):
-    from transformer_lib.runs import RunConfig
+    from transformer_lib.train.runs import RunConfig
 
     with pytest.raises(ValueError, match="r_drop must be 0 or above"):
         RunConfig(r_drop=weight)

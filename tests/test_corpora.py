@@ -20,9 +20,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from transformer_lib import corpora, download
-from transformer_lib.corpora import MissingDataError, ParallelText, multi30k, read_lines, read_pairs
-from transformer_lib.download import MULTI30K_SHA256, DownloadError, fetch_multi30k
+from transformer_lib.data import corpora, download
+from transformer_lib.data.corpora import (
+    MissingDataError,
+    ParallelText,
+    multi30k,
+    read_lines,
+    read_pairs,
+)
+from transformer_lib.data.download import MULTI30K_SHA256, DownloadError, fetch_multi30k
 
 ROOT = Path(__file__).parents[1]
 NOT_LINE_ENDS = ["\u2028", "\u2029", "\u0085", "\v", "\f", "\x1c", "\x1d", "\x1e", "\r"]
@@ -585,7 +591,7 @@ def test_a_closed_pipe_is_no_traceback(tmp_path, site, monkeypatch):
 
 
 def test_usage_of_the_module(capsys):
-    call = [sys.executable, "-W", "error", "-m", "transformer_lib.corpora", "fetch", "--help"]
+    call = [sys.executable, "-W", "error", "-m", "transformer_lib.data.corpora", "fetch", "--help"]
     result = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 0 and "--languages" in result.stdout and result.stderr == ""
     with pytest.raises(SystemExit, match="2"):

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from transformer_lib import ModelConfig, Transformer, beam, beam_search, decoding, greedy_decode
-from transformer_lib.beam import first_top_k, length_penalty
+from transformer_lib import ModelConfig, Transformer, beam_search, decoding, greedy_decode
+from transformer_lib.decoding import first_top_k, length_penalty
 
 BOS, EOS = 2, 3
 

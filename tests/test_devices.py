@@ -12,21 +12,20 @@ from transformer_lib import (
     TrainConfig,
     Transformer,
     average_weights,
-    beam,
     collate,
     decoding,
     evaluate,
     make_optimizer,
-    probes,
     train_step,
 )
-from transformer_lib.checkpoint import list_checkpoints
-from transformer_lib.chunked_loss import chunked_batch_loss
-from transformer_lib.inference import InferenceModel, for_inference
-from transformer_lib.runs import RunConfig
-from transformer_lib.trainer import Trainer
+from transformer_lib.data.files import list_checkpoints
+from transformer_lib.lessons import probes
+from transformer_lib.train.chunked_loss import chunked_batch_loss
+from transformer_lib.train.runs import RunConfig
+from transformer_lib.train.trainer import Trainer
 from transformer_lib.training import batch_loss
-from transformer_lib.translator import Translator
+from transformer_lib.translate.inference import InferenceModel, for_inference
+from transformer_lib.translate.translator import Translator
 
 KINDS = [  # with seeds whose beams end in part
     {"seed": 5},

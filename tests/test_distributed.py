@@ -15,13 +15,13 @@ import torch
 from two_ranks import RATES, RUN, TINY, float64_model
 
 from transformer_lib import Batch, ModelConfig, collate, evaluate, make_optimizer, train_step
-from transformer_lib.checkpoint import check_folder, list_checkpoints
 from transformer_lib.cli import main
-from transformer_lib.corpora import ParallelText
-from transformer_lib.prepared import Prepared, learn_vocabularies, prepare
-from transformer_lib.ranks import ALONE, Ranks
-from transformer_lib.runs import RunConfig, RunLog
-from transformer_lib.trainer import Trainer
+from transformer_lib.data.corpora import ParallelText
+from transformer_lib.data.files import check_folder, list_checkpoints
+from transformer_lib.data.prepared import Prepared, learn_vocabularies, prepare
+from transformer_lib.train.ranks import ALONE, Ranks
+from transformer_lib.train.runs import RunConfig, RunLog
+from transformer_lib.train.trainer import Trainer
 
 SOURCE = ("ein Hund schläft", "eine Katze sieht den Hund", "der Garten ist grün", "ja ja ja")
 TARGET = ("a dog sleeps", "a cat sees the dog", "the garden is green", "yes yes yes")

@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 from torch.profiler import ProfilerActivity, profile
 
-from transformer_lib import ModelConfig, TrainConfig, collate, dry_run
+from transformer_lib import ModelConfig, TrainConfig, collate
 from transformer_lib.batching import token_batches
-from transformer_lib.checkpoint import list_checkpoints
 from transformer_lib.cli import main
-from transformer_lib.corpora import ParallelText
-from transformer_lib.prepared import learn_vocabularies, prepare
-from transformer_lib.runs import RunConfig
-from transformer_lib.trainer import Trainer
+from transformer_lib.data.corpora import ParallelText
+from transformer_lib.data.files import list_checkpoints
+from transformer_lib.data.prepared import learn_vocabularies, prepare
+from transformer_lib.train import dry_run
+from transformer_lib.train.runs import RunConfig
+from transformer_lib.train.trainer import Trainer
 
 SIDES = ("a b c d", "b c d e f", "c d", "d e f a b") * 9, ("a b c", "f e", "c", "b") * 9
 TEXT = ParallelText(*SIDES, "tiny")
@@ -196,9 +197,9 @@ TAKEN = """
 import json, pathlib, sys
 import torch
 from transformer_lib import ModelConfig, TrainConfig, collate
-from transformer_lib.prepared import Prepared
-from transformer_lib.runs import RunConfig
-from transformer_lib.trainer import Trainer
+from transformer_lib.data.prepared import Prepared
+from transformer_lib.train.runs import RunConfig
+from transformer_lib.train.trainer import Trainer
 torch.set_num_threads(1)
 place, folder, sizes, run, rows = sys.argv[1:]
 corpus, run = Prepared(place), RunConfig(**json.loads(run))

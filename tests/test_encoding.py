@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transformer_lib.corpora import ParallelText
-from transformer_lib.encoding import Encoders, GrowingArray
-from transformer_lib.prepared import Limits, Prepared, learn_vocabularies, prepare
-from transformer_lib.textfiles import PairFiles
+from transformer_lib.data.corpora import ParallelText
+from transformer_lib.data.encoding import Encoders, GrowingArray
+from transformer_lib.data.prepared import Limits, Prepared, learn_vocabularies, prepare
+from transformer_lib.data.textfiles import PairFiles
 
 ROOT = Path(__file__).resolve().parents[1]
 GERMAN = ["Ein Hund schläft.", "", "Eine Katze sieht\u2028den Hund.", "Der Garten ist grün.\r"]
@@ -24,7 +24,7 @@ ENGLISH = ["A dog sleeps.", "Nothing.", "A cat sees the dog.", "The garden is gr
 @pytest.fixture
 def texts(tmp_path, monkeypatch):
     """Two files of 1,600 pairs, read in 23 blocks; every fourth is empty, every fourth uneven."""
-    monkeypatch.setattr("transformer_lib.textfiles.BLOCK_PAIRS", 70)
+    monkeypatch.setattr("transformer_lib.data.textfiles.BLOCK_PAIRS", 70)
     for name, lines in (("a.de", GERMAN), ("a.en", ENGLISH)):
         numbered = [f"{line} {n}" if line else "" for n in range(400) for line in lines]
         content = "".join(f"{line}\n" for line in numbered)
@@ -89,7 +89,7 @@ def test_blocks_are_taken_as_they_are_needed():
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from transformer_lib import encoding, prepared, textfiles
+from transformer_lib.data import encoding, prepared, textfiles
 
 class Slow(textfiles.PairFiles):
     def blocks(self):
@@ -176,7 +176,7 @@ def test_a_disk_that_is_full_is_named(texts, tmp_path):
     script = f"""
 import resource
 from pathlib import Path
-from transformer_lib import prepared, textfiles
+from transformer_lib.data import prepared, textfiles
 text = textfiles.PairFiles({str(tmp_path / "a.de")!r}, {str(tmp_path / "a.en")!r}, "x")
 vocabularies = prepared.learn_vocabularies(text, "subwords", 60, ("de", "en"))
 limit = 20_000  # bytes of a file: stands for a disk that is full while the ids are written

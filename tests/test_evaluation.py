@@ -10,8 +10,8 @@ import torch
 from sacrebleu.metrics import BLEU, CHRF
 
 from transformer_lib import ModelConfig, SubwordVocab, Transformer, Translator, collate, evaluate
-from transformer_lib.corpora import ParallelText, has_multi30k, multi30k_folder, read_lines
-from transformer_lib.evaluation import (
+from transformer_lib.data.corpora import ParallelText, has_multi30k, multi30k_folder, read_lines
+from transformer_lib.translate.evaluation import (
     Report,
     by_length,
     conditions,
@@ -22,7 +22,7 @@ from transformer_lib.evaluation import (
     words_bleu,
     write_result,
 )
-from transformer_lib.report import write_report
+from transformer_lib.translate.report import write_report
 
 SOURCE = ("ein Hund schläft im Garten", "ja", "eine Katze sieht den Hund . " * 3)
 TARGET = ("A dog sleeps in the garden.", "Yes.", "A cat sees the dog . " * 3)

@@ -13,7 +13,7 @@ import torch
 from benchmarks.peers.torch_nn import TorchModel
 from transformer_lib import ModelConfig, SubwordVocab, Transformer, Translator, WordVocab
 from transformer_lib.cli import main
-from transformer_lib.export import THEIR_NAMES, export, transformers_weights
+from transformer_lib.translate.export import THEIR_NAMES, export, transformers_weights
 
 LINES = ["ein Hund schläft im Garten", "eine Katze sieht den Hund", "der Garten ist grün"] * 9
 SENTENCES = ["der Hund sieht den Garten", "eine Katze", "der Hund schläft im Garten ist grün"]
@@ -84,7 +84,9 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(
 
 
 def test_a_taken_name_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("transformer_lib.export._fill_ctranslate2", lambda _: pytest.fail("loaded"))
+    monkeypatch.setattr(
+        "transformer_lib.translate.export._fill_ctranslate2", lambda _: pytest.fail("loaded")
+    )
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep me")
     with pytest.raises(FileExistsError, match="not one of ours"):

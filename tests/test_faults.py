@@ -20,8 +20,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from transformer_lib import Translator, download
-from transformer_lib.checkpoint import (
+from transformer_lib import Translator
+from transformer_lib.cli import main
+from transformer_lib.data import download
+from transformer_lib.data.files import (
     CheckpointError,
     check_folder,
     list_checkpoints,
@@ -29,8 +31,7 @@ from transformer_lib.checkpoint import (
     write_folder,
     write_text,
 )
-from transformer_lib.cli import main
-from transformer_lib.runs import RunLog
+from transformer_lib.train.runs import RunLog
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = ["a b c d", "b c d e f", "c d", "d e f a b"]
@@ -133,7 +134,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(data, whole, tmp_pa
 
 SAVE_AND_DIE = """
 import os, pathlib, signal, sys
-from transformer_lib import checkpoint
+from transformer_lib.data import files as checkpoint
 moment, folder = sys.argv[1], pathlib.Path(sys.argv[2])
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 def fill(temporary):
@@ -242,7 +243,7 @@ def test_free_space_that_is_only_promised_is_told_before_the_first_step(disk, ru
     """As where users have a quota: the file system has room, and does not give it."""
     place = disk("size=300k")
     usage = shutil.disk_usage(place)._replace(free=10**12)
-    monkeypatch.setattr("transformer_lib.dry_run.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("transformer_lib.train.dry_run.shutil.disk_usage", lambda _: usage)
     status, out, err = run(place / "run", "--keep", 5)
     assert (status, out) == (1, "") and "No space left on device: make room" in err
     assert list(place.iterdir()) == []

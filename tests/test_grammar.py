@@ -17,14 +17,14 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
-from transformer_lib.grammar import (
+from transformer_lib.lessons.grammar import (
     RUNNING_PAIR,
     SentencePair,
     grammar_corpus,
     parse_pharaoh,
 )
-from transformer_lib.grammar.corpus import distinct, realised, running_sentence
-from transformer_lib.grammar.lexicon import HELD_OUT
+from transformer_lib.lessons.grammar.corpus import distinct, realised, running_sentence
+from transformer_lib.lessons.grammar.lexicon import HELD_OUT
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "grammar"
 SHA256 = "953c2f74296541263d840a3791691889e41a97acfb92827102f28415c876c325"
@@ -745,7 +745,7 @@ def test_the_same_seed_makes_the_same_corpus_and_another_one_another():
 def test_the_files_are_what_the_generator_writes(tmp_path, monkeypatch):
     corpus()
     monkeypatch.setattr(sys, "argv", ["grammar", str(tmp_path)])
-    runpy.run_module("transformer_lib.grammar", run_name="__main__")
+    runpy.run_module("transformer_lib.lessons.grammar", run_name="__main__")
     names = [
         f"{split}.{end}" for split in ("train", "val", "test") for end in ("de", "en", "align")
     ]
@@ -778,4 +778,4 @@ def test_the_readme_counts_right():
 def test_the_command_asks_for_a_folder(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["grammar"])
     with pytest.raises(SystemExit, match="usage"):
-        runpy.run_module("transformer_lib.grammar", run_name="__main__")
+        runpy.run_module("transformer_lib.lessons.grammar", run_name="__main__")

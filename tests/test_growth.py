@@ -9,15 +9,15 @@ import growth_decoding
 import pytest
 
 from transformer_lib import Transformer
-from transformer_lib.corpora import ParallelText
-from transformer_lib.inference import InferenceModel
+from transformer_lib.data.corpora import ParallelText
+from transformer_lib.translate.inference import InferenceModel
 
 KINDS = ("prepare", "read", "train")
 
 
 def test_a_copy_varies_and_stays_a_copy(tmp_path, monkeypatch):
     text = ParallelText(("a b c", "d e", "f"), ("A B C", "D E", "F"), "x")
-    monkeypatch.setattr("transformer_lib.corpora.multi30k", lambda *_: text)
+    monkeypatch.setattr("transformer_lib.data.corpora.multi30k", lambda *_: text)
     lines = [path.read_text().splitlines() for path in growth.write_corpus(tmp_path, 4)]
     assert [line[:3] for line in lines] == [list(text.source), list(text.target)]
     assert lines[0] == [line.lower() for line in lines[1]]  # still pairs

@@ -7,15 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from transformer_lib import inference
 from transformer_lib.attention import MultiHeadAttention
-from transformer_lib.beam import beam_search
 from transformer_lib.config import ModelConfig
-from transformer_lib.decoding import greedy_decode
-from transformer_lib.inference import InferenceModel, for_inference, side_by_side
+from transformer_lib.decoding import beam_search, greedy_decode
 from transformer_lib.layers import DecoderLayer, Encoder
 from transformer_lib.model import Transformer
-from transformer_lib.translator import Translator, best_batch, length_batches
+from transformer_lib.translate import inference
+from transformer_lib.translate.inference import InferenceModel, for_inference, side_by_side
+from transformer_lib.translate.translator import Translator, best_batch, length_batches
 from transformer_lib.vocab import WordVocab
 
 KINDS = [
@@ -263,7 +262,7 @@ def test_the_mode_is_put_back_also_after_an_error(translator, training, monkeypa
     translator.translate(["a b"])
     assert translator.model.training == translator.model.encoder.training == training
     for broken in ("greedy_decode", "for_inference"):
-        monkeypatch.setattr(f"transformer_lib.translator.{broken}", lambda *a, **k: 1 / 0)
+        monkeypatch.setattr(f"transformer_lib.translate.translator.{broken}", lambda *a, **k: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             translator.translate(["a b"], beam_size=1, alpha=0.0)
         assert translator.model.training == translator.model.encoder.training == training

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from transformer_lib import lessons
-from transformer_lib.grammar import grammar_corpus
 from transformer_lib.lessons import PAIR, Ledger, check, running_ids, vocabularies
+from transformer_lib.lessons.grammar import grammar_corpus
 
 each_notebook = pytest.mark.parametrize("notebook", range(1, 8))
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from transformer_lib import inverse_sqrt_rate, label_smoothed_loss, noam_rate
-from transformer_lib.schedule import cooldown
+from transformer_lib.training import cooldown
 
 
 def by_formula(logits, targets, smoothing, pad_id=0):

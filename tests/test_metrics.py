@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer_lib.metrics import (
+from transformer_lib.translate.metrics import (
     SPECIAL_TOKENS,
     AlignmentScore,
     Score,
@@ -164,7 +164,7 @@ def test_tokenised_text_is_warned_about_only_where_it_is_a_surprise(caplog):
 def test_sacrebleu_is_imported_only_when_a_score_is_asked_for():
     """In a process of its own, where nothing checks types at run time either."""
     code = (
-        "import sys; from transformer_lib.metrics import bleu\n"
+        "import sys; from transformer_lib.translate.metrics import bleu\n"
         "print('sacrebleu' in sys.modules)\n"
         "try: bleu(['a'], [['a']])  # references in sacrebleu's own nesting\n"
         "except ValueError as error: print(error)\n"

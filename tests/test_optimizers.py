@@ -3,7 +3,7 @@
 import torch
 
 from transformer_lib import ModelConfig, TrainConfig, Transformer, collate, train_step
-from transformer_lib.optimizers import MuonAndAdam, choose_optimizer
+from transformer_lib.train.optimizers import MuonAndAdam, choose_optimizer
 
 CONFIG = TrainConfig(peak_rate=2e-3, warmup=10)
 BATCH = collate([([5, 6, 7, 3], [2, 8, 9, 3]), ([9, 3], [2, 4, 3])])

@@ -16,8 +16,8 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from transformer_lib import plots
-from transformer_lib.plots import architecture, look, thumbnails
+from transformer_lib.lessons import figures
+from transformer_lib.lessons.figures import architecture, look, thumbnails
 
 SOURCE = ["<s>", "der", "kleine", "Hund", "$5", "</s>"]
 TARGET = ["<s>", "the", "small", "dog", "</s>"]
@@ -30,7 +30,7 @@ def weights(*shape: int) -> torch.Tensor:
 
 
 def good_figure() -> Figure:
-    return plots.attention_map(weights(5, 6), TARGET, SOURCE, title="Words find their partners")
+    return figures.attention_map(weights(5, 6), TARGET, SOURCE, title="Words find their partners")
 
 
 @pytest.fixture
@@ -46,38 +46,38 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
 
 def test_swapped_labels_are_refused() -> None:
     with pytest.raises(ValueError, match=r"axes swapped\? got a map of shape \(5, 6\)"):
-        plots.token_heatmap(weights(5, 6), SOURCE, TARGET, title="swapped")
+        figures.token_heatmap(weights(5, 6), SOURCE, TARGET, title="swapped")
     with pytest.raises(ValueError, match="axes swapped"):
-        plots.attention_map(weights(5, 6).T, TARGET, SOURCE, title="swapped")
+        figures.attention_map(weights(5, 6).T, TARGET, SOURCE, title="swapped")
     with pytest.raises(ValueError, match="axes swapped"):
-        plots.attention_grid(weights(2, 5, 6), SOURCE, TARGET, title="swapped")
+        figures.attention_grid(weights(2, 5, 6), SOURCE, TARGET, title="swapped")
 
 
 def test_a_batch_is_refused_with_a_hint() -> None:
     with pytest.raises(ValueError, match=r"shape \(1, 2, 5, 6\).*maps\[0, 0\]"):
-        plots.attention_map(weights(1, 2, 5, 6), TARGET, SOURCE, title="four dimensions")
+        figures.attention_map(weights(1, 2, 5, 6), TARGET, SOURCE, title="four dimensions")
 
 
 def test_rows_must_add_up_to_one() -> None:
     wrong_axis = torch.softmax(torch.randn(5, 5), dim=0)
     with pytest.raises(ValueError, match="rows must add up to 1: found"):
-        plots.attention_map(wrong_axis, TARGET, TARGET, title="softmax over the queries")
+        figures.attention_map(wrong_axis, TARGET, TARGET, title="softmax over the queries")
     with pytest.raises(ValueError, match="rows must add up to 1"):
-        plots.attention_grid(wrong_axis[None], TARGET, TARGET, title="softmax over the queries")
-    plots.attention_map(wrong_axis, TARGET, TARGET, title="on purpose", check_rows=False)
+        figures.attention_grid(wrong_axis[None], TARGET, TARGET, title="softmax over the queries")
+    figures.attention_map(wrong_axis, TARGET, TARGET, title="on purpose", check_rows=False)
 
 
 def test_scores_are_not_weights() -> None:
     with pytest.raises(ValueError, match="before the softmax"):
-        plots.attention_map(torch.eye(5) * 2 - 0.2, TARGET, TARGET, title="scores")
+        figures.attention_map(torch.eye(5) * 2 - 0.2, TARGET, TARGET, title="scores")
     with pytest.raises(ValueError, match="before the softmax"):
-        plots.attention_map(torch.full((5, 5), torch.nan), TARGET, TARGET, title="not a number")
+        figures.attention_map(torch.full((5, 5), torch.nan), TARGET, TARGET, title="not a number")
 
 
 def test_a_fully_masked_row_may_add_up_to_zero() -> None:
     some = weights(5, 6)
     some[2] = 0.0
-    plots.attention_map(some, TARGET, SOURCE, title="row 2 has nothing to look at")
+    figures.attention_map(some, TARGET, SOURCE, title="row 2 has nothing to look at")
 
 
 def test_rows_run_down_and_columns_run_right() -> None:
@@ -91,32 +91,32 @@ def test_rows_run_down_and_columns_run_right() -> None:
 
 
 def test_gold_links_have_the_source_as_column() -> None:
-    fig = plots.attention_map(weights(5, 6), TARGET, SOURCE, title="gold", gold={(3, 2)})
+    fig = figures.attention_map(weights(5, 6), TARGET, SOURCE, title="gold", gold={(3, 2)})
     (cell,) = fig.axes[0].patches
     assert (int(cell.get_x()), int(cell.get_y())) == (3, 2)
     with pytest.raises(ValueError, match="two numbers swapped"):
-        plots.attention_map(weights(5, 6), TARGET, SOURCE, title="gold", gold={(2, 5)})
+        figures.attention_map(weights(5, 6), TARGET, SOURCE, title="gold", gold={(2, 5)})
 
 
 def test_masks_do_not_rely_on_colour_alone() -> None:
     causal = torch.ones(5, 5).tril().bool()
-    ax = plots.token_heatmap(causal, TARGET, TARGET, title="No look ahead").axes[0]
+    ax = figures.token_heatmap(causal, TARGET, TARGET, title="No look ahead").axes[0]
     hatched = [collection for collection in ax.collections if collection.get_hatch()]
     assert [len(collection.get_paths()) for collection in hatched] == [10]
     words = [text.get_text() for text in ax.get_legend().get_texts()]
     assert words == ["may attend", "may not attend"]
     with pytest.raises(ValueError, match="a mask holds only"):
-        plots.token_heatmap(weights(5, 5), TARGET, TARGET, title="no mask", mask_style=True)
+        figures.token_heatmap(weights(5, 5), TARGET, TARGET, title="no mask", mask_style=True)
 
 
 def test_signed_values_are_centred_on_zero() -> None:
-    mesh = plots.token_heatmap([[-1.0, 3.0]], ["a"], ["b", "c"], title="signed").axes[0]
+    mesh = figures.token_heatmap([[-1.0, 3.0]], ["a"], ["b", "c"], title="signed").axes[0]
     assert mesh.collections[0].get_clim() == (-3.0, 3.0)
-    assert mesh.collections[0].get_cmap() is plots.DIVERGING
+    assert mesh.collections[0].get_cmap() is figures.DIVERGING
 
 
 def test_padding_is_drawn_behind_the_sentences_and_counted() -> None:
-    fig = plots.padded_batches({"mixed": [[2, 4]], "alike": [[4, 4], [3]]}, title="Less padding")
+    fig = figures.padded_batches({"mixed": [[2, 4]], "alike": [[4, 4], [3]]}, title="Less padding")
     mixed, alike = fig.axes
     assert [bar.get_width() for bar in mixed.patches] == [4, 4, 2, 4]  # grey, then words
     assert mixed.get_title(loc="left") == "mixed: 25% padding"
@@ -125,7 +125,7 @@ def test_padding_is_drawn_behind_the_sentences_and_counted() -> None:
 
 
 def test_live_curves_show_the_loss_and_beside_it_the_whole_last_score() -> None:
-    curves = plots.LiveCurves(20, "Copying")
+    curves = figures.LiveCurves(20, "Copying")
     curves.losses = [3.0] * 10 + [1.0] * 10
     assert len(curves.figure().axes) == 1
     curves.scores = {10: 0.25, 20: 1.0}
@@ -140,7 +140,7 @@ def test_live_curves_show_the_loss_and_beside_it_the_whole_last_score() -> None:
 
 
 def test_live_curves_say_in_words_what_the_line_says_and_draw_the_floor() -> None:
-    curves = plots.LiveCurves(20, "Copying", floor=0.6)
+    curves = figures.LiveCurves(20, "Copying", floor=0.6)
     for n in range(20):
         curves(float(n < 10))
     axes = curves.figure().axes[0]
@@ -151,7 +151,9 @@ def test_live_curves_say_in_words_what_the_line_says_and_draw_the_floor() -> Non
 
 
 def test_levels_lie_where_they_belong_and_the_smoothing_is_named() -> None:
-    fig = plots.loss_curves({"a": [3.0] * 9}, title="t", smooth=3, levels={"low": 1.0, "high": 2.0})
+    fig = figures.loss_curves(
+        {"a": [3.0] * 9}, title="t", smooth=3, levels={"low": 1.0, "high": 2.0}
+    )
     (ax,) = fig.axes
     named = {text.get_text(): text.xy[1] for text in ax.texts}
     assert (named["low"], named["high"]) == (1.0, 2.0)
@@ -162,7 +164,7 @@ def test_levels_lie_where_they_belong_and_the_smoothing_is_named() -> None:
 @pytest.mark.parametrize(("vmax", "extend"), [(0.5, "max"), (1.0, "neither")])
 def test_a_colour_bar_says_when_larger_values_look_alike(vmax: float, extend: str) -> None:
     certain = torch.eye(5)[None].expand(2, 5, 5)
-    fig = plots.attention_grid(certain, TARGET, TARGET, title="heads", vmax=vmax)
+    fig = figures.attention_grid(certain, TARGET, TARGET, title="heads", vmax=vmax)
     assert fig.axes[-1]._colorbar.extend == extend
 
 
@@ -170,15 +172,15 @@ def test_words_under_narrow_cells_stand_upright() -> None:
     rotations = [
         {label.get_rotation() for label in fig.axes[0].get_xticklabels()}
         for fig in (
-            plots.attention_grid(weights(4, 6, 6), SOURCE, SOURCE, title="four heads"),
-            plots.attention_grid(weights(2, 6, 6), SOURCE, SOURCE, title="two heads"),
+            figures.attention_grid(weights(4, 6, 6), SOURCE, SOURCE, title="four heads"),
+            figures.attention_grid(weights(2, 6, 6), SOURCE, SOURCE, title="two heads"),
         )
     ]
     assert rotations == [{90.0}, {45.0}]
 
 
 def test_no_bar_of_the_relu_is_half_cut() -> None:
-    fig = plots.relu_activity(weights(3, 40) - 0.026, ["a", "b", "c"], title="cut")
+    fig = figures.relu_activity(weights(3, 40) - 0.026, ["a", "b", "c"], title="cut")
     cut, passes = fig.axes[0].containers
     assert max(bar.get_x() + bar.get_width() for bar in cut if bar.get_height()) < 1e-12
     assert min(bar.get_x() for bar in passes if bar.get_height()) > -1e-12
@@ -187,7 +189,7 @@ def test_no_bar_of_the_relu_is_half_cut() -> None:
 
 def test_only_post_norm_has_a_layer_norm_on_the_residual_path() -> None:
     heights = []
-    for ax in plots.norm_orders().axes:
+    for ax in figures.norm_orders().axes:
         path = next(text.xy[1] for text in ax.texts if hasattr(text, "arrow_patch"))
         norms = [text for text in ax.texts if text.get_text() == "LayerNorm"]
         heights.append([text.get_position()[1] == path for text in norms])
@@ -200,9 +202,11 @@ def test_names_of_lines_stay_apart_and_inside(draw: str, end: float) -> None:
     series = {f"line {n}": np.linspace(0.5, end + n / 1e4, 99) for n in range(4)}
     series |= {"low": np.linspace(0.5, 0, 99), "high": np.linspace(0.5, 1, 99)}
     if draw == "line_plot":
-        fig = plots.line_plot(range(99), series, title="Ends", x_label="step", y_label="loss")
+        fig = figures.line_plot(range(99), series, title="Ends", x_label="step", y_label="loss")
     else:
-        fig = plots.loss_curves({n: y.tolist() for n, y in series.items()}, title="Ends", smooth=1)
+        fig = figures.loss_curves(
+            {n: y.tolist() for n, y in series.items()}, title="Ends", smooth=1
+        )
     heights = sorted(text.xy[1] for text in fig.axes[0].texts)
     assert len(heights) == 6
     assert heights[0] >= 0.0
@@ -214,7 +218,7 @@ def test_names_of_lines_stay_apart_and_inside(draw: str, end: float) -> None:
 
 
 def test_the_alternative_text_goes_beside_the_picture(shown: list[dict]) -> None:
-    assert plots.show(good_figure(), alt=ALT) is None  # a cell's last value would be shown again
+    assert figures.show(good_figure(), alt=ALT) is None  # a cell's last value would be shown again
     (output,) = shown
     assert output["metadata"] == {"image/png": {"alt": ALT}}
     assert output["data"]["text/plain"] == f"Figure: {ALT}"
@@ -222,21 +226,21 @@ def test_the_alternative_text_goes_beside_the_picture(shown: list[dict]) -> None
 
 
 def test_a_picture_can_be_replaced_where_it_is(shown: list[dict]) -> None:
-    plots.show(good_figure(), alt=ALT, display_id="loss")
-    plots.show(good_figure(), alt=ALT, display_id="loss", update=True)
+    figures.show(good_figure(), alt=ALT, display_id="loss")
+    figures.show(good_figure(), alt=ALT, display_id="loss", update=True)
     assert [output["transient"] for output in shown] == [{"display_id": "loss"}] * 2
     assert [output["update"] for output in shown] == [False, True]
 
 
 def test_outside_a_notebook_the_text_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    plots.show(good_figure(), alt=ALT)
+    figures.show(good_figure(), alt=ALT)
     assert capsys.readouterr().out == f"Figure: {ALT}\n"
 
 
 @pytest.mark.parametrize("alt", ["", "   ", "a heatmap"])
 def test_a_missing_alternative_text_is_refused(alt: str, shown: list[dict]) -> None:
     with pytest.raises(ValueError, match="say what the figure shows"):
-        plots.show(good_figure(), alt=alt)
+        figures.show(good_figure(), alt=alt)
     assert not shown
 
 
@@ -269,27 +273,27 @@ def test_house_rules_are_enforced(breaks, message: str, shown: list[dict]) -> No
     fig = good_figure()
     breaks(fig)
     with pytest.raises(ValueError, match=message):
-        plots.show(fig, alt=ALT)
+        figures.show(fig, alt=ALT)
     assert not shown
 
 
 def test_diagrams_shared_labels_and_hidden_axes_are_fine(shown: list[dict]) -> None:
-    plots.show(plots.figure_one(here=3), alt=ALT)
-    plots.show(plots.attention_grid(weights(3, 5, 6), TARGET, SOURCE, title="heads"), alt=ALT)
-    fig, (left, right) = plots.figure(6, 3, ncols=2, sharey=True)
-    plots.name_axes(left, title="Two panels", x="step", y="loss")
-    plots.name_axes(right, x="step")
-    plots.show(fig, alt=ALT)
-    fig, ax = plots.figure(6, 3)
-    plots.name_axes(ax, title="One axis has no meaning", x="dimension")
+    figures.show(figures.figure_one(here=3), alt=ALT)
+    figures.show(figures.attention_grid(weights(3, 5, 6), TARGET, SOURCE, title="heads"), alt=ALT)
+    fig, (left, right) = figures.figure(6, 3, ncols=2, sharey=True)
+    figures.name_axes(left, title="Two panels", x="step", y="loss")
+    figures.name_axes(right, x="step")
+    figures.show(fig, alt=ALT)
+    fig, ax = figures.figure(6, 3)
+    figures.name_axes(ax, title="One axis has no meaning", x="dimension")
     ax.yaxis.set_visible(False)
-    plots.show(fig, alt=ALT)
+    figures.show(fig, alt=ALT)
     assert len(shown) == 4
 
 
 def test_the_same_figure_gives_the_same_bytes(shown: list[dict]) -> None:
     for _ in range(2):
-        plots.show(good_figure(), alt=ALT)
+        figures.show(good_figure(), alt=ALT)
     first, second = (base64.b64decode(output["data"]["image/png"]) for output in shown)
     assert first == second
     assert b"Software" not in first
@@ -298,10 +302,10 @@ def test_the_same_figure_gives_the_same_bytes(shown: list[dict]) -> None:
 
 def test_no_figure_is_left_open_and_no_setting_changed(shown: list[dict]) -> None:
     before = dict(matplotlib.rcParams)
-    plots.show(good_figure(), alt=ALT)
+    figures.show(good_figure(), alt=ALT)
     mine, ax = plt.subplots()
-    plots.name_axes(ax, title="Made with pyplot", x="x", y="y")
-    plots.show(mine, alt=ALT)
+    figures.name_axes(ax, title="Made with pyplot", x="x", y="y")
+    figures.show(mine, alt=ALT)
     assert plt.get_fignums() == []
     assert dict(matplotlib.rcParams) == before
 
@@ -334,7 +338,7 @@ def within(box: Bbox, frame: Patch) -> bool:
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_figure_one_can_be_read(view: dict) -> None:
-    fig = plots.figure_one(**view)
+    fig = figures.figure_one(**view)
     found = boxes(fig)
     assert len(found) >= 25
     for (one, first), (other, second) in itertools.combinations(found.items(), 2):
@@ -350,7 +354,7 @@ def test_figure_one_can_be_read(view: dict) -> None:
 
 
 def test_words_fit_their_boxes() -> None:
-    fig = plots.figure_one()
+    fig = figures.figure_one()
     found = boxes(fig)
     labelled = [frame for frame in frames(fig) if frame.get_gid() not in NO_LABEL]
     assert len(labelled) == 21
@@ -366,7 +370,7 @@ def strong(fig: Figure) -> list[str]:
 
 
 def test_each_notebook_highlights_its_own_parts() -> None:
-    figures = {number: plots.figure_one(here=number, title="one") for number in range(1, 8)}
+    figures = {number: figures.figure_one(here=number, title="one") for number in range(1, 8)}
     found = {number: strong(fig) for number, fig in figures.items()}
     ids = ["inputs", "output probabilities", "outputs (shifted right)"]
     assert found == {
@@ -387,14 +391,17 @@ def test_each_notebook_highlights_its_own_parts() -> None:
 
 
 def test_parts_go_by_number_by_name_or_several() -> None:
-    assert strong(plots.figure_one(here="attention")) == strong(plots.figure_one(here=4))
-    assert strong(plots.figure_one(here={"add_norm", 2})) == ["add & norm", "positional\nencoding"]
+    assert strong(figures.figure_one(here="attention")) == strong(figures.figure_one(here=4))
+    assert strong(figures.figure_one(here={"add_norm", 2})) == [
+        "add & norm",
+        "positional\nencoding",
+    ]
     assert architecture._parts("model") == {"model", "encoder", "decoder"}
     for wrong in ("atention", 8, ["attention", 0]):
         with pytest.raises(ValueError, match="no part"):
-            plots.figure_one(here=wrong)
+            figures.figure_one(here=wrong)
     with pytest.raises(ValueError, match="no arrow 'memmory'"):
-        plots.figure_one(shapes={"memmory": "(1, 10, 512)"})
+        figures.figure_one(shapes={"memmory": "(1, 10, 512)"})
 
 
 def test_thumbnails_are_seven_and_written_with_figure_one(tmp_path) -> None:
@@ -406,4 +413,4 @@ def test_thumbnails_are_seven_and_written_with_figure_one(tmp_path) -> None:
     for one, other in itertools.combinations(pictures, 2):
         assert (np.abs(one - other).max(-1) > 0.1).mean() > 0.05
     with pytest.raises(ValueError, match="choose 1 to 7"):
-        plots.thumbnail(8)
+        figures.thumbnail(8)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from transformer_lib.cli import main
-from transformer_lib.corpora import ParallelText
-from transformer_lib.prepared import Extended, Limits, Prepared, learn_vocabularies, prepare
-from transformer_lib.subword_dropout import SubwordDropout
-from transformer_lib.textfiles import PairFiles
+from transformer_lib.data.corpora import ParallelText
+from transformer_lib.data.prepared import Extended, Limits, Prepared, learn_vocabularies, prepare
+from transformer_lib.data.textfiles import PairFiles
+from transformer_lib.train.subword_dropout import SubwordDropout
 
 SOURCE = ("ein Hund schläft", "eine Katze sieht den Hund", "der Garten ist grün", "ja")
 TARGET = ("a dog sleeps", "a cat sees the dog", "the garden is green", "yes " * 30)

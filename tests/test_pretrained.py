@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from transformer_lib import Translator
-from transformer_lib.corpora import has_multi30k, multi30k
-from transformer_lib.evaluation import evaluate_text
-from transformer_lib.translator import find_pretrained, pretrained_folders
+from transformer_lib.data.corpora import has_multi30k, multi30k
+from transformer_lib.translate.evaluation import evaluate_text
+from transformer_lib.translate.translator import find_pretrained, pretrained_folders
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["multi30k-de-en", "multi30k-en-de"]

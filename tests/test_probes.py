@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from transformer_lib import ModelConfig, MultiHeadAttention, Transformer, probes
+from transformer_lib import ModelConfig, MultiHeadAttention, Transformer
 from transformer_lib.attention import merge_heads, split_heads
+from transformer_lib.lessons import probes
 from transformer_lib.masks import padding_mask
 
 

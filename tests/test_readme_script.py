@@ -7,11 +7,11 @@ import torch
 
 import transformer_lib
 from transformer_lib import ModelConfig, TrainConfig, train_step
-from transformer_lib.corpora import ParallelText
-from transformer_lib.grammar import grammar_corpus
-from transformer_lib.prepared import learn_vocabularies, prepare
-from transformer_lib.runs import RunConfig
-from transformer_lib.trainer import Trainer
+from transformer_lib.data.corpora import ParallelText
+from transformer_lib.data.prepared import learn_vocabularies, prepare
+from transformer_lib.lessons.grammar import grammar_corpus
+from transformer_lib.train.runs import RunConfig
+from transformer_lib.train.trainer import Trainer
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 PAIRS = grammar_corpus().train[:120]
@@ -40,7 +40,7 @@ def test_the_script_gives_the_commands_weights(monkeypatch, tmp_path, capsys):
         losses.append(train_step(*arguments).loss)
 
     monkeypatch.setattr(transformer_lib, "train_step", noting)
-    monkeypatch.setattr("transformer_lib.corpora.multi30k", lambda *_: TEXT)
+    monkeypatch.setattr("transformer_lib.data.corpora.multi30k", lambda *_: TEXT)
     names = {}
     exec(script(), names)  # the README's own lines
     assert len(capsys.readouterr().out) > 3 and len(losses) == STEPS

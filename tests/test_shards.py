@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transformer_lib import shards as module
 from transformer_lib.batching import epoch_batches
-from transformer_lib.encoding import Encoded, SplitWriter
-from transformer_lib.shards import IdPairs, count_shards, shards
+from transformer_lib.data import shards as module
+from transformer_lib.data.encoding import Encoded, SplitWriter
+from transformer_lib.data.shards import IdPairs, count_shards, shards
 
 DRAW = {"seed": 3, "epoch": 2}
 

@@ -31,7 +31,6 @@ SEVEN = [
     "07_training_copy_task_and_translation",
 ]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 SECTIONS = [
     "## What you will build",
     "## The formula",
@@ -42,48 +41,54 @@ SECTIONS = [
     "## Recap",
     "## Next",
 ]
-# The only imports inside one level of CONTRIBUTING.md's table.
-SAME_LEVEL = {
-    "layers": {"config"},
-    "model": {"config", "layers"},
-    "training": {"batching", "loss", "schedule"},
-    "beam": {"decoding"},
-    "corpora": {"download", "textfiles"},
-    "loading": {"checkpoint"},
-    "dry_run": {"memory", "trainer"},
-    "lessons": {"grammar"},
-}
+# Floor of every room; a room imports only from rooms below it. `lessons` and `translate`, on one
+# floor, do not know each other. The package's own __init__, __main__ and the old path `corpora`
+# are doors, not rooms: they hand on names and nothing imports them.
+FLOORS = {"cli": 5, "train": 4, "translate": 3, "lessons": 3, "data": 2}
+PAPER = 1
+DOORS = {"__init__", "__main__", "corpora"}
 HEADER = re.compile(r"# Written by notebooks/(\d\d)_\w+\.ipynb: edit there, then `make export`\.")
 MACHINE_PATH = re.compile(r"(?<![\w.~/:<)\]])/[A-Za-z_][\w.-]*/[\w.-]+|\b[A-Z]:\\")
 
 for_each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-for_each_module = pytest.mark.parametrize(
-    "path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix()
-)
 
 
 def project():
     return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
-@cache
-def levels():
-    """CONTRIBUTING.md's table: module -> (level, whether a notebook writes it)."""
-    rows = re.findall(r"^\| (\d) \| (.*) \| ([\w-]+) \|$", contributing(), re.M)
-    return {
-        module: (int(level), kind == "exported")
-        for level, modules, kind in rows
-        for module in re.findall(r"`(\w+)`", modules)
-    }
+def room_of(module):
+    """`transformer_lib.data.files` is in "data"; what a notebook writes is in "paper"."""
+    name = module.split(".")[1] if "." in module else "__init__"
+    return name if name in FLOORS or name in DOORS else "paper"
 
 
-def contributing():
-    return (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+def modules_of_the_library():
+    """Dotted name -> path, for every file of the package."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
 
 
-def module_name(path):
-    """plots/look.py belongs to `plots`."""
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def imported_modules(path, known):
+    """The modules of the library that a file imports, wherever in the file it does so."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.name}: imports name the package"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "transformer_lib":
+                yield name if name in known else name.rpartition(".")[0]
+
+
+def is_exported(path):
+    return HEADER.match(path.read_text("utf-8")) is not None
 
 
 def library_imports(tree):
@@ -141,33 +146,45 @@ def outputs(path):
 # Modules
 
 
-def test_every_module_stands_in_the_table_and_the_table_in_the_package():
-    assert {module_name(path) for path in MODULES} == set(levels())
+def test_the_top_of_the_package_shows_the_paper_and_nothing_else():
+    files = {path.stem: is_exported(path) for path in PACKAGE.glob("*.py")}
+    assert {name for name, exported in files.items() if not exported} == DOORS
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert folders == FLOORS.keys()
+    assert not any(is_exported(path) for path in PACKAGE.glob("*/**/*.py"))
 
 
-@for_each_module
-def test_a_module_imports_from_lower_levels_only(path):
-    me = module_name(path)
-    level, exported = levels()[me]
-    for module, name in library_imports(ast.parse(path.read_text("utf-8"))):
-        assert module in levels(), f"{me} imports {module} {name}: name the module it comes from"
-        if module != me:
-            below, other_exported = levels()[module]
-            assert below < level or module in SAME_LEVEL.get(me, ()), f"{me} imports {module}"
-            assert other_exported or not exported, f"{me} is exported, {module} written by hand"
+@pytest.mark.parametrize("name", modules_of_the_library())
+def test_a_room_imports_only_from_rooms_below_it(name):
+    known = modules_of_the_library()
+    room = room_of(name)
+    if room in DOORS:
+        return
+    for other in imported_modules(known[name], known):
+        theirs = room_of(other)
+        assert theirs not in DOORS, f"{name} imports {other}: name the module it comes from"
+        if theirs != room:
+            below = FLOORS.get(theirs, PAPER) < FLOORS.get(room, PAPER)
+            assert below, f"{name} ({room}) imports {other} ({theirs}), which is not below it"
 
 
-@for_each_module
-def test_exactly_the_exported_modules_name_the_notebook_that_writes_them(path):
-    _, exported = levels()[module_name(path)]
-    names_a_notebook = HEADER.match(path.read_text("utf-8")) is not None
-    assert names_a_notebook == exported
+def test_no_file_imports_itself_over_others():
+    known = modules_of_the_library()
+    waiting = {
+        name: {other for other in imported_modules(path, known) if other != name}
+        for name, path in known.items()
+        if room_of(name) not in DOORS
+    }
+    while free := [name for name, others in waiting.items() if not others & waiting.keys()]:
+        for name in free:
+            del waiting[name]
+    assert not waiting, f"a circle among {sorted(waiting)}"
 
 
-@for_each_module
-def test_a_module_is_read_in_one_sitting(path):
-    lines = len(path.read_text("utf-8").splitlines())
-    assert lines <= 260
+@pytest.mark.parametrize("room", FLOORS)
+def test_a_room_has_a_door_that_says_what_it_is_for(room):
+    docstring = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text("utf-8")))
+    assert docstring and len(docstring.splitlines()[0]) > 40
 
 
 def test_shapes_are_checked_at_run_time_in_the_tests():
@@ -238,8 +255,7 @@ def test_a_notebook_imports_only_what_earlier_notebooks_wrote(path):
     written = {module: number for module, number in exports().values()}
     for tree in trees(path):
         for module, name in library_imports(tree):
-            if module not in levels():  # from transformer_lib import Name
-                module = exports().get(module, (module,))[0]
+            module = exports().get(module, (module,))[0]  # from transformer_lib import Name
             assert written.get(module, 0) < int(path.stem[:2]), f"{module}.{name} comes later"
 
 

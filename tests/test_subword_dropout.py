@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from transformer_lib import SubwordVocab, WordVocab
-from transformer_lib.grammar import grammar_corpus
-from transformer_lib.subword_dropout import SubwordDropout, WordCutter
+from transformer_lib.lessons.grammar import grammar_corpus
+from transformer_lib.train.subword_dropout import SubwordDropout, WordCutter
 
 PAIRS = [(pair.source, pair.target) for pair in grammar_corpus().train[:300]]
 TEXTS = [text for pair in PAIRS for text in pair]

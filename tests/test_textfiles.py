@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from transformer_lib import textfiles
-from transformer_lib.corpora import read_pairs
-from transformer_lib.textfiles import PairFiles
+from transformer_lib.data import textfiles
+from transformer_lib.data.corpora import read_pairs
+from transformer_lib.data.textfiles import PairFiles
 
 ODD = ["\u2028", "\x85", "\x0b", "\x0c", "\x1c", "\r", "\ufeff", "\xa0", "\u0308"]
 

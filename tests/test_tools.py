@@ -21,7 +21,7 @@ import student_notebooks
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from transformer_lib.cli.training import ModelFlags, TrainFlags
-from transformer_lib.runs import RunConfig
+from transformer_lib.train.runs import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from transformer_lib import ModelConfig, TrainConfig, Transformer, Translator
-from transformer_lib.checkpoint import CheckpointError, list_checkpoints
-from transformer_lib.corpora import ParallelText
-from transformer_lib.loading import read_progress, understood
-from transformer_lib.prepared import learn_vocabularies, prepare
-from transformer_lib.runs import InPrecision, RunConfig, RunLog, choose_precision
-from transformer_lib.trainer import Trainer
+from transformer_lib.data.corpora import ParallelText
+from transformer_lib.data.files import CheckpointError, list_checkpoints
+from transformer_lib.data.prepared import learn_vocabularies, prepare
+from transformer_lib.data.reading import read_progress, understood
+from transformer_lib.train.runs import InPrecision, RunConfig, RunLog, choose_precision
+from transformer_lib.train.trainer import Trainer
 from transformer_lib.training import StepResult
 
 SOURCE = ("ein Hund schläft", "eine Katze sieht den Hund", "der Garten ist grün", "ja ja ja")
@@ -60,7 +60,7 @@ def validate_with(monkeypatch, scores):
     """Every validation finds the next of these BLEU scores."""
     fixed = {"val_loss": 1.0, "val_accuracy": 0.5}
     monkeypatch.setattr(
-        "transformer_lib.trainer.validation_scores", lambda *_: fixed | {"bleu": next(scores)}
+        "transformer_lib.train.trainer.validation_scores", lambda *_: fixed | {"bleu": next(scores)}
     )
 
 
@@ -273,7 +273,7 @@ def test_what_is_damaged_does_not_push_out_what_is_whole(trainer):
 
 def test_steps_are_kept_when_the_validation_fails(trainer, monkeypatch):
     made = trainer()
-    monkeypatch.setattr("transformer_lib.trainer.validation_scores", lambda *_: 1 / 0)
+    monkeypatch.setattr("transformer_lib.train.trainer.validation_scores", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         made.fit(quiet=True)
     assert [path.name for path in list_checkpoints(made.checkpoints)] == ["step-000003"]

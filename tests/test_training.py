@@ -18,7 +18,7 @@ from transformer_lib import (
     make_optimizer,
     train_step,
 )
-from transformer_lib.runs import InPrecision
+from transformer_lib.train.runs import InPrecision
 
 CONFIG = TrainConfig(peak_rate=2e-3, warmup=20)
 

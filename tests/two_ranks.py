@@ -14,15 +14,15 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 from transformer_lib.batching import Batch
 from transformer_lib.config import ModelConfig
-from transformer_lib.corpora import ParallelText
-from transformer_lib.distributed import in_one_piece, share_out, train_step_of_all
-from transformer_lib.evaluation import validation_scores
+from transformer_lib.data.corpora import ParallelText
+from transformer_lib.data.prepared import Prepared
 from transformer_lib.model import Transformer
-from transformer_lib.prepared import Prepared
-from transformer_lib.ranks import join
-from transformer_lib.runs import RunConfig, RunLog
-from transformer_lib.trainer import Trainer
+from transformer_lib.train.distributed import in_one_piece, share_out, train_step_of_all
+from transformer_lib.train.ranks import join
+from transformer_lib.train.runs import RunConfig, RunLog
+from transformer_lib.train.trainer import Trainer
 from transformer_lib.training import TrainConfig, batch_loss, make_optimizer
+from transformer_lib.translate.evaluation import validation_scores
 
 TINY = {"n_layers": 1, "d_model": 16, "n_heads": 2, "d_ff": 32}
 # The gradient of a key's bias is 0 but for rounding, of which an eps of 1e-9 would make steps.

@@ -1,8 +1,8 @@
 """Write transformer_lib/*.py from the cells of notebooks/*.ipynb, and the head of every notebook.
 
 `#| default_exp NAME` opens a module, the string below it is the docstring; every later cell that
-begins with `#| export` goes there. With --check nothing is written: differences are printed as a
-diff and the exit status is 1.
+begins with `#| export` goes there, and the same NAME further down goes on with that module. With
+--check nothing is written: differences are printed as a diff and the exit status is 1.
 """
 
 import argparse
@@ -195,8 +195,11 @@ def read_modules(path):
         try:
             match directive.split():
                 case ["#|", "default_exp", name]:
-                    modules.append(Module(name, path.name))
-                    modules[-1].add(source, opens=True)
+                    opened = [module for module in modules if module.name == name]
+                    module = opened[0] if opened else Module(name, path.name)
+                    # one that is reopened moves to the end: it may use what was written meanwhile
+                    modules = [other for other in modules if other is not module] + [module]
+                    module.add(source, opens=not opened)
                 case ["#|", "export"] if modules:
                     modules[-1].add(source, opens=False)
                 case _:

@@ -41,10 +41,10 @@ PREPARED = {"corpus": "corpus.json", "ids": "train.src.ids.npy", "ends": "train.
 def home() -> Path:
     """A prepared corpus of whole words, and a run of two steps, in a temporary folder."""
     from transformer_lib import ModelConfig, TrainConfig
-    from transformer_lib.corpora import ParallelText
-    from transformer_lib.prepared import learn_vocabularies, prepare
-    from transformer_lib.runs import RunConfig
-    from transformer_lib.trainer import Trainer
+    from transformer_lib.data.corpora import ParallelText
+    from transformer_lib.data.prepared import learn_vocabularies, prepare
+    from transformer_lib.train.runs import RunConfig
+    from transformer_lib.train.trainer import Trainer
 
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     text = ParallelText(tuple(TEXT), tuple(TEXT), "tiny")
@@ -84,8 +84,8 @@ def restore(name: str, data: bytes) -> None:
 def open_prepared(name: str, data: bytes) -> None:
     """Reads a prepared corpus in which one file is `data`, to the last batch."""
     from transformer_lib.config import ModelConfig
-    from transformer_lib.loading import check_ids
-    from transformer_lib.prepared import Prepared
+    from transformer_lib.data.prepared import Prepared
+    from transformer_lib.data.reading import check_ids
 
     corpus, config = Prepared(forge("data", name, data)), ModelConfig.tiny(16)
     for split in corpus.splits:
@@ -95,7 +95,7 @@ def open_prepared(name: str, data: bytes) -> None:
 
 def read_text(data: bytes) -> None:
     """Reads two text files, plain and gzipped."""
-    from transformer_lib.corpora import read_lines, read_pairs
+    from transformer_lib.data.corpora import read_lines, read_pairs
 
     half = len(data) // 2
     plain, packed = home() / "text", home() / "text.gz"
@@ -115,7 +115,7 @@ def read_text(data: bytes) -> None:
 
 def read_words(data: bytes) -> None:
     """Reads a vocabulary of either kind, and cuts a sentence with it."""
-    from transformer_lib.loading import load_vocab
+    from transformer_lib.data.reading import load_vocab
 
     (home() / "some.vocab").write_bytes(data)
     vocab = load_vocab(home() / "some.vocab")
@@ -128,7 +128,7 @@ def read_words(data: bytes) -> None:
 def read_run(data: bytes) -> None:
     """Reads a log and the note of the best checkpoint."""
     from transformer_lib.cli.models import find_model
-    from transformer_lib.runs import RunLog
+    from transformer_lib.train.runs import RunLog
 
     (home() / "run" / "log.jsonl").write_bytes(data)
     (home() / "run" / "best.json").write_bytes(data)
@@ -201,8 +201,8 @@ def fuzz(target: str, seconds: int) -> None:
     with atheris.instrument_imports(include=["transformer_lib"]):
         import transformer_lib.cli
         import transformer_lib.cli.models
-        import transformer_lib.loading
-        import transformer_lib.trainer  # noqa: F401
+        import transformer_lib.data.reading
+        import transformer_lib.train.trainer  # noqa: F401
     folder = FOUND / target
     folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(seeds(target)):

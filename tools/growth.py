@@ -38,7 +38,7 @@ def vary(line, copy, number):
 
 def write_corpus(folder, times):
     """`times` copies of Multi30k's training pairs in two text files; always the same ones."""
-    from transformer_lib.corpora import multi30k
+    from transformer_lib.data.corpora import multi30k
 
     text = multi30k("train", "de", "en")
     paths = [folder / f"{times}x.{language}" for language in ("de", "en")]
@@ -84,7 +84,7 @@ def measured(work):
 def measure_prepare(folder, times, workers):
     """The whole of `transformer-lib prepare` on the copies, in this process and its workers."""
     from transformer_lib.cli import main
-    from transformer_lib.download import multi30k_folder
+    from transformer_lib.data.download import multi30k_folder
 
     train = [str(folder / f"{times}x.{language}") for language in ("de", "en")]
     val = [str(multi30k_folder() / f"val.{language}.gz") for language in ("de", "en")]
@@ -103,7 +103,7 @@ def measure_prepare(folder, times, workers):
 
 def measure_read(folder, times):
     """One epoch of batches, and the time to the first of them."""
-    from transformer_lib.prepared import Prepared
+    from transformer_lib.data.prepared import Prepared
 
     def work():
         started = time.perf_counter()
@@ -133,7 +133,7 @@ def measure_train(folder, times):
     import torch
 
     from transformer_lib import ModelConfig, TrainConfig, Transformer, make_optimizer, train_step
-    from transformer_lib.prepared import Prepared
+    from transformer_lib.data.prepared import Prepared
 
     torch.set_num_threads(1)
 
@@ -216,7 +216,7 @@ def measure_all(folder, sizes):
 
 def draw(found):
     """Time and memory over the size of the corpus."""
-    from transformer_lib.plots.look import figure, style
+    from transformer_lib.lessons.figures.look import figure, style
 
     with style():
         drawn, axes = figure(11, 4.5, ncols=2)

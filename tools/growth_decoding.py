@@ -20,7 +20,7 @@ import torch
 from growth import conditions
 
 from transformer_lib import ModelConfig, Transformer
-from transformer_lib.inference import for_inference
+from transformer_lib.translate.inference import for_inference
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "growth-decoding.json"
@@ -85,7 +85,7 @@ def title(milliseconds):
 
 def draw(found):
     """Milliseconds of one more token over the tokens before it."""
-    from transformer_lib.plots import PALETTE, figure, headline, name_axes, style
+    from transformer_lib.lessons.figures import PALETTE, figure, headline, name_axes, style
 
     with style():
         drawn, ax = figure(8, 4.2)

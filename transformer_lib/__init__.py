@@ -1,17 +1,15 @@
 """The Transformer of "Attention Is All You Need", as seven notebooks build it.
 
-Everything public is importable from here; figures are in `transformer_lib.plots`.
+Everything public is importable from here; figures are in `transformer_lib.lessons.figures`.
 """
 
 from transformer_lib.attention import KeyValueCache, MultiHeadAttention, attention
 from transformer_lib.batching import Batch, collate, epoch_batches, token_batches
-from transformer_lib.beam import beam_search
 from transformer_lib.config import ModelConfig
-from transformer_lib.decoding import Hypothesis, greedy_decode
+from transformer_lib.decoding import Hypothesis, beam_search, greedy_decode
 from transformer_lib.embeddings import OutputProjection, TokenEmbedding
 from transformer_lib.feed_forward import FeedForward, Residual, layer_norm
 from transformer_lib.layers import Decoder, DecoderLayer, Encoder, EncoderLayer
-from transformer_lib.loss import label_smoothed_loss
 from transformer_lib.masks import causal_mask, padding_mask, target_mask, teacher_forcing
 from transformer_lib.model import AttentionMaps, Transformer
 from transformer_lib.positional import (
@@ -19,17 +17,19 @@ from transformer_lib.positional import (
     SinusoidalPositionalEncoding,
     sinusoidal_table,
 )
-from transformer_lib.schedule import inverse_sqrt_rate, noam_rate
 from transformer_lib.training import (
     Evaluation,
     StepResult,
     TrainConfig,
     average_weights,
     evaluate,
+    inverse_sqrt_rate,
+    label_smoothed_loss,
     make_optimizer,
+    noam_rate,
     train_step,
 )
-from transformer_lib.translator import Translator
+from transformer_lib.translate.translator import Translator
 from transformer_lib.vocab import SubwordVocab, Vocab, WordVocab, normalize_text
 
 __all__ = [

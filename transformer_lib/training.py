@@ -1,6 +1,5 @@
 # Written by notebooks/07_training_copy_task_and_translation.ipynb: edit there, then `make export`.
-"""What one training step and one evaluation mean, and the mean of several sets of weights
-(section 5)."""
+"""The loss, the learning rate, one training step, evaluation, and averaged weights (section 5)."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,14 +7,18 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from transformer_lib.batching import Batch
-from transformer_lib.loss import label_smoothed_loss
 from transformer_lib.masks import teacher_forcing
-from transformer_lib.schedule import cooldown, inverse_sqrt_rate
 
 __all__ = [
+    "label_smoothed_loss",
+    "inverse_sqrt_rate",
+    "noam_rate",
+    "cooldown",
     "TrainConfig",
     "make_optimizer",
     "rate_at",
@@ -28,6 +31,84 @@ __all__ = [
     "evaluate",
     "average_weights",
 ]
+
+
+def label_smoothed_loss(
+    logits: Float[Tensor, "*B V"],
+    targets: Int[Tensor, "*B"],
+    smoothing: float = 0.1,
+    pad_id: int = 0,
+) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    """Cross-entropy against (1 - ε) on the right token and ε spread evenly over all V.
+
+    A sum and a count, not a mean: only so do batches of unequal size, gradient accumulation and
+    several machines add up to the same loss.
+
+    Args:
+        logits: one score per id.
+        targets: the right ids; where they are pad_id, nothing is counted.
+        smoothing: ε; 0 gives the plain cross-entropy.
+
+    Returns:
+        The loss in nats, summed over all targets that are not padding, and their number.
+
+    Raises:
+        ValueError: ε is not in [0, 1).
+
+    Source: section 5.4 (Szegedy et al., 2016). Built in notebook 07.
+    """
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
+    total = F.cross_entropy(
+        logits.reshape(-1, logits.size(-1)),
+        targets.reshape(-1),
+        ignore_index=pad_id,
+        label_smoothing=smoothing,
+        reduction="sum",
+    )
+    return total, (targets != pad_id).sum()
+
+
+def inverse_sqrt_rate(step: int, peak: float, warmup: int) -> float:
+    """Rises in a straight line to `peak` at step `warmup`, then falls with 1 / √step.
+
+    Args:
+        step: number of the update, from 1.
+        peak: the highest rate.
+        warmup: number of the update that has it.
+
+    Raises:
+        ValueError: step or warmup is below 1.
+
+    Source: the shape of equation 3. Built in notebook 07.
+    """
+    if step < 1 or warmup < 1:
+        raise ValueError(f"steps count from 1, got step={step}, warmup={warmup}")
+    return peak * min(step / warmup, (warmup / step) ** 0.5)
+
+
+def noam_rate(step: int, d_model: int = 512, warmup: int = 4000) -> float:
+    """The paper's rate: d_model^-0.5 · min(step^-0.5, step · warmup^-1.5).
+
+    Source: section 5.3, equation 3. Built in notebook 07.
+    """
+    return inverse_sqrt_rate(step, (d_model * warmup) ** -0.5, warmup)
+
+
+def cooldown(step: int, start: int, end: int) -> float:
+    """A factor for the rate: 1 up to step `start`, then in a straight line to 0 at step `end`.
+
+    Not in the paper, which takes the mean of the last checkpoints instead (section 6.1). Where
+    the number of steps is known beforehand, it lets a short training settle.
+
+    Raises:
+        ValueError: it would end before it starts.
+
+    Built in notebook 07.
+    """
+    if not 0 <= start < end:
+        raise ValueError(f"a cooldown needs 0 <= start < end, got start={start}, end={end}")
+    return min(1.0, max(0.0, (end - step) / (end - start)))
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks.material import Material
-from transformer_lib.export import export
-from transformer_lib.translator import Translator
+from transformer_lib.translate.export import export
+from transformer_lib.translate.translator import Translator
 
 __all__ = ["decoder"]
 

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from benchmarks.loop import SMOOTHING, Loop
 from benchmarks.material import BOS_ID, EOS_ID, EXTRA, PAD_ID, Material
 from transformer_lib.config import ModelConfig
-from transformer_lib.export import transformers_weights
 from transformer_lib.model import Transformer
+from transformer_lib.translate.export import transformers_weights
 
 __all__ = ["decoder", "training"]
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from benchmarks.loop import Loop
 from benchmarks.material import EXTRA, PAD_ID, Material
 from transformer_lib.config import ModelConfig
-from transformer_lib.export import as_transformers, export
 from transformer_lib.model import Transformer
-from transformer_lib.translator import Translator
+from transformer_lib.translate.export import as_transformers, export
+from transformer_lib.translate.translator import Translator
 
 __all__ = ["decoder", "training"]
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from benchmarks.material import PEAK_RATE, WARMUP, Material
 from transformer_lib import Batch, ModelConfig, TrainConfig, Translator, train_step
-from transformer_lib.prepared import Prepared
-from transformer_lib.runs import RunConfig
-from transformer_lib.trainer import Trainer
+from transformer_lib.data.prepared import Prepared
+from transformer_lib.train.runs import RunConfig
+from transformer_lib.train.trainer import Trainer
 
 __all__ = ["OurStep", "decoder", "training"]
 

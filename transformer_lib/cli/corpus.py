@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from transformer_lib import prepared
-from transformer_lib.checkpoint import check_free
-from transformer_lib.corpora import SPLITS, has_multi30k, multi30k
-from transformer_lib.prepared import SAMPLE_PAIRS, Text
-from transformer_lib.textfiles import PairFiles
+from transformer_lib.data import prepared
+from transformer_lib.data.corpora import SPLITS, has_multi30k, multi30k
+from transformer_lib.data.files import check_free
+from transformer_lib.data.prepared import SAMPLE_PAIRS, Text
+from transformer_lib.data.textfiles import PairFiles
 
 __all__ = ["prepare"]
 

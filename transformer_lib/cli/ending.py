@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from transformer_lib.checkpoint import list_checkpoints
-from transformer_lib.resumable import ResumableRun
+from transformer_lib.data.files import list_checkpoints
+from transformer_lib.train.resumable import ResumableRun
 
 __all__ = ["how_to_go_on", "saved", "told_what_is_saved", "unbreakable_output"]
 

@@ -8,9 +8,9 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from transformer_lib.cli.models import find_model
-from transformer_lib.export import Engine
-from transformer_lib.export import export as write_export
-from transformer_lib.translator import Translator
+from transformer_lib.translate.export import Engine
+from transformer_lib.translate.export import export as write_export
+from transformer_lib.translate.translator import Translator
 
 __all__ = ["export"]
 

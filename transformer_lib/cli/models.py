@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import torch
 from tyro.conf import Positional, arg
 
-from transformer_lib import evaluation
-from transformer_lib.checkpoint import check_free, list_checkpoints, to_json, write_folder
 from transformer_lib.cli.training import Device, choose_device, set_threads
-from transformer_lib.loading import read_json, understood
-from transformer_lib.prepared import Prepared
+from transformer_lib.data.files import check_free, list_checkpoints, to_json, write_folder
+from transformer_lib.data.prepared import Prepared
+from transformer_lib.data.reading import read_json, understood
 from transformer_lib.training import average_weights
-from transformer_lib.translator import Translator, find_pretrained
+from transformer_lib.translate import evaluation
+from transformer_lib.translate.translator import Translator, find_pretrained
 
 __all__ = ["average", "check_alpha", "check_outputs", "evaluate", "find_model", "info"]
 
@@ -96,7 +96,7 @@ def evaluate(
     check_alpha(alpha)
     check_outputs(result, hypotheses, report, force=force)
     if report:
-        from transformer_lib.report import check_ending, write_report
+        from transformer_lib.translate.report import check_ending, write_report
 
         check_ending(report)
     folder = find_model(model)

@@ -14,12 +14,12 @@ from tyro.conf import Positional, arg
 
 from transformer_lib.cli.ending import how_to_go_on, saved, told_what_is_saved
 from transformer_lib.config import ModelConfig
-from transformer_lib.dry_run import check_space, forecast
-from transformer_lib.prepared import Prepared
-from transformer_lib.ranks import join
-from transformer_lib.resumable import Resume
-from transformer_lib.runs import RunConfig
-from transformer_lib.trainer import Trainer
+from transformer_lib.data.prepared import Prepared
+from transformer_lib.train.dry_run import check_space, forecast
+from transformer_lib.train.ranks import join
+from transformer_lib.train.resumable import Resume
+from transformer_lib.train.runs import RunConfig
+from transformer_lib.train.trainer import Trainer
 from transformer_lib.training import TrainConfig
 
 __all__ = ["ModelFlags", "TrainFlags", "choose_device", "set_threads", "train"]

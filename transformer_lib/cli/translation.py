@@ -12,8 +12,8 @@ from tyro.conf import Positional, arg
 
 from transformer_lib.cli.models import check_alpha, check_outputs, find_model
 from transformer_lib.cli.training import Device, choose_device, set_threads
-from transformer_lib.corpora import read_lines
-from transformer_lib.translator import EXTRA, Translator
+from transformer_lib.data.corpora import read_lines
+from transformer_lib.translate.translator import EXTRA, Translator
 from transformer_lib.vocab import normalize_text
 
 __all__ = ["translate"]
@@ -57,7 +57,7 @@ def translate(
     check_alpha(alpha)
     check_outputs(attention, force=force)
     if attention:
-        from transformer_lib.report import check_ending
+        from transformer_lib.translate.report import check_ending
 
         check_ending(attention, "a picture")
     if sentences and file:
@@ -123,10 +123,10 @@ def _warn(i: int, what: str) -> None:
 
 
 def _draw_attention(translator: Translator, sentence: str, translation: str, path: Path) -> None:
-    from transformer_lib import plots
+    from transformer_lib.lessons import figures
 
     maps, sources, targets = translator.attention_maps(sentence, translation)
-    figure = plots.attention_map(
+    figure = figures.attention_map(
         maps.cross[-1, 0].mean(0).cpu(),
         [*targets[1:], "<eos>"],
         sources,

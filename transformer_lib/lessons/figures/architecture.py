@@ -1,0 +1,249 @@
+"""The paper's Figure 1, drawn by our own code, with "you are here" for each notebook.
+
+`python -m …figures.architecture FOLDER` writes it and the seven thumbnails as PNG.
+"""
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from transformer_lib.lessons.figures.canvas import HERE, HERE_TINT, LOOKS, Canvas
+from transformer_lib.lessons.figures.look import INK, MUTED, Number, headline, style
+
+__all__ = ["figure_one", "thumbnail"]
+
+# What each notebook builds; the first name of each is the module it writes.
+NOTEBOOKS: dict[int, tuple[str, ...]] = {
+    1: ("embeddings", "vocab", "output"),
+    2: ("positional",),
+    3: ("masks",),
+    4: ("attention",),
+    5: ("feed_forward", "add_norm"),
+    6: ("model", "encoder", "decoder"),
+    7: ("training",),
+}
+PARTS: dict[str, int] = {part: number for number, parts in NOTEBOOKS.items() for part in parts}
+TITLES = {
+    0: "The Transformer, built piece by piece in seven notebooks",
+    1: "Notebook 1 turns words into vectors, and vectors back into words",
+    2: "Notebook 2 tells the model where each word stands",
+    3: "Notebook 3 hides what no position may look at",
+    4: "Notebook 4 lets every word look at every other",
+    5: "Notebook 5 works on each position alone, and adds to what was there",
+    6: "Notebook 6 stacks the parts into an encoder and a decoder",
+    7: "Notebook 7 trains the whole on pairs of sentences",
+}
+WIDTH, HEIGHT, INCHES = 100.0, 91.0, 8.4  # drawing units, and the width of the figure
+ENCODER_X, DECODER_X, BOX_WIDTH = 26.0, 71.0, 28.0
+STACK_Y, INSET, SUBLAYER, NORM, STEP = 21.5, 3.9, 5.6, 3.3, 13.5
+
+# the sub-layers of each stack from its bottom to its top: part, label, note, mask
+FEED_FORWARD = ("feed_forward", "feed-forward", "each position alone", "")
+STACKS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
+    "encoder": (("attention", "multi-head attention", "self-attention", "padding"), FEED_FORWARD),
+    "decoder": (
+        ("attention", "multi-head attention", "masked self-attention", "causal"),
+        ("attention", "multi-head attention", "cross-attention", "padding"),
+        FEED_FORWARD,
+    ),
+}
+FIRST_GAP = STACK_Y + INSET + STEP - 1.5
+# where the text of each shape goes: x, y, alignment
+SHAPES: dict[str, tuple[Number, Number, str]] = {
+    "source": (ENCODER_X + 1.3, 6.3, "left"),
+    "source_embedding": (ENCODER_X + 1.3, 13.6, "left"),
+    "encoder_input": (ENCODER_X + 1.3, 19.9, "left"),
+    "encoder_attention": (ENCODER_X + 1.3, FIRST_GAP, "left"),
+    "memory": (ENCODER_X + 5.5, 56.2, "left"),
+    "target": (DECODER_X - 1.3, 6.3, "right"),
+    "target_embedding": (DECODER_X - 1.3, 13.6, "right"),
+    "decoder_input": (DECODER_X - 1.3, 19.9, "right"),
+    "decoder_attention": (DECODER_X - 1.3, FIRST_GAP, "right"),
+    "cross_attention": (DECODER_X - 1.3, FIRST_GAP + STEP, "right"),
+    "decoder": (DECODER_X - 1.3, 66.7, "right"),
+    "logits": (DECODER_X - 1.3, 73.1, "right"),
+    "probabilities": (DECODER_X - 1.3, 79.7, "right"),
+}
+Chosen = int | str | Iterable[int | str] | None
+
+
+def _parts(chosen: Chosen) -> set[str]:
+    """The parts that a notebook number, a name or several of them stand for."""
+    several = [chosen] if isinstance(chosen, int | str) else list(chosen or ())
+    parts: set[str] = set()
+    for one in several:
+        if one in NOTEBOOKS or one == "model":
+            parts.update(NOTEBOOKS[6 if one == "model" else int(one)])
+        elif one in PARTS:
+            parts.add(str(one))
+        else:
+            raise ValueError(f"no part {one!r} in Figure 1: choose 1 to 7 or from {[*PARTS]}")
+    return parts
+
+
+@style()
+def figure_one(
+    here: Chosen = None,
+    built: Chosen = None,
+    shapes: Mapping[str, str] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """The paper's Figure 1 with the parts of `here` in a strong colour.
+
+    `here` and `built` are notebook numbers, names of `PARTS`, or several; without `built`, it is
+    everything from earlier notebooks. Without `here`, each part carries the number of its notebook.
+    `shapes` writes a text beside an arrow, by the names of `SHAPES`. Raises ValueError for a name
+    that is not there.
+    """
+    strong = _parts(here)
+    first = min((PARTS[part] for part in strong), default=8)
+    known = _parts(range(1, first)) if built is None else _parts(built)
+    states = {
+        part: "here" if part in strong else "built" if part in known else "to come"
+        for part in PARTS
+    }
+    fig = Figure()
+    ax = fig.add_axes((0, 0, 1, 1))
+    ax.axis("off")
+    canvas = Canvas(ax, states, numbers={} if strong else PARTS)
+    for stack, x, side in (("encoder", ENCODER_X, -1), ("decoder", DECODER_X, 1)):
+        _draw_input(canvas, stack, x, side)
+        _draw_stack(canvas, stack, x, side)
+    _draw_memory(canvas)
+    _draw_output(canvas)
+    _draw_legend(canvas)
+    _write_shapes(canvas, shapes or {})
+    _write_title(fig, title or TITLES[first % 8])
+    return fig
+
+
+def thumbnail(number: int) -> Figure:
+    """The small picture of notebook `number`, 1 to 7, for a table of contents."""
+    from transformer_lib.lessons.figures.thumbnails import draw
+
+    return draw(number)
+
+
+def _draw_input(canvas: Canvas, stack: str, x: Number, side: int) -> None:
+    """Ids, embedding, and the positional encoding that is added to it."""
+    label = "inputs" if stack == "encoder" else "outputs (shifted right)"
+    ids = "training" if canvas.states["training"] == "here" else "vocab"
+    canvas.box(ids, x, 3.2, 25, 3.8, label, side=side)
+    canvas.arrow(ids, (x, 5.1), (x, 7.5))
+    canvas.box("embeddings", x, 9.9, 25, 4.6, "embedding", side=side)
+    canvas.arrow("", (x, 12.2), (x, 15.2))
+    canvas.arrow("positional", (x + side * 6.8, 16.8), (x + side * 1.7, 16.8))
+    canvas.box("positional", x + side * 14.2, 16.8, 15, 5.2, "positional\nencoding", side=side)
+    canvas.plus("positional", x, 16.8)
+
+
+def _draw_stack(canvas: Canvas, stack: str, x: Number, side: int) -> None:
+    """The frame, its sub-layers from the bottom up, and the residual line around each."""
+    _draw_frame(canvas, stack, x, side)
+    below = 18.5
+    for number, (part, label, note, mask) in enumerate(STACKS[stack]):
+        bottom = STACK_Y + INSET + STEP * number
+        norm = bottom + SUBLAYER + 0.9 + NORM / 2
+        canvas.arrow("", (x, below), (x, bottom))
+        if part == "attention" and note != "cross-attention":
+            _draw_fork(canvas, x, bottom)
+        y, away = bottom + SUBLAYER / 2, side * BOX_WIDTH / 2
+        shift = side * 2.2 if mask else 0
+        canvas.box(part, x, y, BOX_WIDTH, SUBLAYER, label, note, shift=shift, side=side)
+        if mask:
+            canvas.chip("masks", mask, x + side * 3.2 - away, y, corner=-side)
+        below = norm + NORM / 2
+        canvas.arrow("", (x, bottom + SUBLAYER), (x, norm), head=False)
+        canvas.box("add_norm", x, norm, BOX_WIDTH, NORM, "add & norm", side=side)
+        start, rail = bottom - 2.9, x + away + side * 2.7
+        canvas.arrow("add_norm", (x, start), (rail, start), (rail, norm), (x + away, norm))
+
+
+def _draw_frame(canvas: Canvas, stack: str, x: Number, side: int) -> None:
+    face, edge, _, line = LOOKS[canvas.states[stack]]
+    strong = canvas.states[stack] == "here"
+    face = {"here": HERE_TINT, "built": "#f5f8fa"}.get(canvas.states[stack], "white")
+    height = INSET + STEP * len(STACKS[stack]) - 1.5
+    middle = x + side * 0.7
+    frame = canvas.frame(middle, STACK_Y + height / 2, 36, height, gid=stack)
+    frame.set(facecolor=face, edgecolor=edge, linestyle=line, linewidth=2.2 if strong else 1.2)
+    loud: dict[str, Any] = {"color": HERE if strong else MUTED, "fontweight": "bold"}
+    canvas.words(x + side * 22.2, STACK_Y + height / 2, "N ×", fontsize=12, ha="center", **loud)
+    corner = middle + side * 17.4
+    look = {"fontsize": 10, "ha": "left" if side < 0 else "right"} | loud
+    canvas.words(corner, STACK_Y + height + 1.8, stack, **look)
+    canvas.badge(stack, middle - side * 17.6, STACK_Y + height - 0.4)
+
+
+def _draw_fork(canvas: Canvas, x: Number, y: Number) -> None:
+    """The stream splits into queries, keys and values: all three come from the same place."""
+    for side in (-1, 1):
+        points = (x, y - 1.7), (x + side * 5, y - 1.7), (x + side * 5, y)
+        canvas.arrow("attention", *points, radius=0.7)
+    canvas.arrow("attention", (x, y - 1.8), (x, y))
+
+
+def _draw_memory(canvas: Canvas) -> None:
+    """The encoder's output goes to every decoder layer, as keys and values."""
+    top = STACK_Y + INSET + 2 * STEP - 3.7
+    bend, query = 46.4, STACK_Y + INSET + STEP
+    target = query + SUBLAYER / 2
+    points = ((ENCODER_X, top), (ENCODER_X, 54.4), (bend, 54.4), (bend, target))
+    canvas.arrow("model", *points, (DECODER_X - BOX_WIDTH / 2, target))
+    canvas.words(50.2, target + 1.5, "K, V", ha="center", fontweight="bold")
+    canvas.words(DECODER_X + 1.2, query - 1.4, "Q", fontweight="bold")
+
+
+def _draw_output(canvas: Canvas) -> None:
+    """From vectors to probabilities, and for training on to the loss."""
+    x, top = DECODER_X, 83.0
+    for low, high in ((STACK_Y + INSET + 3 * STEP - 3.7, 67.7), (72.0, 74.3), (78.6, 81.0)):
+        canvas.arrow("", (x, low), (x, high))
+    canvas.box("output", x, 69.9, 18, 4.4, "linear", side=1)
+    canvas.box("output", x, 76.5, 18, 4.4, "softmax", side=1)
+    last = "training" if canvas.states["training"] == "here" else "output"
+    canvas.box(last, x, top, 25, 4.0, "output probabilities", side=1)
+    canvas.box("training", 18, top, 19, 4.0, "correct outputs")
+    canvas.box("training", 43, top, 11, 4.0, "loss")
+    canvas.arrow("training", (x - 12.5, top), (48.5, top))
+    canvas.arrow("training", (27.5, top), (37.5, top))
+
+
+def _draw_legend(canvas: Canvas) -> None:
+    if canvas.numbers:
+        canvas.badge("masks", 10.5, 73.8)
+        canvas.words(13.2, 73.8, "built in notebook 3", fontsize=9, color=INK)
+        return
+    names = {"here": "this notebook", "built": "built before", "to come": "still to come"}
+    present = [state for state in names if state in canvas.states.values()]
+    for row, state in enumerate(present):
+        face, edge, _, line = LOOKS[state]
+        y = 74.5 - 3.2 * row
+        swatch = canvas.frame(10.5, y, 3.4, 2.2)
+        swatch.set(facecolor=face, edgecolor=edge, linestyle=line, linewidth=1.2)
+        canvas.words(13.6, y, names[state], fontsize=9, color=INK)
+
+
+def _write_shapes(canvas: Canvas, shapes: Mapping[str, str]) -> None:
+    for name, text in shapes.items():
+        if name not in SHAPES:
+            raise ValueError(f"no arrow {name!r} in Figure 1: choose from {[*SHAPES]}")
+        x, y, side = SHAPES[name]
+        canvas.words(x, y, text, ha=side, color="#1d6399", fontweight="bold")
+
+
+def _write_title(fig: Figure, title: str) -> None:
+    """The title on top, and a canvas that grows with the number of its lines."""
+    fig.set_figwidth(INCHES)
+    headline(fig, title)
+    height = HEIGHT + 3.0 * fig.get_suptitle().count("\n")
+    fig.set_figheight(INCHES * height / WIDTH)
+    fig.axes[0].set(xlim=(0, WIDTH), ylim=(0, height), aspect="equal")
+
+
+if __name__ == "__main__":
+    from transformer_lib.lessons.figures.thumbnails import main
+
+    main(sys.argv[1:])

@@ -1,0 +1,163 @@
+"""What all seven notebooks share: the running sentence pair, its ledger of shapes, and the check
+of an exercise."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from transformer_lib.attention import MultiHeadAttention, attention, split_heads
+from transformer_lib.embeddings import TokenEmbedding
+from transformer_lib.feed_forward import FeedForward
+from transformer_lib.lessons.grammar import RUNNING_PAIR, grammar_corpus
+from transformer_lib.masks import padding_mask, target_mask, teacher_forcing
+from transformer_lib.positional import SinusoidalPositionalEncoding
+from transformer_lib.vocab import WordVocab
+
+PAIR = RUNNING_PAIR  # German source, English target and the gold alignment between their words
+
+
+def check(condition: bool, *, passed: str, hint: str) -> None:
+    """Says whether an exercise is solved.
+
+    Args:
+        condition: whether the reader's answer is right.
+        passed: what to say then.
+        hint: what probably went wrong otherwise.
+
+    Raises:
+        AssertionError: with the hint, when it is not.
+    """
+    if not condition:
+        raise AssertionError(f"not yet: {hint}")
+    print(f"✓ {passed}")
+
+
+@cache
+def vocabularies() -> tuple[WordVocab, WordVocab]:
+    """German and English words of the grammar corpus, from its training sentences alone."""
+    train = grammar_corpus().train
+    return (
+        WordVocab.train((pair.source for pair in train), "de", min_freq=1),
+        WordVocab.train((pair.target for pair in train), "en", min_freq=1),
+    )
+
+
+def running_ids() -> tuple[Tensor, Tensor]:
+    """The running pair as a batch of one: source ids (1, S) with `<eos>`, and target ids (1, L)
+    with `<bos>` and `<eos>`."""
+    german, english = vocabularies()
+    src = german.encode(PAIR.source, eos=True)
+    tgt = english.encode(PAIR.target, bos=True, eos=True)
+    return torch.tensor([src]), torch.tensor([tgt])
+
+
+class Ledger:
+    """The shapes of the running sentence, piece by piece, at the paper's sizes.
+
+    A letter stands for one number throughout; a row that says otherwise is refused.
+
+    Args:
+        notebook: number of the notebook. The rows of the pieces built before are there already,
+            computed by those pieces; the notebook adds its own.
+    """
+
+    def __init__(self, notebook: int) -> None:
+        self.sizes: dict[str, int] = {}
+        self.rows: list[tuple[int, str, str, tuple[int, ...]]] = []
+        self.notebook = 0
+        for number, name, symbols, tensor in _rows_before(notebook):
+            self.notebook = number
+            self.add(name, symbols, tensor)
+        self.notebook = notebook
+
+    def add(self, name: str, symbols: str, tensor: Tensor) -> None:
+        """Writes one row.
+
+        Args:
+            name: what the tensor is.
+            symbols: its dimensions, such as "B S D".
+            tensor: the tensor itself.
+
+        Raises:
+            ValueError: a letter has had another size before, or their number is wrong.
+        """
+        letters, shape = symbols.split(), tuple(tensor.shape)
+        if len(letters) != len(shape):
+            raise ValueError(f"{name}: {len(letters)} symbols for a tensor of shape {shape}")
+        sizes = dict(self.sizes)  # a row that is refused leaves nothing behind
+        for letter, size in zip(letters, shape, strict=True):
+            known = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
+            if known != size:
+                raise ValueError(f"{name}: {letter} was {known}, now it is {size}")
+        self.sizes = sizes
+        self.rows.append((self.notebook, name, symbols, shape))
+
+    def __str__(self) -> str:
+        """The table; ▶ marks the rows of this notebook."""
+        heads = ("", "notebook", "what", "dimensions", "shape")
+        cells = [
+            ("▶" if n == self.notebook else "", f"{n:02d}", name, symbols, str(shape))
+            for n, name, symbols, shape in self.rows
+        ]
+        widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in (heads, *cells)
+        ]
+        return "\n".join([f"{PAIR.source}  →  {PAIR.target}", "", *lines])
+
+
+def _rows_before(notebook: int) -> list[tuple[int, str, str, Tensor]]:
+    """The rows that notebooks 1 … notebook - 1 add, computed with the library's pieces."""
+    torch_state = torch.get_rng_state()  # weights are drawn here; the reader's seed is not touched
+    d_model, n_heads, d_ff = 512, 8, 2048
+    src, tgt = running_ids()
+    x = TokenEmbedding(len(vocabularies()[0]), d_model)(src)
+    with_positions = SinusoidalPositionalEncoding(d_model)(x)
+    tgt_in, tgt_out = teacher_forcing(tgt)
+    heads = split_heads(with_positions, n_heads)
+    weights = attention(heads, heads, heads, padding_mask(src))[1]
+    attended = MultiHeadAttention(d_model, n_heads)(with_positions, with_positions)
+    feed_forward = FeedForward(d_model, d_ff)
+    rows = [
+        (1, "source ids", "B S", src),
+        (1, "target ids, framed", "B L", tgt),
+        (1, "source, embedded", "B S D", x),
+        (2, "source with positions", "B S D", with_positions),
+        (3, "padding mask", "B 1 1 S", padding_mask(src)),
+        (3, "decoder input", "B T", tgt_in),
+        (3, "targets", "B T", tgt_out),
+        (3, "decoder mask", "B 1 T T", target_mask(tgt_in)),
+        (4, "queries of all heads", "B H S d_k", heads),
+        (4, "attention weights", "B H S S", weights),
+        (4, "heads merged", "B S D", attended),
+        (5, "inside the feed-forward", "B S F", feed_forward.expand(attended)),
+        (5, "after the sub-layer", "B S D", feed_forward(attended)),
+    ]
+    torch.set_rng_state(torch_state)
+    return [row for row in rows if row[0] < notebook] + (
+        _rows_of_the_model() if notebook > 6 else []
+    )
+
+
+def _rows_of_the_model() -> list[tuple[int, str, str, Tensor]]:
+    """The rows of notebook 06; imported here because the earlier notebooks do without a model."""
+    from transformer_lib.config import ModelConfig
+    from transformer_lib.model import Transformer
+
+    torch_state = torch.get_rng_state()
+    src, tgt = running_ids()
+    tgt_in, _ = teacher_forcing(tgt)
+    german, english = vocabularies()
+    with torch.no_grad():
+        model = Transformer(ModelConfig(len(german), len(english))).eval()
+        memory = model.encode(src)
+        hidden = model.decode(tgt_in, memory, src)
+        logits = model.output_projection(hidden)
+    torch.set_rng_state(torch_state)
+    return [
+        (6, "memory", "B S D", memory),
+        (6, "hidden", "B T D", hidden),
+        (6, "logits", "B T V", logits),
+    ]

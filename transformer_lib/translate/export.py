@@ -1,0 +1,253 @@
+"""A trained model as another engine wants it: served by CTranslate2, or inside Hugging Face.
+
+Nothing is approximated. What an architecture cannot hold is refused, in one line. The packages are
+extras (`pip install ctranslate2`, `pip install transformers sacremoses`), imported when used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from transformer_lib.config import ModelConfig
+from transformer_lib.data.files import check_free, write_folder
+from transformer_lib.model import Transformer
+from transformer_lib.translate.translator import EXTRA, Translator
+from transformer_lib.vocab import BOS_ID, EOS_ID, SPECIALS, SubwordVocab, Vocab
+
+__all__ = ["Engine", "as_transformers", "export", "transformers_weights"]
+
+Engine = Literal["ctranslate2", "transformers"]
+PACKAGES = {"ctranslate2": "ctranslate2", "transformers": "transformers sacremoses"}
+
+
+def export(
+    translator: Translator, folder: str | Path, engine: Engine, *, replace: bool = False
+) -> Path:
+    """Writes a folder that the engine opens, whole or not at all (`write_folder`).
+
+    Args:
+        engine: "ctranslate2", or "transformers" for Hugging Face (MarianMT where the model is
+            post-norm, Pegasus, its pre-norm sister, where it is pre-norm).
+        replace: whether an earlier export of this name may go.
+
+    Raises:
+        ValueError: the package is missing, or the engine has no such architecture.
+        FileExistsError: the name is taken.
+    """
+    if engine not in get_args(Engine):
+        raise ValueError(f"no engine {engine!r}; there are {', '.join(get_args(Engine))}")
+    check_free(folder, replace=replace)
+    prepare = _fill_ctranslate2 if engine == "ctranslate2" else _fill_transformers
+    return write_folder(folder, prepare(translator), replace=replace)
+
+
+def _need(package: str, part: str = "") -> Any:
+    try:
+        return importlib.import_module(package + part)
+    except ImportError as error:
+        raise ValueError(
+            f"an export for {package} needs it installed: pip install {PACKAGES[package]}"
+        ) from error
+
+
+def _tokens(vocab: Vocab) -> list[str]:
+    return [vocab.id_to_token(id) for id in range(len(vocab))]
+
+
+def _weights(model: Transformer) -> dict[str, Tensor]:
+    """By name, in float32, those that are shared under each of their names."""
+    return {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
+
+
+# CTranslate2
+
+
+def _fill_ctranslate2(translator: Translator) -> Callable[[Path], None]:
+    specs = _need("ctranslate2", ".specs")
+    config, weights = translator.model.config, _weights(translator.model)
+    spec = specs.TransformerSpec.from_config(
+        config.n_layers, config.n_heads, pre_norm=config.norm_first
+    )
+    _set_stack(spec.encoder, weights, "encoder")
+    _set_stack(spec.decoder, weights, "decoder")
+    positions = _position_table(translator.model).numpy()
+    source, target = spec.encoder.embeddings[0], spec.decoder.embeddings
+    for embedding, side in ((source, "src"), (target, "tgt")):
+        embedding.weight = weights[f"{side}_embedding.weight"].numpy()
+    for stack in (spec.encoder, spec.decoder):
+        stack.position_encodings.encodings = positions
+    spec.decoder.projection.weight = weights["output_projection.weight"].numpy()
+    spec.register_source_vocabulary(_tokens(translator.src_vocab))
+    spec.register_target_vocabulary(_tokens(translator.tgt_vocab))
+    for name, token in zip(("unk", "bos", "eos"), SPECIALS[1:], strict=True):
+        setattr(spec.config, f"{name}_token", token)
+    spec.config.decoder_start_token = SPECIALS[BOS_ID]
+    spec.config.add_source_eos = True
+
+    def fill(folder: Path) -> None:
+        spec.validate()
+        spec.optimize()
+        spec.save(str(folder))
+        translator.src_vocab.save(folder / "source.vocab")
+        translator.tgt_vocab.save(folder / "target.vocab")
+
+    return fill
+
+
+def _position_table(model: Transformer) -> Tensor:
+    """What is added at each position (max_len, D): zeros where nothing is."""
+    config = model.config
+    nothing = torch.zeros(1, config.max_len, config.d_model)
+    with torch.no_grad():
+        return model.positions(nothing.to(model.output_projection.weight.device))[0].float().cpu()
+
+
+def _set_stack(stack: Any, weights: Mapping[str, Tensor], side: str) -> None:
+    for i, layer in enumerate(stack.layer):
+        name = f"{side}.layers.{i}"
+        parts = [(layer.self_attention, "self_attention", [["query", "key", "value"], ["output"]])]
+        if side == "decoder":
+            cut = [["query"], ["key", "value"], ["output"]]
+            parts.append((layer.attention, "cross_attention", cut))
+        for number, (attention, called, groups) in enumerate(parts):
+            for linear, group in zip(attention.linear, groups, strict=True):
+                _set_linear(linear, weights, [f"{name}.{called}.{part}" for part in group])
+            _set_norm(attention.layer_norm, weights, f"{name}.residuals.{number}.norm")
+        _set_linear(layer.ffn.linear_0, weights, [f"{name}.feed_forward.expand"])
+        _set_linear(layer.ffn.linear_1, weights, [f"{name}.feed_forward.contract"])
+        _set_norm(layer.ffn.layer_norm, weights, f"{name}.residuals.{len(parts)}.norm")
+    if f"{side}.norm.weight" in weights:  # pre-norm's last LayerNorm
+        _set_norm(stack.layer_norm, weights, f"{side}.norm")
+
+
+def _set_linear(linear: Any, weights: Mapping[str, Tensor], names: list[str]) -> None:
+    linear.weight = torch.cat([weights[f"{name}.weight"] for name in names]).numpy()
+    linear.bias = torch.cat([weights[f"{name}.bias"] for name in names]).numpy()
+
+
+def _set_norm(norm: Any, weights: Mapping[str, Tensor], name: str) -> None:
+    norm.gamma, norm.beta = (weights[f"{name}.{part}"].numpy() for part in ("weight", "bias"))
+
+
+# Hugging Face
+
+
+THEIR_NAMES = {
+    "self_attention.": "self_attn.",
+    "cross_attention.": "encoder_attn.",
+    "query.": "q_proj.",
+    "key.": "k_proj.",
+    "value.": "v_proj.",
+    "output.": "out_proj.",
+    "feed_forward.expand.": "fc1.",
+    "feed_forward.contract.": "fc2.",
+    "residuals.0.norm.": "self_attn_layer_norm.",
+    "encoder.norm.": "encoder.layer_norm.",
+    "decoder.norm.": "decoder.layer_norm.",
+}
+
+
+def transformers_weights(model: Transformer) -> dict[str, Tensor]:
+    """Our weights by Hugging Face's names, with the channels in its order.
+
+    Its sinusoids have all sines before all cosines, ours alternate. A model does not care in which
+    order its D channels stand as long as all its parts agree, so all of them are put in that order.
+    """
+    width = model.config.d_model
+    order = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
+    renamed = {}
+    for name, tensor in _weights(model).items():
+        if "embedding" in name or name.startswith("output_projection"):
+            renamed["model.shared.weight"] = tensor[:, order]
+            continue
+        if name.endswith(("output.weight", "contract.weight")) or tensor.dim() == 1:
+            inside = ("query.bias", "key.bias", "value.bias", "expand.bias")
+            tensor = tensor if name.endswith(inside) else tensor[order]
+        elif tensor.dim() == 2:
+            tensor = tensor[:, order]
+        renamed[_their_name(name)] = tensor.contiguous()
+    return renamed
+
+
+def _their_name(name: str) -> str:
+    for ours, theirs in THEIR_NAMES.items():
+        name = name.replace(ours, theirs)
+    last = 1 if name.startswith("encoder") else 2
+    name = name.replace(f"residuals.{last}.norm.", "final_layer_norm.")
+    return "model." + name.replace("residuals.1.norm.", "encoder_attn_layer_norm.")
+
+
+def as_transformers(model: Transformer) -> Any:
+    """The same model as a `MarianMTModel` (post-norm) or `PegasusForConditionalGeneration`.
+
+    Raises:
+        ValueError: the package is missing, or has no such architecture.
+    """
+    theirs = _need("transformers")
+    config = model.config
+    if not config.shares_vocabulary:
+        raise ValueError("Hugging Face's architecture needs one vocabulary and tied embeddings")
+    if config.positions != "sinusoidal":
+        raise ValueError(f"Hugging Face's architecture has sinusoids, got {config.positions}")
+    kind = "Pegasus" if config.norm_first else "Marian"
+    name = "PegasusForConditionalGeneration" if config.norm_first else "MarianMTModel"
+    twin = getattr(theirs, name)(getattr(theirs, f"{kind}Config")(**_their_config(config)))
+    missing, unknown = twin.load_state_dict(transformers_weights(model), strict=False)
+    twin.tie_weights()
+    fixed = ("embed_positions.weight", "embed_tokens.weight", "lm_head.weight", "logits_bias")
+    if unknown or not all(name.endswith(fixed) for name in missing):
+        raise ValueError(f"this release of transformers has other weights: {missing}, {unknown}")
+    twin.generation_config.update(
+        max_length=None, max_new_tokens=config.max_len // 2, num_beams=4, early_stopping=True
+    )
+    return twin.eval()
+
+
+def _their_config(config: ModelConfig) -> dict[str, Any]:
+    both = {"layers": config.n_layers, "attention_heads": config.n_heads, "ffn_dim": config.d_ff}
+    sides = {f"{side}_{k}": v for side in ("encoder", "decoder") for k, v in both.items()}
+    ids = {"pad": config.pad_id, "bos": BOS_ID, "eos": EOS_ID, "decoder_start": BOS_ID}
+    return {
+        **sides,
+        **{f"{name}_token_id": id for name, id in ids.items()},
+        "vocab_size": config.tgt_vocab_size,
+        "d_model": config.d_model,
+        "dropout": config.dropout,
+        "max_position_embeddings": config.max_len,
+        "activation_function": "relu",
+        "scale_embedding": True,
+        "forced_eos_token_id": None,
+    }
+
+
+def _fill_transformers(translator: Translator) -> Callable[[Path], None]:
+    if not isinstance(translator.src_vocab, SubwordVocab):
+        raise ValueError("Hugging Face's tokenizer needs subwords, this model has whole words")
+    twin = as_transformers(translator.model)
+    ids = {token: id for id, token in enumerate(_tokens(translator.src_vocab))}
+
+    def fill(folder: Path) -> None:
+        twin.save_pretrained(str(folder))
+        for side in ("source", "target"):
+            (folder / f"{side}.spm").write_bytes(translator.src_vocab.to_bytes())
+        (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), "utf-8")
+        (folder / "tokenizer_config.json").write_text(json.dumps(_tokenizer(translator)), "utf-8")
+
+    return fill
+
+
+def _tokenizer(translator: Translator) -> dict[str, Any]:
+    names = zip(("pad", "unk", "eos"), (SPECIALS[0], SPECIALS[1], SPECIALS[EOS_ID]), strict=True)
+    return {
+        "tokenizer_class": "MarianTokenizer",
+        **{f"{name}_token": token for name, token in names},
+        "model_max_length": translator.model.config.max_len - EXTRA,
+        "separate_vocabs": False,
+    }

@@ -77,7 +77,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1): make PYTHON=python3.12"; \
 	  exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[notebooks,test]' || { \
+	$(PY) -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[lessons,cli,test]' || { \
 	  echo "The pinned versions did not install on $$($(PY) -V). They are meant for Python 3.11 to 3.14" \
 	    "on Linux, Windows and Apple silicon; another Python: rm -r $(VENV) && make PYTHON=python3.12"; \
 	  exit 1; }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.11.0", "3.12.0", "3.13.0", "3.14.0")
-EXTRAS = ("notebooks", "test")
+EXTRAS = ("lessons", "cli", "test")
 
 
 def resolve(python: str, constraints: Path) -> tuple[bool, str]:

@@ -10,7 +10,13 @@ BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 COLAB = "https://colab.research.google.com/github/{slug}/blob/main/notebooks/{name}"
 # Colab has torch, numpy, matplotlib, seaborn, spaCy, safetensors and tqdm; the rest is installed
 # there, without dependencies where those would replace torch or numpy.
-MISSING = {"jaxtyping": "", "sacrebleu": "", "sentencepiece": "", "torchtext": "--no-deps "}
+MISSING = {
+    "jaxtyping": "",
+    "pooch": "",
+    "sacrebleu": "",
+    "sentencepiece": "",
+    "torchtext": "--no-deps ",
+}
 SETUP = """\
 # Nothing to do on your own machine. In Colab this installs what is missing there.
 import importlib.util
@@ -25,7 +31,7 @@ if IN_COLAB:
         if importlib.util.find_spec(name) is None:
             get_ipython().run_line_magic("pip", f"install --quiet {{what}}")
 elif importlib.util.find_spec("transformer_lib") is None:
-    raise ModuleNotFoundError("run `pip install -e .` in the repository, then restart Jupyter")"""
+    raise ModuleNotFoundError("run `make lab` in the repository, or pip install -e '.[lessons]'")"""
 
 
 def title_cell(name, title, repository):
@@ -33,8 +39,10 @@ def title_cell(name, title, repository):
     return f"{title}\n\n[![Open in Colab]({BADGE})]({COLAB.format(slug=slug, name=name)})"
 
 
-def setup_cell(repository, dependencies):
-    ranges = {re.match(r"[\w-]+", text)[0]: text for text in dependencies}
+def setup_cell(repository, project):
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["lessons"], *extras["words"]]
+    ranges = {re.match(r"[\w-]+", text)[0]: text for text in wanted}
     lines = [f'"{name}": "{flags}\'{ranges[name]}\'",' for name, flags in MISSING.items()]
     lines.append(f'"transformer_lib": "--no-deps git+{repository}",')
     return SETUP.format(missing="\n        ".join(lines))
@@ -56,7 +64,7 @@ def with_head(path, project):
         {"cell_type": "markdown", "id": "head-title"}
         | {"source": title_cell(path.name, title, repository)},
         {"cell_type": "code", "id": "head-setup"}
-        | {"source": setup_cell(repository, project["dependencies"])}
+        | {"source": setup_cell(repository, project)}
         | {"execution_count": old.get("execution_count"), "outputs": old.get("outputs", [])},
     ]
     for cell in head:

@@ -42,16 +42,22 @@ class WordTokenizer:
     `spacy.blank` holds rules only, no trained model, so nothing is downloaded.
 
     Raises:
-        ValueError: spaCy has no rules for the language.
+        ImportError: spaCy is not installed.
+        ValueError: spaCy has no rules for the language, or they need another package.
     """
 
     def __init__(self, language: str) -> None:
-        import spacy
-
+        try:
+            import spacy
+        except ImportError as error:
+            raise ImportError("spaCy is missing: pip install 'transformer-lib[words]'") from error
         try:
             self._tokenizer = spacy.blank(language).tokenizer
         except ImportError as error:
-            raise ValueError(f"spaCy has no tokenizer for language {language!r}") from error
+            reason = f"spaCy's tokenizer for {language!r} needs another package: {error}"
+            if "Can't import language" in str(error):
+                reason = f"spaCy has no tokenizer for language {language!r}"
+            raise ValueError(reason) from error
         self.language = language
 
     def __call__(self, text: str) -> list[str]:
@@ -69,8 +75,14 @@ def frequent_words(
     """The words, most frequent first, equally frequent ones by the alphabet.
 
     Words rarer than `min_freq` are left out, and all that come after the first `max_size`.
+
+    Raises:
+        ImportError: torchtext is not installed.
     """
-    from torchtext.vocab import Vocab as TorchtextVocab
+    try:
+        from torchtext.vocab import Vocab as TorchtextVocab
+    except ImportError as error:
+        raise ImportError("torchtext is missing: pip install 'transformer-lib[words]'") from error
 
     # a literal "<pad>" in a text is not our <pad>
     ours = Counter({word: count for word, count in counts.items() if word not in SPECIALS})

@@ -42,7 +42,7 @@ from transformer_lib.data.files import to_json, write_text
 from transformer_lib.data.prepared import Prepared
 from transformer_lib.training import rate_at
 from transformer_lib.translate.evaluation import RAW
-from transformer_lib.translate.metrics import bleu
+from transformer_lib.translate.scores import bleu
 from transformer_lib.translate.translator import length_batches
 
 __all__ = ["SIDES", "affordable", "curve", "ours", "plain_loop", "together"]

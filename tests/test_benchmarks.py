@@ -30,7 +30,7 @@ from benchmarks.worker import TrainingWorker
 from transformer_lib import Batch, ModelConfig, TrainConfig, Transformer, Translator, greedy_decode
 from transformer_lib.training import make_optimizer, rate_at, train_step
 from transformer_lib.translate.evaluation import RAW
-from transformer_lib.translate.metrics import Score
+from transformer_lib.translate.scores import Score
 
 orders = pytest.mark.parametrize("norm_first", [False, True])
 RATES = TrainConfig(peak_rate=material.PEAK_RATE, warmup=material.WARMUP)

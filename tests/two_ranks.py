@@ -21,8 +21,8 @@ from transformer_lib.train.distributed import in_one_piece, share_out, train_ste
 from transformer_lib.train.ranks import join
 from transformer_lib.train.runs import RunConfig, RunLog
 from transformer_lib.train.trainer import Trainer
+from transformer_lib.train.validation import validation_scores
 from transformer_lib.training import TrainConfig, batch_loss, make_optimizer
-from transformer_lib.translate.evaluation import validation_scores
 
 TINY = {"n_layers": 1, "d_model": 16, "n_heads": 2, "d_ff": 32}
 # The gradient of a key's bias is 0 but for rounding, of which an eps of 1e-9 would make steps.

@@ -123,15 +123,15 @@ def _warn(i: int, what: str) -> None:
 
 
 def _draw_attention(translator: Translator, sentence: str, translation: str, path: Path) -> None:
-    from transformer_lib.lessons import figures
+    from transformer_lib.translate.report import draw_attention
 
     maps, sources, targets = translator.attention_maps(sentence, translation)
-    figure = figures.attention_map(
-        maps.cross[-1, 0].mean(0).cpu(),
+    figure = draw_attention(
+        maps.cross[-1, 0].mean(0),
         [*targets[1:], "<eos>"],
         sources,
         title="Where the last layer looks, mean of its heads",
-        row_label="queries: predicted token",
-        column_label="keys: source token",
+        row_title="queries: predicted token",
+        column_title="keys: source token",
     )
     figure.savefig(path, bbox_inches="tight")

@@ -18,7 +18,7 @@ from transformer_lib.data.files import list_checkpoints
 from transformer_lib.train.memory import batch_bytes, moment_bytes, weight_bytes
 from transformer_lib.train.resumable import ResumableRun, Resume
 from transformer_lib.train.trainer import Trainer
-from transformer_lib.translate.evaluation import validation_scores
+from transformer_lib.train.validation import validation_scores
 
 __all__ = ["Forecast", "check_space", "checkpoint_bytes", "disk_bytes", "forecast"]
 

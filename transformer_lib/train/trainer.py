@@ -19,8 +19,8 @@ from transformer_lib.train.distributed import copy_weights, train_step_of_all
 from transformer_lib.train.resumable import ResumableRun
 from transformer_lib.train.runs import InPrecision, progress_bar
 from transformer_lib.train.signals import StopSignal
+from transformer_lib.train.validation import validation_scores
 from transformer_lib.training import StepResult, rate_at
-from transformer_lib.translate.evaluation import validation_scores
 
 __all__ = ["Trainer"]
 

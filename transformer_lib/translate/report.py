@@ -1,19 +1,30 @@
-"""A score as a picture, or as one page with translations to read."""
+"""Scores as a picture or as one page with translations, and attention as a picture.
+
+matplotlib is imported when something is drawn. Nothing here touches pyplot or a global setting.
+"""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from transformer_lib.data.corpora import ParallelText
-from transformer_lib.lessons import figures
 from transformer_lib.translate.evaluation import Report, by_length
 
-__all__ = ["check_ending", "write_report"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["check_ending", "draw_attention", "write_report"]
 
 PICTURES = (".png", ".svg", ".pdf")
+BLUE = "#0173b2"
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
@@ -31,24 +42,19 @@ td, th {{ text-align: left; padding: .2rem 1rem .2rem 0; vertical-align: top }}<
 def write_report(
     path: Path, report: Report, text: ParallelText, how: str = "", n_examples: int = 50
 ) -> None:
-    """BLEU by sentence length: a picture (`.png`, `.svg`, `.pdf`), or a page (`.html`) with the
-    scores and the first translations beside it.
+    """Write BLEU by sentence length to a picture (`.png`, `.svg`, `.pdf`) or a page (`.html`).
+
+    The page also has the scores and the first translations.
 
     Args:
-        how: which model and search, for the page.
+        how: model and search, for the page.
 
     Raises:
-        ValueError: another ending.
+        ValueError: another file name extension.
     """
     check_ending(path)
     groups = by_length(report, text)
-    figure = figures.scores_by_group(
-        {name: score for name, (score, _) in groups.items()},
-        {name: n for name, (_, n) in groups.items()},
-        title=f"BLEU by length, {report.name}",
-        x_label="words in the source sentence",
-        y_label="BLEU",
-    )
+    figure = _draw_groups(groups, f"BLEU by length, {report.name}")
     if path.suffix.lower() in PICTURES:
         figure.savefig(path, bbox_inches="tight")
     else:
@@ -58,11 +64,67 @@ def write_report(
 
 
 def check_ending(path: Path, kind: str = "a report") -> None:
-    """Raises ValueError for a file that could not be a picture; a report may be a page, too."""
+    """Raise ValueError unless the file name is that of a picture; a report may also be a page."""
     endings = PICTURES if kind == "a picture" else (".html", *PICTURES)
     if path.suffix.lower() not in endings:
         *others, last = endings
         raise ValueError(f"{kind} is {', '.join(others)} or {last}, not {path.name!r}")
+
+
+def draw_attention(
+    weights: Tensor,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    title: str,
+    *,
+    row_title: str = "queries",
+    column_title: str = "keys",
+) -> Figure:
+    """Draw one attention map of shape (rows, columns), with a token beside each row and column.
+
+    Raises:
+        ValueError: the labels do not match the shape.
+    """
+    if weights.shape != (len(row_labels), len(column_labels)):
+        raise ValueError(
+            f"a map of shape {tuple(weights.shape)} with {len(row_labels)} row labels "
+            f"and {len(column_labels)} column labels"
+        )
+    cell = min(0.52, 6.4 / max(weights.shape))
+    width = cell * len(column_labels) + 1.9 + 0.085 * max(map(len, row_labels))
+    figure, ax = _figure(max(5.0, width), max(2.5, cell * len(row_labels) + 1.6), title)
+    mesh = ax.pcolormesh(
+        weights.float().cpu(), cmap="Blues", vmin=0.0, vmax=1.0, edgecolors="white", linewidth=0.8
+    )
+    figure.colorbar(mesh, label="attention weight", shrink=0.85).outline.set_visible(False)
+    centres = [[i + 0.5 for i in range(n)] for n in weights.shape]
+    ax.set_yticks(centres[0], row_labels, parse_math=False)
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(centres[1], column_labels, parse_math=False, **turned)
+    ax.set(ylim=(len(row_labels), 0), aspect="equal", xlabel=column_title, ylabel=row_title)
+    ax.tick_params(length=0, labelsize=9)
+    ax.spines[:].set_visible(False)
+    return figure
+
+
+def _draw_groups(groups: dict[str, tuple[float, int]], title: str) -> Figure:
+    """Draw a bar for the BLEU of each length group, with the number of sentences in it."""
+    figure, ax = _figure(8.0, 3.9, title)
+    bars = ax.bar(list(groups), [score for score, _ in groups.values()], color=BLUE, width=0.66)
+    ax.bar_label(bars, fmt="{:.1f}", padding=2, fontweight="bold")
+    ax.set_xticks(range(len(groups)), [f"{name}\n{n} sentences" for name, (_, n) in groups.items()])
+    ax.set(xlabel="words in the source sentence", ylabel="BLEU")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.margins(y=0.14)
+    return figure
+
+
+def _figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold")
+    return figure, figure.subplots()
 
 
 def _page(

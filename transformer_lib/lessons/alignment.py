@@ -1,0 +1,115 @@
+"""How often attention looks at the right word, measured against a gold word alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["AlignmentScore", "Link", "alignment_score", "attention_links"]
+
+Link = tuple[int, int]  # (source position, target position), counted from 0
+
+
+@dataclass(frozen=True)
+class AlignmentScore:
+    """Counts of links between words, of one sentence pair or many: `a + b` adds them up.
+
+    Add the counts of all sentences before reading a rate; a mean of rates would give a short
+    sentence the weight of a long one.
+
+    Attributes:
+        hits: gold links (s, t) whose target word t has a predicted link to *some* source
+            word that gold aligns with t.
+        correct: predicted links that are gold links.
+        predicted: predicted links.
+        gold: gold links.
+    """
+
+    hits: int
+    correct: int
+    predicted: int
+    gold: int
+
+    def __add__(self, other: AlignmentScore) -> AlignmentScore:
+        return AlignmentScore(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of gold links that are hits, 0 to 1.
+
+        An argmax chooses one source word for each target word. Where gold aligns two, choosing
+        either is a hit for both links; plain recall would count one of them as missed.
+        """
+        return _share(self.hits, self.gold, "gold links")
+
+    @property
+    def precision(self) -> float:
+        """Share of predicted links that are gold links, 0 to 1."""
+        return _share(self.correct, self.predicted, "predicted links")
+
+
+def attention_links(attention: Float[Tensor, "T S"]) -> frozenset[Link]:
+    """Return the most attended source position of each target position: {(argmax of row t, t)}.
+
+    Ties go to the first column; a row of zeros (all masked) has no link.
+
+    Args:
+        attention: one cross-attention map, of a head or the mean of several. Rows are queries
+            (target), columns are keys (source). Row t must be the query that *predicts* target
+            word t: with decoder input `<bos> y_0 y_1 …` that is row t, unshifted. Leave out the
+            rows and columns of padding, and the row that predicts `<eos>`. If the source ends
+            with `<eos>`, its column may stay: attending to it is a miss.
+
+    Raises:
+        ValueError: raw scores or a transposed map; rows are weights and sum to at most 1.
+    """
+    if attention.ndim != 2 or attention.shape[1] == 0:
+        raise ValueError(f"an attention map here is (T, S), got {tuple(attention.shape)}")
+    if not torch.isfinite(attention).all() or (attention < 0).any():
+        raise ValueError("attention weights are finite and not negative; these are not")
+    sums = attention.double().sum(dim=1)
+    if (sums > 1.01).any():  # 1 % for half precision; dropping a column only lowers a sum
+        row = int(sums.argmax())
+        raise ValueError(
+            f"attention row {row} sums to {sums[row]:.2f}, expected at most 1; "
+            "rows are queries (target): is the map transposed?"
+        )
+    best = attention.argmax(dim=1).tolist()
+    return frozenset((s, t) for t, s in enumerate(best) if sums[t] > 0)
+
+
+def alignment_score(
+    predicted: Float[Tensor, "T S"] | Iterable[Link], gold: Iterable[Link]
+) -> AlignmentScore:
+    """Compare an attention map, or links, with the gold word alignment of one sentence pair.
+
+    `sum(scores, start=AlignmentScore(0, 0, 0, 0))` gives the score of a whole corpus.
+
+    Args:
+        predicted: a map, see `attention_links`, or links (source position, target position).
+        gold: the correct links; a word may have none or several.
+
+    Raises:
+        ValueError: a gold link outside the map, or not a map.
+    """
+    gold = frozenset(gold)
+    if isinstance(predicted, Tensor):
+        links, (T, S) = attention_links(predicted), predicted.shape
+        outside = [(s, t) for s, t in sorted(gold) if not (0 <= s < S and 0 <= t < T)]
+        if outside:
+            raise ValueError(f"gold link (s, t) = {outside[0]} is outside the ({T}, {S}) map")
+    else:
+        links = frozenset(predicted)
+    matched_targets = {t for _, t in links & gold}
+    hits = sum(t in matched_targets for _, t in gold)
+    return AlignmentScore(hits, len(links & gold), len(links), len(gold))
+
+
+def _share(part: int, whole: int, what: str) -> float:
+    if whole == 0:
+        raise ValueError(f"no {what} to count: a share of nothing has no value")
+    return part / whole

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from transformer_lib.batching import pad
-from transformer_lib.data.files import MANIFEST, check_folder, write_folder
-from transformer_lib.data.reading import load_vocab, load_weights, read_config
+from transformer_lib.data.files import MANIFEST, check_folder, list_checkpoints, write_folder
+from transformer_lib.data.reading import load_vocab, load_weights, read_config, read_json
 from transformer_lib.decoding import Hypothesis, beam_search, greedy_decode
 from transformer_lib.model import AttentionMaps, Transformer
 from transformer_lib.translate.inference import for_inference, side_by_side
@@ -161,6 +161,15 @@ class Translator:
         self.tgt_vocab.save(folder / "target.vocab")
 
     @classmethod
+    def open(cls, name: str | Path, *, device: torch.device | str = "cpu") -> Translator:
+        """Open a run (its best checkpoint), a model folder, or a shipped model by its name.
+
+        Raises:
+            FileNotFoundError, ValueError: see `from_pretrained`.
+        """
+        return cls.from_pretrained(find_model(name), device=device)
+
+    @classmethod
     def from_pretrained(
         cls, folder: str | Path, *, device: torch.device | str = "cpu"
     ) -> Translator:
@@ -179,6 +188,21 @@ class Translator:
         model = load_weights(config, folder / "model.safetensors")
         source, target = (load_vocab(folder / f"{side}.vocab") for side in ("source", "target"))
         return cls(model.eval().to(device), source, target)
+
+
+def find_model(name: str | Path) -> Path:
+    """Return the model folder of a run (its best checkpoint), a folder, or a shipped name.
+
+    Raises:
+        FileNotFoundError: there is no such folder and no such name.
+    """
+    checkpoints = list_checkpoints(Path(name) / "checkpoints")
+    if not checkpoints:
+        return find_pretrained(name)
+    best = Path(name) / "best.json"
+    step = read_json(best, {"step": int})["step"] if best.is_file() else -1
+    chosen = Path(name) / "checkpoints" / f"step-{step:06d}"
+    return chosen if chosen in checkpoints else checkpoints[-1]
 
 
 def pretrained_folders() -> list[Path]:

@@ -2,7 +2,8 @@
 """The loss, the learning rate, one training step, evaluation, and averaged weights (section 5)."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ __all__ = [
     "batch_loss",
     "update",
     "train_step",
+    "evaluation_mode",
     "Evaluation",
     "evaluate",
     "average_weights",
@@ -259,6 +261,18 @@ def train_step(
     return StepResult(mean, n_tokens, grad_norm, rate)
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off inside; restore the mode of every sub-module, also after an error."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 class Evaluation(NamedTuple):
     """How well the model predicts given texts."""
 
@@ -274,26 +288,22 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[Batch], pad_id: int = 0) -> Evaluation:
-    """Loss and accuracy over all tokens of all batches, without dropout.
-
-    The model is left in the mode in which it came.
+    """Return loss and accuracy over all tokens of all batches, without dropout.
 
     Raises:
         ValueError: there is no token to evaluate on.
 
     Built in notebook 07.
     """
-    was_training = model.training
-    model.eval()
     total, right, n_tokens = 0.0, 0, 0
-    for batch in batches:
-        tgt_in, tgt_out = teacher_forcing(batch.tgt)
-        logits = model(batch.src, tgt_in)
-        loss, count = label_smoothed_loss(logits, tgt_out, 0.0, pad_id)
-        total += float(loss)
-        right += int(((logits.argmax(-1) == tgt_out) & (tgt_out != pad_id)).sum())
-        n_tokens += int(count)
-    model.train(was_training)
+    with evaluation_mode(model):
+        for batch in batches:
+            tgt_in, tgt_out = teacher_forcing(batch.tgt)
+            logits = model(batch.src, tgt_in)
+            loss, count = label_smoothed_loss(logits, tgt_out, 0.0, pad_id)
+            total += float(loss)
+            right += int(((logits.argmax(-1) == tgt_out) & (tgt_out != pad_id)).sum())
+            n_tokens += int(count)
     if n_tokens == 0:
         raise ValueError("nothing to evaluate: no batch holds a target token")
     return Evaluation(total / n_tokens, right / n_tokens, n_tokens)

@@ -31,7 +31,7 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks
 
 data: $(STAMP) ## fetch Multi30k, which notebook 07 uses when it is there
-	$(PY) -m transformer_lib.data.corpora fetch
+	$(PY) -m transformer_lib fetch
 
 export: $(STAMP) ## write the exported modules and the head of every notebook
 	$(PY) tools/export_notebooks.py

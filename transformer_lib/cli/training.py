@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from tyro.conf import Positional, arg
 
+from transformer_lib.cli.common import Device, choose_device, set_threads
 from transformer_lib.cli.ending import how_to_go_on, saved, told_what_is_saved
 from transformer_lib.config import ModelConfig
 from transformer_lib.data.prepared import Prepared
@@ -22,9 +22,7 @@ from transformer_lib.train.runs import RunConfig
 from transformer_lib.train.trainer import Trainer
 from transformer_lib.training import TrainConfig
 
-__all__ = ["ModelFlags", "TrainFlags", "choose_device", "set_threads", "train"]
-
-Device = Literal["auto", "cpu", "cuda"]
+__all__ = ["ModelFlags", "TrainFlags", "train"]
 
 
 @dataclass(frozen=True)
@@ -183,23 +181,6 @@ def train_config(flags: TrainFlags, config: ModelConfig, steps: int) -> TrainCon
         values["peak_rate"] = (config.d_model * flags.warmup) ** -0.5
     start = round(steps * (1 - flags.cooldown))
     return TrainConfig(**(values | {"cooldown": (start, steps) if start < steps else None}))
-
-
-def set_threads(threads: int | None) -> None:
-    """As many CPU threads as asked for."""
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {threads}")
-        torch.set_num_threads(threads)
-
-
-def choose_device(device: Device) -> torch.device:
-    """The device asked for; "auto" takes a GPU where there is one."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch sees no CUDA device here")
-    return torch.device(device)
 
 
 def _given(flags: Any) -> dict[str, Any]:

@@ -1,34 +1,58 @@
-"""`transformer-lib prepare`."""
+"""`transformer-lib fetch` and `prepare`: from nothing to a corpus that `train` reads."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import arg
 
+from transformer_lib.cli.common import Out
 from transformer_lib.data import prepared
-from transformer_lib.data.corpora import SPLITS, has_multi30k, multi30k
+from transformer_lib.data.corpora import SPLITS, fetch_multi30k, has_multi30k, multi30k
 from transformer_lib.data.files import check_free
 from transformer_lib.data.prepared import SAMPLE_PAIRS, Text
 from transformer_lib.data.textfiles import PairFiles
 
-__all__ = ["prepare"]
+__all__ = ["fetch", "prepare"]
 
-LARGE = 100_000  # pairs; below that everything takes seconds
+LARGE = 100_000  # pairs; smaller corpora take seconds
+Pair = Annotated[tuple[Path, Path] | None, arg(metavar="SOURCE TARGET")]
+Pairs = Annotated[tuple[tuple[Path, Path], ...], arg(metavar="SOURCE TARGET ...")]
+
+
+def fetch(
+    folder: Path | None = None,
+    languages: Annotated[tuple[str, ...], arg(metavar="LANGUAGE...")] = ("de", "en"),
+    splits: Annotated[tuple[str, ...], arg(metavar="SPLIT...")] = SPLITS,
+) -> int:
+    """Fetch Multi30k, for research and education only.
+
+    Args:
+        folder: where the files go; when left out, where the library looks (data/multi30k).
+        languages: some of de, en, fr and cs.
+        splits: some of its splits.
+    """
+    say = partial(print, flush=True)  # progress is of use now, through a pipe too
+    try:
+        say(f"Multi30k is in {fetch_multi30k(folder, languages, splits, say=say)}")
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; run it again to fetch the rest") from None
+    return 0
 
 
 def prepare(
-    out: Annotated[Path, Positional, arg(metavar="OUT")],
+    out: Out,
     /,
     corpus: Literal["multi30k", "files"] = "multi30k",
     source: str | None = None,
     target: str | None = None,
-    train: Annotated[tuple[Path, Path] | None, arg(metavar="SOURCE TARGET")] = None,
-    val: Annotated[tuple[Path, Path] | None, arg(metavar="SOURCE TARGET")] = None,
-    test: Annotated[tuple[Path, Path] | None, arg(metavar="SOURCE TARGET")] = None,
-    also: Annotated[tuple[tuple[Path, Path], ...], arg(metavar="SOURCE TARGET ...")] = (),
+    train: Pair = None,
+    val: Pair = None,
+    test: Pair = None,
+    also: Pairs = (),
     vocab: Literal["subwords", "words"] = "subwords",
     vocab_size: int = 8000,
     max_length: int = 256,
@@ -37,23 +61,23 @@ def prepare(
     workers: int | None = None,
     force: bool = False,
 ) -> int:
-    """Text in, a folder that a training can read out. Says what it dropped and why.
+    """Encode parallel text for `train`, and report the pairs that were dropped.
 
     Args:
         out: the folder to write.
-        corpus: multi30k (fetched before by `make data`), or two text files per split, line by line.
+        corpus: multi30k (run `fetch` first), or two text files per split, line by line.
         source: language of the source, an ISO code (Multi30k: de when left out).
         target: language of the target (Multi30k: en).
         train: the training files, with --corpus files.
-        val: the files to validate on.
-        test: the files to score on in the end.
+        val: the validation files.
+        test: the files for the final scores.
         also: more files to train on, such as a model's translations: source, target, source, …
-            The vocabulary is learned without them; pairs that are there already are left out.
+            The vocabulary is learned without them, and pairs that are there already are left out.
         vocab: one joint vocabulary of subwords, or whole words for each language.
-        vocab_size: number of subwords, or most words of each language.
+        vocab_size: number of subwords, or the most words of each language.
         max_length: training pairs with more tokens on a side are left out.
         max_ratio: so are pairs where one side is this many times longer.
-        sample: from more training pairs than that, so many are drawn for the vocabulary.
+        sample: a larger corpus learns its vocabulary from this many pairs, drawn at random.
         workers: processes that encode; when left out, one per core for large files. The result
             is the same.
         force: replace a prepared folder of that name.
@@ -71,17 +95,15 @@ def prepare(
         if train or val or test:
             raise ValueError("--train, --val and --test go with --corpus files")
         source, target = source or "de", target or "en"
-        there = [split for split in SPLITS if has_multi30k(split, source, target)]
-        splits = dict.fromkeys(["train", "val", *there])  # the first two have to be there
+        present = [split for split in SPLITS if has_multi30k(split, source, target)]
+        splits = dict.fromkeys(["train", "val", *present])  # the first two are required
         texts = {split: multi30k(split, source, target) for split in splits}
-    name = f"{corpus} {source}-{target}"
-    n_pairs = {split: len(text) for split, text in texts.items()}  # files are checked here
+    n_pairs = {split: len(text) for split, text in texts.items()}  # checks files
     if n_pairs["train"] > LARGE:
         learned = min(sample, n_pairs["train"])
         print(f"learning {vocab} from {learned:,} of {n_pairs['train']:,} pairs", flush=True)
-    languages = (source, target)
     vocabularies = prepared.learn_vocabularies(
-        texts["train"], vocab, vocab_size, languages, sample=sample
+        texts["train"], vocab, vocab_size, (source, target), sample=sample
     )
     if also:
         more = [PairFiles(*files, name=" and ".join(map(str, files))) for files in also]
@@ -89,6 +111,7 @@ def prepare(
     if workers is None:  # starting them takes seconds
         workers = (os.cpu_count() or 1) if len(texts["train"]) > LARGE else 1
     limits = prepared.Limits(max_length, max_ratio)
+    name = f"{corpus} {source}-{target}"
     about = {"name": name, "source": source, "target": target, "vocab": vocab}
     prepared.prepare(
         texts, vocabularies, out, limits=limits, about=about, replace=force, workers=workers

@@ -10,19 +10,25 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from transformer_lib.cli.models import check_alpha, check_outputs, find_model
-from transformer_lib.cli.training import Device, choose_device, set_threads
+from transformer_lib.cli.common import (
+    Device,
+    Model,
+    check_alpha,
+    check_outputs,
+    choose_device,
+    set_threads,
+)
 from transformer_lib.data.corpora import read_lines
 from transformer_lib.translate.translator import EXTRA, Translator
 from transformer_lib.vocab import normalize_text
 
 __all__ = ["translate"]
 
-CHUNK = 1000  # lines that are read before they are translated together
+CHUNK = 1000  # lines that are translated together
 
 
 def translate(
-    model: Annotated[str, Positional, arg(metavar="MODEL")],
+    model: Model,
     sentences: Annotated[tuple[str, ...], Positional, arg(metavar="SENTENCE...")] = (),
     /,
     file: Annotated[Path | None, arg(aliases=["-f"])] = None,
@@ -36,7 +42,7 @@ def translate(
     attention: Path | None = None,
     force: bool = False,
 ) -> int:
-    """Translates sentences, a file, or standard input, line by line and in order.
+    """Translate sentences, a file, or standard input, line by line and in order.
 
     Args:
         model: a run (its best checkpoint), a model folder, or the name of a model that ships.
@@ -48,7 +54,7 @@ def translate(
         scores: print the score before each translation.
         max_tokens: most source tokens decoded together; when left out, 1,024 on each CPU thread,
             4,096 on a GPU.
-        device: auto takes a GPU where there is one.
+        device: auto takes a GPU if there is one.
         threads: CPU threads; torch's choice when left out.
         attention: draw the cross-attention of the first sentence to this picture.
         force: replace a picture of that name.
@@ -65,18 +71,18 @@ def translate(
     for number, sentence in enumerate(sentences, start=1):
         if any("\ud800" <= letter <= "\udfff" for letter in sentence):  # Python's bad bytes
             raise ValueError(f"sentence {number} is not UTF-8")
-    translator = Translator.from_pretrained(find_model(model), device=choose_device(device))
+    translator = Translator.open(model, device=choose_device(device))
     search = {"beam_size": beam, "alpha": alpha, "n_best": n_best, "max_tokens": max_tokens}
     lines = iter(sentences) if sentences else _lines(file)
-    # somebody who types wants an answer after every line
+    # a person who types wants an answer after every line
     at_once = 1 if not sentences and not file and sys.stdin.isatty() else CHUNK
     number = 0
     while chunk := list(itertools.islice(lines, at_once)):
-        found = list(_translate_lines(translator, chunk, number, search))
-        for score, text in itertools.chain.from_iterable(found):
+        results = list(_translate_lines(translator, chunk, number, search))
+        for score, text in itertools.chain.from_iterable(results):
             print(f"{score:.4f}\t{text}" if scores else text)
         if attention and number == 0:
-            if text := found[0][0][1]:
+            if text := results[0][0][1]:
                 _draw_attention(translator, chunk[0], text, attention)
             else:
                 _warn(0, f"has no translation to draw: {attention} was not written")
@@ -88,19 +94,19 @@ def translate(
 def _lines(file: Path | None) -> Iterator[str]:
     if file:
         yield from read_lines(file)
-    else:
-        for number, line in enumerate(sys.stdin.buffer, start=1):
-            try:
-                yield normalize_text(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                place = f"standard input, line {number}, byte {error.start + 1}"
-                raise ValueError(f"{place}: not UTF-8") from error
+        return
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield normalize_text(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            position = f"standard input, line {number}, byte {error.start + 1}"
+            raise ValueError(f"{position}: not UTF-8") from error
 
 
 def _translate_lines(
     translator: Translator, lines: list[str], before: int, search: dict[str, Any]
 ) -> Iterable[list[tuple[float, str]]]:
-    """Score and text of the n best for every line; an empty or too long line gives empty ones."""
+    """Yield score and text of each line's n best; empty ones for an empty or too long line."""
     longest = translator.model.config.max_len - EXTRA
     fits = []
     for i, line in enumerate(lines):
@@ -109,17 +115,18 @@ def _translate_lines(
             _warn(before + i, f"has {n_tokens} tokens, the model takes {longest}: left empty")
         elif normalize_text(line):
             fits.append(i)
-    found = dict(zip(fits, translator.hypotheses([lines[i] for i in fits], **search), strict=True))
+    hypotheses = translator.hypotheses([lines[i] for i in fits], **search)
+    best_of = dict(zip(fits, hypotheses, strict=True))
     for i in range(len(lines)):
-        best = found.get(i, [])
+        best = best_of.get(i, [])
         if best and not best[0].finished:
             _warn(before + i, "reached the length limit, its translation has no end")
         texts = [(hyp.score, translator.tgt_vocab.decode(hyp.ids)) for hyp in best]
         yield texts or [(0.0, "")] * search["n_best"]
 
 
-def _warn(i: int, what: str) -> None:
-    print(f"warning: line {i + 1} {what}", file=sys.stderr)
+def _warn(i: int, problem: str) -> None:
+    print(f"warning: line {i + 1} {problem}", file=sys.stderr)
 
 
 def _draw_attention(translator: Translator, sentence: str, translation: str, path: Path) -> None:

@@ -1,0 +1,51 @@
+"""Flags and checks that several commands share."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from tyro.conf import Positional, arg
+
+__all__ = ["Device", "Model", "Out", "check_alpha", "check_outputs", "choose_device", "set_threads"]
+
+Device = Literal["auto", "cpu", "cuda"]
+Model = Annotated[str, Positional, arg(metavar="MODEL")]
+Out = Annotated[Path, Positional, arg(metavar="OUT")]
+
+
+def check_outputs(*paths: Path | None, force: bool = False) -> None:
+    """Raise before the work, not after it, if a file may not or cannot be written."""
+    for path in filter(None, paths):
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder: name a file")
+        if path.exists() and not force:
+            raise FileExistsError(f"{path} exists: choose another name, or add --force")
+        if path.parent.exists() and not path.parent.is_dir():
+            raise ValueError(f"{path.parent} is not a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise if the length penalty could not rank translations."""
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"--alpha must be a number of at least 0, got {alpha}")
+
+
+def set_threads(threads: int | None) -> None:
+    """Set the number of CPU threads; None keeps torch's choice."""
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"--threads must be at least 1, got {threads}")
+        torch.set_num_threads(threads)
+
+
+def choose_device(device: Device) -> torch.device:
+    """Return the named device; "auto" takes a GPU if there is one."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no CUDA device here")
+    return torch.device(device)

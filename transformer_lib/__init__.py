@@ -78,3 +78,16 @@ __all__ = [
     "token_batches",
     "train_step",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import `probes` on first use: the paper's code needs no lessons."""
+    if name == "probes":
+        from transformer_lib.lessons import probes
+
+        return probes
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "probes"])

@@ -174,7 +174,7 @@ def test_text_without_a_pair_is_refused_before_anything_is_learned(tmp_path):
 
 
 def test_the_command_says_from_how_many_it_learns_and_refuses_none(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("transformer_lib.cli.corpus.LARGE", 10)
+    monkeypatch.setattr("transformer_lib.cli.prepare.LARGE", 10)
     pair_files(tmp_path, TRAIN.source, TRAIN.target)
     pair = [str(tmp_path / "train.de"), str(tmp_path / "train.en")]
     command = ["prepare", str(tmp_path / "out"), "--corpus", "files", "--source", "de"]

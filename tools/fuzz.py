@@ -127,8 +127,8 @@ def read_words(data: bytes) -> None:
 
 def read_run(data: bytes) -> None:
     """Reads a log and the note of the best checkpoint."""
-    from transformer_lib.cli.models import find_model
     from transformer_lib.train.runs import RunLog
+    from transformer_lib.translate.translator import find_model
 
     (home() / "run" / "log.jsonl").write_bytes(data)
     (home() / "run" / "best.json").write_bytes(data)

@@ -14,6 +14,7 @@ import torch
 
 from transformer_lib.batching import epoch_batches
 from transformer_lib.data.corpora import ParallelText
+from transformer_lib.data.extras import needs
 from transformer_lib.data.files import to_json, write_text
 from transformer_lib.training import Evaluation, evaluate
 from transformer_lib.translate.scores import Score, bleu, chrf
@@ -122,7 +123,7 @@ def words_bleu(
     """Return BLEU of lower-cased spaCy tokens, as most tutorials do; None without a tokenizer."""
     try:
         tokenize = WordTokenizer(language)
-    except ValueError:
+    except (ImportError, ValueError):  # no spaCy, or it does not know the language
         return None
     both = (hypotheses, references)
     texts = ([" ".join(tokenize(line.lower())) for line in lines] for lines in both)
@@ -136,7 +137,8 @@ def lc_norm_tok(lines: Sequence[str], language: str) -> list[str]:
     sacremoses replaces the Moses scripts: on both sides of test_2016_flickr its output equals
     the published files, line by line (a test compares them).
     """
-    from sacremoses import MosesPunctNormalizer, MosesTokenizer
+    with needs("cli"):
+        from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
     normalize = MosesPunctNormalizer(language).normalize
     tokenize = MosesTokenizer(language).tokenize

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from transformer_lib.data.corpora import ParallelText
+from transformer_lib.data.extras import needs
 from transformer_lib.translate.evaluation import Report, by_length
 
 if TYPE_CHECKING:
@@ -120,8 +121,8 @@ def _draw_groups(groups: dict[str, tuple[float, int]], title: str) -> Figure:
 
 
 def _figure(width: float, height: float, title: str) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
+    with needs("lessons"):
+        from matplotlib.figure import Figure
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold")
     return figure, figure.subplots()

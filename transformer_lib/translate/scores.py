@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from transformer_lib.data.extras import needs
 from transformer_lib.vocab import SPECIALS
 
 __all__ = ["SPECIAL_TOKENS", "TOKENIZERS", "Score", "bleu", "chrf"]
@@ -65,7 +66,8 @@ def bleu(
     if tokenize not in TOKENIZERS:
         raise ValueError(f"no tokenizer {tokenize!r}; choose from {', '.join(TOKENIZERS)}")
     _check_texts(hypotheses, references, special_tokens)
-    from sacrebleu.metrics import BLEU
+    with needs("cli"):
+        from sacrebleu.metrics import BLEU
 
     tokenised = tokenize == "none"  # tells sacrebleu not to warn about tokenised text
     metric = BLEU(lowercase=lowercase, tokenize=tokenize, force=tokenised)
@@ -86,7 +88,8 @@ def chrf(
     single words and word pairs, which is chrF++.
     """
     _check_texts(hypotheses, references, special_tokens)
-    from sacrebleu.metrics import CHRF
+    with needs("cli"):
+        from sacrebleu.metrics import CHRF
 
     return _score(CHRF(lowercase=lowercase, word_order=word_order), hypotheses, references)
 

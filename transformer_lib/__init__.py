@@ -6,7 +6,7 @@ Everything public is importable from here; figures are in `transformer_lib.lesso
 from transformer_lib.attention import KeyValueCache, MultiHeadAttention, attention
 from transformer_lib.batching import Batch, collate, epoch_batches, token_batches
 from transformer_lib.config import ModelConfig
-from transformer_lib.decoding import Hypothesis, beam_search, greedy_decode
+from transformer_lib.decoding import Hypothesis
 from transformer_lib.embeddings import OutputProjection, TokenEmbedding
 from transformer_lib.feed_forward import FeedForward, Residual, layer_norm
 from transformer_lib.layers import Decoder, DecoderLayer, Encoder, EncoderLayer
@@ -29,6 +29,7 @@ from transformer_lib.training import (
     noam_rate,
     train_step,
 )
+from transformer_lib.translate.search import beam_search, greedy_decode
 from transformer_lib.translate.translator import Translator
 from transformer_lib.vocab import SubwordVocab, Vocab, WordVocab, normalize_text
 

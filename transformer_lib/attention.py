@@ -14,7 +14,7 @@ __all__ = [
     "attention",
     "split_heads",
     "merge_heads",
-    "fused_attention",
+    "Maps",
     "attend",
     "KeyValueCache",
     "MultiHeadAttention",
@@ -59,21 +59,7 @@ def merge_heads(x: Float[Tensor, "B H T d_k"]) -> Float[Tensor, "B T D"]:
     return x.transpose(1, 2).flatten(2)
 
 
-def fused_attention(
-    query: Float[Tensor, "*B Q d_k"],
-    key: Float[Tensor, "*B K d_k"],
-    value: Float[Tensor, "*B K d_v"],
-    mask: Bool[Tensor, "..."] | None = None,
-) -> Float[Tensor, "*B Q d_v"]:
-    """The output of `attention` from torch's own kernel, which never stores the weights.
-
-    Source: section 3.2.1, equation 1. Built in notebook 04.
-    """
-    if query.is_cpu and query.element_size() < 4:  # the 16-bit backward pass is slow on a CPU
-        with torch.autocast("cpu", enabled=False):
-            wide = (x.float() for x in (query, key, value))
-            return F.scaled_dot_product_attention(*wide, attn_mask=mask).to(query.dtype)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+Maps = list[Tensor] | None  # a list of the caller's, to which attention weights are appended
 
 
 def attend(
@@ -81,19 +67,18 @@ def attend(
     key: Float[Tensor, "*B K d_k"],
     value: Float[Tensor, "*B K d_v"],
     mask: Bool[Tensor, "..."] | None = None,
-    maps: list[Tensor] | None = None,
+    maps: Maps = None,
 ) -> Float[Tensor, "*B Q d_v"]:
-    """The output of `attention`, from torch's fused kernel unless the weights are asked for.
+    """Return the output of `attention`, from torch's fused kernel unless the weights are wanted.
 
     Args:
         mask: True = may attend; broadcasts to (*B, Q, K).
-        maps: the caller's list. Where there is one, the written-out version runs and appends its
-            weights (*B, Q, K).
+        maps: where it is a list, the written-out version runs and appends its weights (*B, Q, K).
 
     Source: section 3.2.1, equation 1. Built in notebook 04.
     """
     if maps is None:
-        return fused_attention(query, key, value, mask)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     output, weights = attention(query, key, value, mask)
     maps.append(weights)
     return output
@@ -148,7 +133,8 @@ class KeyValueCache:
 class MultiHeadAttention(nn.Module):
     """h attentions side by side, each on its own projections of width d_k = d_model / h.
 
-    Raises ValueError where n_heads does not divide d_model.
+    Raises:
+        ValueError: n_heads does not divide d_model.
 
     Source: section 3.2.2. Built in notebook 04.
     """
@@ -161,30 +147,25 @@ class MultiHeadAttention(nn.Module):
         self.query, self.key = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
         self.value, self.output = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
 
-    def project(self, x: Float[Tensor, "B K D"]) -> tuple[Float[Tensor, "B H K d_k"], ...]:
-        """Keys and values of all heads."""
-        return split_heads(self.key(x), self.n_heads), split_heads(self.value(x), self.n_heads)
+    def project(self, source: Float[Tensor, "B K D"]) -> tuple[Float[Tensor, "B H K d_k"], ...]:
+        """Return the keys and values of all heads."""
+        return tuple(split_heads(part(source), self.n_heads) for part in (self.key, self.value))
 
     def forward(
         self,
         x: Float[Tensor, "B Q D"],
-        source: Float[Tensor, "B K D"] | None,
+        source: Float[Tensor, "B K D"],
         mask: Bool[Tensor, "..."] | None = None,
         *,
         cache: KeyValueCache | None = None,
-        maps: list[Tensor] | None = None,
+        maps: Maps = None,
     ) -> Float[Tensor, "B Q D"]:
-        """Every vector of x asks, every vector of `source` answers; mask and maps as in `attend`.
+        """Attend from x (queries) to source (keys, values); mask and maps as in `attend`.
 
-        Keys and values of `source` go behind those in the cache; None reads the cache alone.
-        Rows of x that share a row of that cache (the beams of a sentence) stand side by side.
+        With a cache, the keys and values of `source` are appended to those it holds.
         """
-        asking = x if source is not None else x.reshape(len(cache.keys), -1, x.size(-1))
-        queries = split_heads(self.query(asking), self.n_heads)  # (B, H, Q, d_k)
-        if source is None:
-            keys, values = cache.read()
-        elif cache is None:
-            keys, values = self.project(source)
-        else:
-            keys, values = cache.append(*self.project(source))
-        return self.output(merge_heads(attend(queries, keys, values, mask, maps))).view_as(x)
+        queries = split_heads(self.query(x), self.n_heads)  # (B, H, Q, d_k)
+        keys, values = self.project(source)  # (B, H, K, d_k) each
+        if cache is not None:
+            keys, values = cache.append(keys, values)  # those of all tokens so far
+        return self.output(merge_heads(attend(queries, keys, values, mask, maps)))  # (B, Q, D)

@@ -4,11 +4,10 @@
 
 from collections.abc import Callable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["FeedForward", "layer_norm", "Dropout", "Residual"]
+__all__ = ["FeedForward", "layer_norm", "Residual"]
 
 
 class FeedForward(nn.Module):
@@ -49,27 +48,8 @@ def layer_norm(
     return (x - mean) / (variance + eps).sqrt() * weight + bias
 
 
-class Dropout(nn.Dropout):
-    """In training, sets a share p of the entries to 0 and divides the others by 1 - p.
-
-    As torch's own, only faster on a CPU, with p rounded to a multiple of 1/65536.
-
-    Source: section 5.4 (Srivastava et al., 2014). Built in notebook 05.
-    """
-
-    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """In evaluation: x itself."""
-        if not (x.is_cpu and self.training and 0 < self.p < 1):
-            return super().forward(x)
-        n = x.numel()
-        bits = torch.empty(-(-n // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-        draws = bits.view(torch.int16)[:n].view(x.shape)  # -32768 … 32767, all equally likely
-        keep = draws >= min(round(self.p * 65536), 65535) - 32768
-        return x * (keep / (1 - self.p)).to(x.dtype)
-
-
 class Residual(nn.Module):
-    """x plus what a sub-layer makes of it, with dropout on the sub-layer and a LayerNorm.
+    """A residual connection around a sub-layer, with dropout on its output and a LayerNorm.
 
     Post-norm, the paper's order: LayerNorm(x + Dropout(Sublayer(x))).
     Pre-norm, `norm_first=True`: x + Dropout(Sublayer(LayerNorm(x))).
@@ -85,13 +65,13 @@ class Residual(nn.Module):
     def __init__(self, d_model: int, dropout: float = 0.1, norm_first: bool = False) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(d_model)
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.norm_first = norm_first
 
     def forward(
         self, x: Float[Tensor, "B T D"], sublayer: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "B T D"]:
-        """Applies the sub-layer around which it is put."""
+        """Return x plus the output of the sub-layer, normalised."""
         if self.norm_first:
             return x + self.dropout(sublayer(self.norm(x)))
         return self.norm(x + self.dropout(sublayer(x)))

@@ -1,16 +1,14 @@
 # Written by notebooks/06_encoder_decoder.ipynb: edit there, then `make export`.
 """Encoder and decoder layers and the two stacks of N layers (section 3.1)."""
 
-from typing import NamedTuple
-
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from transformer_lib.attention import KeyValueCache, MultiHeadAttention
+from transformer_lib.attention import KeyValueCache, Maps, MultiHeadAttention
 from transformer_lib.config import ModelConfig
 from transformer_lib.feed_forward import FeedForward, Residual
 
-__all__ = ["EncoderLayer", "LayerCache", "DecoderLayer", "Encoder", "Decoder"]
+__all__ = ["EncoderLayer", "DecoderLayer", "Encoder", "Decoder"]
 
 
 class EncoderLayer(nn.Module):
@@ -28,21 +26,11 @@ class EncoderLayer(nn.Module):
         )
 
     def forward(
-        self,
-        x: Float[Tensor, "B S D"],
-        mask: Bool[Tensor, "B 1 #S S"] | None,
-        maps: list[Tensor] | None = None,
+        self, x: Float[Tensor, "B S D"], mask: Bool[Tensor, "B 1 #S S"] | None, maps: Maps = None
     ) -> Float[Tensor, "B S D"]:
-        """One layer further; the attention weights are appended to `maps` when it is given."""
+        """Apply one layer; its attention weights are appended to `maps`, where that is a list."""
         x = self.residuals[0](x, lambda y: self.self_attention(y, y, mask, maps=maps))
         return self.residuals[1](x, self.feed_forward)
-
-
-class LayerCache(NamedTuple):
-    """What one decoder layer remembers between steps."""
-
-    self_attention: KeyValueCache
-    cross_attention: KeyValueCache
 
 
 class DecoderLayer(nn.Module):
@@ -60,39 +48,26 @@ class DecoderLayer(nn.Module):
             Residual(config.d_model, config.dropout, config.norm_first) for _ in range(3)
         )
 
-    def start_cache(
-        self, memory: Float[Tensor, "B S D"], max_len: int, beam_size: int = 1
-    ) -> LayerCache:
-        """Room for max_len target tokens; the memory's keys and values are computed once."""
-        heads = self.self_attention.n_heads
-        batch, _, d_model = memory.shape
-        own = KeyValueCache.empty(batch * beam_size, heads, max_len, d_model // heads, like=memory)
-        return LayerCache(own, KeyValueCache.of(*self.cross_attention.project(memory)))
-
     def forward(
         self,
-        x: Float[Tensor, "R T D"],
-        mask: Bool[Tensor, "..."] | None,
+        x: Float[Tensor, "B T D"],
+        mask: Bool[Tensor, "..."],
         memory: Float[Tensor, "B S D"],
-        memory_mask: Bool[Tensor, "B 1 1 S"] | None,
-        cache: LayerCache | None = None,
-        maps: list[Tensor] | None = None,
-    ) -> Float[Tensor, "R T D"]:
-        """One layer further. With a cache, x holds the new tokens only.
+        memory_mask: Bool[Tensor, "B 1 1 S"],
+        cache: KeyValueCache | None = None,
+        maps: Maps = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Apply one layer. With a cache, x holds the new tokens only.
 
-        Two maps are appended to `maps` when it is given: self-attention, then cross-attention.
+        Two maps are appended to `maps`: self-attention, then cross-attention.
         """
-        own, cross = cache or (None, None)
-        source = memory if cache is None else None  # the cache has the memory's keys already
-        x = self.residuals[0](x, lambda y: self.self_attention(y, y, mask, cache=own, maps=maps))
-        x = self.residuals[1](
-            x, lambda y: self.cross_attention(y, source, memory_mask, cache=cross, maps=maps)
-        )
+        x = self.residuals[0](x, lambda y: self.self_attention(y, y, mask, cache=cache, maps=maps))
+        x = self.residuals[1](x, lambda y: self.cross_attention(y, memory, memory_mask, maps=maps))
         return self.residuals[2](x, self.feed_forward)
 
 
 class Encoder(nn.Module):
-    """N encoder layers; pre-norm adds one last LayerNorm, which post-norm has already.
+    """N encoder layers; pre-norm adds a final LayerNorm, which post-norm has already.
 
     Source: section 3.1. Built in notebook 06.
     """
@@ -103,19 +78,16 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.d_model) if config.norm_first else nn.Identity()
 
     def forward(
-        self,
-        x: Float[Tensor, "B S D"],
-        mask: Bool[Tensor, "B 1 #S S"] | None,
-        maps: list[Tensor] | None = None,
+        self, x: Float[Tensor, "B S D"], mask: Bool[Tensor, "B 1 #S S"] | None, maps: Maps = None
     ) -> Float[Tensor, "B S D"]:
-        """Embedded source to memory."""
+        """Turn the embedded source into the memory."""
         for layer in self.layers:
             x = layer(x, mask, maps)
         return self.norm(x)
 
 
 class Decoder(nn.Module):
-    """N decoder layers; pre-norm adds one last LayerNorm.
+    """N decoder layers; pre-norm adds a final LayerNorm.
 
     Source: section 3.1. Built in notebook 06.
     """
@@ -127,14 +99,14 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "R T D"],
-        mask: Bool[Tensor, "..."] | None,
+        x: Float[Tensor, "B T D"],
+        mask: Bool[Tensor, "..."],
         memory: Float[Tensor, "B S D"],
-        memory_mask: Bool[Tensor, "B 1 1 S"] | None,
-        cache: list[LayerCache] | None = None,
-        maps: list[Tensor] | None = None,
-    ) -> Float[Tensor, "R T D"]:
-        """Embedded target and memory to hidden vectors, one cache entry per layer."""
-        for layer, remembered in zip(self.layers, cache or [None] * len(self.layers), strict=True):
-            x = layer(x, mask, memory, memory_mask, remembered, maps)
+        memory_mask: Bool[Tensor, "B 1 1 S"],
+        caches: list[KeyValueCache] | None = None,
+        maps: Maps = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Turn the embedded target and the memory into hidden vectors; one cache per layer."""
+        for layer, cache in zip(self.layers, caches or [None] * len(self.layers), strict=True):
+            x = layer(x, mask, memory, memory_mask, cache, maps)
         return self.norm(x)

@@ -1,29 +1,21 @@
 # Written by notebooks/06_encoder_decoder.ipynb: edit there, then `make export`.
 """The whole Transformer of Figure 1: embeddings, encoder, decoder, output projection."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from transformer_lib.attention import KeyValueCache, Maps
 from transformer_lib.config import ModelConfig
 from transformer_lib.embeddings import OutputProjection, TokenEmbedding
-from transformer_lib.feed_forward import Dropout
-from transformer_lib.layers import Decoder, Encoder, LayerCache
+from transformer_lib.layers import Decoder, Encoder
 from transformer_lib.masks import causal_mask, padding_mask, target_mask
 from transformer_lib.positional import LearnedPositionalEncoding, SinusoidalPositionalEncoding
 
-__all__ = [
-    "AttentionMaps",
-    "Readout",
-    "NoPositionalEncoding",
-    "POSITIONS",
-    "new_token_mask",
-    "EncoderDecoder",
-    "Transformer",
-]
+__all__ = ["AttentionMaps", "make_positions", "initialize", "Transformer"]
 
 
 class AttentionMaps(NamedTuple):
@@ -34,121 +26,81 @@ class AttentionMaps(NamedTuple):
     cross: Float[Tensor, "N B H T S"]
 
 
-# From hidden vectors (B, T, D) and the output matrix (V, D) to what is wanted instead of logits.
-Readout = Callable[[Tensor, Tensor], Any]
+def make_positions(config: ModelConfig) -> nn.Module:
+    """Return the positional encoding that `config` names; "none" is a table of zeros."""
+    if config.positions == "learned":
+        return LearnedPositionalEncoding(config.d_model, config.max_len)
+    positions = SinusoidalPositionalEncoding(config.d_model, config.max_len)
+    if config.positions == "none":  # a model without any sense of order, for experiments
+        positions.table.zero_()
+    return positions
 
 
-class NoPositionalEncoding(nn.Module):
-    """Adds nothing: the model without any sense of order, for experiments."""
+def initialize(model: nn.Module) -> None:
+    """Draw the weights of all layers: Xavier for matrices, zero for biases.
 
-    def __init__(self, d_model: int, max_len: int) -> None:
-        super().__init__()
-
-    def forward(self, x: Float[Tensor, "B T D"], offset: int = 0) -> Float[Tensor, "B T D"]:
-        """x itself."""
-        return x
-
-
-POSITIONS = {
-    "sinusoidal": SinusoidalPositionalEncoding,
-    "learned": LearnedPositionalEncoding,
-    "none": NoPositionalEncoding,
-}
+    Embeddings and positions draw their own when they are made.
+    """
+    for name, parameter in model.named_parameters():
+        if ".layers." in name and parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+        elif ".layers." in name and name.endswith("bias"):
+            nn.init.zeros_(parameter)
 
 
-def new_token_mask(new: Int[Tensor, "B T"], offset: int) -> Bool[Tensor, "T K"] | None:
-    """What new tokens may see behind a cache of `offset` tokens; one alone may see everything."""
-    n_new = new.size(1)
-    return None if n_new == 1 else causal_mask(n_new, offset + n_new, device=new.device)
-
-
-class EncoderDecoder(nn.Module):
-    """From ids to hidden vectors: all of Figure 1 below the output projection (section 3.1)."""
+class Transformer(nn.Module):
+    """The whole model of Figure 1, of the sizes in `config` (section 3). Built in notebook 06."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config, width, pad_id = config, config.d_model, config.pad_id
-        self.tgt_embedding = TokenEmbedding(config.tgt_vocab_size, width, pad_id)
-        self.src_embedding = self.tgt_embedding  # the same module: one matrix
-        if not config.shares_vocabulary:
-            self.src_embedding = TokenEmbedding(config.src_vocab_size, width, pad_id)
-        self.positions = POSITIONS[config.positions](width, config.max_len)
-        self.dropout = Dropout(config.dropout)
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
+        self.config = config
+        embedding = partial(TokenEmbedding, d_model=config.d_model, pad_id=config.pad_id)
+        self.tgt_embedding = self.src_embedding = embedding(config.tgt_vocab_size)  # one matrix
+        if not config.shares_embeddings:
+            self.src_embedding = embedding(config.src_vocab_size)
+        self.positions, self.dropout = make_positions(config), nn.Dropout(config.dropout)
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        initialize(self)
+        output = self.tgt_embedding if config.tie_embeddings else embedding(config.tgt_vocab_size)
+        self.output_projection = OutputProjection(output.weight)
 
-    def embed(
-        self, ids: Int[Tensor, "B T"], embedding: TokenEmbedding, offset: int = 0
-    ) -> Float[Tensor, "B T D"]:
-        """Embedding plus position, with dropout (section 5.4)."""
+    def embed(self, ids: Int[Tensor, "B T"], embedding: nn.Module, offset: int = 0) -> Tensor:
+        """Add embedding and positions, with dropout (section 5.4): (B, T, D)."""
         return self.dropout(self.positions(embedding(ids), offset))
 
-    def encode(
-        self, src: Int[Tensor, "B S"], maps: list[Tensor] | None = None
-    ) -> Float[Tensor, "B S D"]:
-        """Source ids to memory: one vector per source token."""
+    def encode(self, src: Int[Tensor, "B S"], maps: Maps = None) -> Float[Tensor, "B S D"]:
+        """Turn source ids into the memory: one vector per source token."""
         mask = padding_mask(src, self.config.pad_id)
         return self.encoder(self.embed(src, self.src_embedding), mask, maps)
 
     def decode(
         self,
-        tgt: Int[Tensor, "R T"],
+        tgt: Int[Tensor, "B T"],
         memory: Float[Tensor, "B S D"],
         src: Int[Tensor, "B S"],
-        cache: list[LayerCache] | None = None,
-        maps: list[Tensor] | None = None,
-    ) -> Float[Tensor, "R T D"]:
-        """Target ids to hidden vectors; position t has seen the targets up to t and the memory.
+        cache: list[KeyValueCache] | None = None,
+        maps: Maps = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Turn target ids into hidden vectors; position t sees the targets up to t and the memory.
 
-        With a cache from `start_cache`, tgt holds only what is new, in R = B · beam_size rows.
+        With a cache from `start_cache`, tgt holds only what is new.
         """
-        offset = cache[0].self_attention.length if cache else 0
-        mask = new_token_mask(tgt, offset) if cache else target_mask(tgt, self.config.pad_id)
+        pad_id, n, offset = self.config.pad_id, tgt.size(1), cache[0].length if cache else 0
+        mask = causal_mask(n, offset + n, tgt.device) if cache else target_mask(tgt, pad_id)
         x = self.embed(tgt, self.tgt_embedding, offset)
-        return self.decoder(x, mask, memory, padding_mask(src, self.config.pad_id), cache, maps)
+        return self.decoder(x, mask, memory, padding_mask(src, pad_id), cache, maps)
 
+    def forward(self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return the logits of the next token at every target position (teacher forcing)."""
+        return self.output_projection(self.decode(tgt, self.encode(src), src))
 
-class Transformer(EncoderDecoder):
-    """The whole model of Figure 1, of the sizes in `config` (section 3). Built in notebook 06."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config)
-        shared = self.tgt_embedding.weight
-        self.output_projection = OutputProjection(
-            shared if config.tie_embeddings else nn.Parameter(torch.empty_like(shared))
-        )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the layers anew: Xavier for matrices, zero for biases. The embeddings stay; they
-        have a `reset_parameters` of their own."""
-        for name, parameter in self.named_parameters():
-            if ".layers." in name and parameter.dim() > 1:
-                nn.init.xavier_uniform_(parameter)
-            elif ".layers." in name and name.endswith("bias"):
-                nn.init.zeros_(parameter)
-        if not self.config.tie_embeddings:
-            nn.init.normal_(self.output_projection.weight, std=self.config.d_model**-0.5)
-
-    def forward(
-        self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"], readout: Readout | None = None
-    ) -> Float[Tensor, "B T V"] | Any:
-        """Logits of the next token at every target position, in one pass (teacher forcing); or
-        what `readout` makes of the hidden vectors and the projection's weight."""
-        hidden = self.decode(tgt, self.encode(src), src)
-        if readout is not None:
-            return readout(hidden, self.output_projection.weight)
-        return self.output_projection(hidden)
-
-    def start_cache(
-        self, memory: Float[Tensor, "B S D"], max_len: int, beam_size: int = 1
-    ) -> list[LayerCache]:
-        """An empty cache to decode max_len tokens step by step, in B · beam_size rows."""
-        return [layer.start_cache(memory, max_len, beam_size) for layer in self.decoder.layers]
+    def start_cache(self, memory: Float[Tensor, "B S D"], max_len: int) -> list[KeyValueCache]:
+        """Return an empty cache per decoder layer, to decode max_len tokens step by step."""
+        room = len(memory), self.config.n_heads, max_len, self.config.d_model // self.config.n_heads
+        return [KeyValueCache.empty(*room, like=memory) for _ in self.decoder.layers]
 
     def attention_maps(self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"]) -> AttentionMaps:
-        """The weights of all layers and heads, from the same pass that computes the output."""
-        encoder: list[Tensor] = []
-        decoder: list[Tensor] = []  # self, cross, self, cross, …
+        """Return the weights of all layers and heads, from the pass that computes the output."""
+        encoder, decoder = [], []  # the decoder's: self, cross, self, cross, …
         self.decode(tgt, self.encode(src, encoder), src, maps=decoder)
         return AttentionMaps(*map(torch.stack, (encoder, decoder[0::2], decoder[1::2])))

@@ -192,7 +192,7 @@ def as_transformers(model: Transformer) -> Any:
     """
     theirs = _need("transformers")
     config = model.config
-    if not config.shares_vocabulary:
+    if not config.shares_embeddings:
         raise ValueError("Hugging Face's architecture needs one vocabulary and tied embeddings")
     if config.positions != "sinusoidal":
         raise ValueError(f"Hugging Face's architecture has sinusoids, got {config.positions}")

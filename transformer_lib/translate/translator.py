@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -14,9 +15,11 @@ from torch import Tensor
 from transformer_lib.batching import pad
 from transformer_lib.data.files import MANIFEST, check_folder, list_checkpoints, write_folder
 from transformer_lib.data.reading import load_vocab, load_weights, read_config, read_json
-from transformer_lib.decoding import Hypothesis, beam_search, greedy_decode
+from transformer_lib.decoding import Hypothesis
 from transformer_lib.model import AttentionMaps, Transformer
-from transformer_lib.translate.inference import for_inference, side_by_side
+from transformer_lib.training import evaluation_mode
+from transformer_lib.translate.inference import PlainDecoder, decoder_for, map_threads
+from transformer_lib.translate.search import beam_search, check_search, greedy_decode
 from transformer_lib.vocab import Vocab, normalize_text
 
 EXTRA = 50  # a translation may be this many tokens longer than its source (section 6.1)
@@ -48,11 +51,11 @@ class Translator:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's weights are."""
+        """The device of the model's weights."""
         return self.model.output_projection.weight.device
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
-        """Source ids, each closed by `<eos>`, as in training."""
+        """Return source ids, each ending in `<eos>`, as in training."""
         return [self.src_vocab.encode(sentence, eos=True) for sentence in sentences]
 
     def hypotheses(
@@ -64,7 +67,7 @@ class Translator:
         n_best: int = 1,
         max_tokens: int | None = None,
     ) -> list[list[Hypothesis]]:
-        """The n best translations of every sentence as ids with their scores.
+        """Return the n best translations of every sentence as ids with their scores.
 
         On a CPU, each of torch's threads decodes a batch of its own.
 
@@ -75,53 +78,52 @@ class Translator:
         """
         if max_tokens is not None and max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+        if isinstance(sentences, str):
+            raise ValueError("give a list of sentences: [sentence]")
+        check_search(n_best, beam_size, alpha, self.model.config.tgt_vocab_size)
         on_cpu = self.device.type == "cpu"
         ids = self.encode(sentences)
         lengths = [len(row) for row in ids]
         if max_tokens is None:
             max_tokens = best_batch(sum(lengths)) if on_cpu else 4096
         batches = length_batches(lengths, max_tokens)
-        widths = {"beam_size": beam_size, "alpha": alpha, "n_best": n_best}
+        decoder = decoder_for(self.model)
 
         def search(chosen: list[int]) -> list[list[Hypothesis]]:
             src = pad([ids[i] for i in chosen]).to(self.device)
             if beam_size == n_best == 1 and alpha == 0:
-                return [[hypothesis] for hypothesis in greedy_decode(model, src, extra=EXTRA)]
-            return beam_search(model, src, extra=EXTRA, **widths)
+                return [[hypothesis] for hypothesis in greedy_decode(decoder, src, extra=EXTRA)]
+            options = {"beam_size": beam_size, "alpha": alpha, "n_best": n_best, "extra": EXTRA}
+            return beam_search(decoder, src, **options)
 
-        was_training = self.model.training
-        if was_training:  # telling all modules takes a sentence's twentieth
-            self.model.eval()
-        try:
-            model = for_inference(self.model)
-            found = side_by_side(search, batches) if on_cpu else [search(b) for b in batches]
-        finally:
-            if was_training:
-                self.model.train()
+        # Once around all threads: each would restore what it found, in the middle of the others.
+        is_plain = isinstance(decoder, PlainDecoder)
+        with evaluation_mode(self.model) if is_plain else nullcontext():
+            found = map_threads(search, batches) if on_cpu else [search(b) for b in batches]
         results = dict(zip(chain(*batches), chain(*found), strict=True))
         return [results[i] for i in range(len(ids))]
 
     def translate(
         self, sentences: Sequence[str], *, beam_size: int = 4, alpha: float = 0.6
     ) -> list[str]:
-        """The best translation of every sentence. An empty sentence stays empty, in its place.
+        """Return the best translation of every sentence. An empty sentence stays empty.
 
         Raises:
             ValueError: one string was given instead of a list of strings.
         """
         if isinstance(sentences, str):
             raise ValueError("translate takes a list of sentences: translate([sentence])")
-        places = [i for i, sentence in enumerate(sentences) if normalize_text(sentence)]
-        found = self.hypotheses([sentences[i] for i in places], beam_size=beam_size, alpha=alpha)
+        numbers = [i for i, sentence in enumerate(sentences) if normalize_text(sentence)]
+        results = self.hypotheses([sentences[i] for i in numbers], beam_size=beam_size, alpha=alpha)
         texts = [""] * len(sentences)
-        for i, hypotheses in zip(places, found, strict=True):
+        for i, hypotheses in zip(numbers, results, strict=True):
             texts[i] = self.tgt_vocab.decode(hypotheses[0].ids)
         return texts
 
     def attention_maps(
         self, sentence: str, translation: str
     ) -> tuple[AttentionMaps, list[str], list[str]]:
-        """The attention of one pair, with the tokens for the axes.
+        """Return the attention of one pair, with the tokens for the axes.
 
         Returns:
             The maps, the source tokens (S), and the decoder's *input* tokens (T): row t shows
@@ -129,17 +131,12 @@ class Translator:
         """
         src = torch.tensor(self.encode([sentence]), device=self.device)
         tgt = self.tgt_vocab.encode(translation, bos=True)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad():
-                maps = self.model.attention_maps(src, torch.tensor([tgt], device=self.device))
-        finally:
-            self.model.train(was_training)
+        with evaluation_mode(self.model), torch.no_grad():
+            maps = self.model.attention_maps(src, torch.tensor([tgt], device=self.device))
         return maps, _tokens(self.src_vocab, src[0]), _tokens(self.tgt_vocab, tgt)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-        """Writes configuration, weights and vocabularies as a whole folder, see `write_folder`.
+        """Write configuration, weights and vocabularies as a whole folder, see `write_folder`.
 
         Args:
             dtype: of the weights on disk; `torch.float16` halves the file.
@@ -147,7 +144,7 @@ class Translator:
         return write_folder(folder, lambda temporary: self.write_files(temporary, dtype))
 
     def write_files(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """The files of a model, into a folder that is there."""
+        """Write the files of a model into an existing folder."""
         from safetensors.torch import save_file
 
         # named_parameters has shared weights once; the same weights give the same file
@@ -173,7 +170,7 @@ class Translator:
     def from_pretrained(
         cls, folder: str | Path, *, device: torch.device | str = "cpu"
     ) -> Translator:
-        """Reads what `save` wrote. Nothing is unpickled, nothing is fetched.
+        """Read what `save` wrote. Nothing is unpickled, nothing is fetched.
 
         Args:
             folder: a folder, or the name of a model that ships with the library.
@@ -206,21 +203,21 @@ def find_model(name: str | Path) -> Path:
 
 
 def pretrained_folders() -> list[Path]:
-    """Where models that ship with the library may be: in the package, or in its repository."""
+    """List where shipped models may be: in the package, or in its repository."""
     package = Path(__file__).resolve().parents[1]
     return [package / "pretrained", package.parent / "data" / "pretrained"]
 
 
 def find_pretrained(name: str | Path) -> Path:
-    """The folder itself, or the folder of a model that ships, by its name.
+    """Return the folder itself, or the folder of a shipped model by its name.
 
     Raises:
         FileNotFoundError: neither; the message lists what ships.
     """
     if Path(name).is_dir():
         return Path(name)
-    shipped = {path.parent.name: path.parent for folder in pretrained_folders()
-               for path in folder.glob(f"*/{MANIFEST}")}  # fmt: skip
+    manifests = [path for folder in pretrained_folders() for path in folder.glob(f"*/{MANIFEST}")]
+    shipped = {path.parent.name: path.parent for path in manifests}
     if str(name) in shipped:
         return shipped[str(name)]
     known = ", ".join(sorted(shipped)) or "none"
@@ -228,14 +225,17 @@ def find_pretrained(name: str | Path) -> Path:
 
 
 def best_batch(n_tokens: int) -> int:
-    """Most ids of a batch on a CPU: 1,024 go well with its caches; with less to do, every thread
-    should get a share, though calls cost more than arithmetic below some 256."""
+    """Choose the most ids of a batch on a CPU, between 256 and 1,024.
+
+    1,024 suit its caches. With less to do every thread should get a share, though below some 256
+    calls cost more than arithmetic.
+    """
     share = 1.1 * n_tokens / torch.get_num_threads()  # a little more, for padding
     return min(1024, max(256, int(share)))
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices in batches of at most max_tokens ids, padding included; the longest come first."""
+    """Group indices into batches of at most max_tokens ids, padding included, longest first."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
     batches = []
     while order:

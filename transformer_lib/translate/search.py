@@ -1,0 +1,258 @@
+"""Greedy decoding and beam search for a whole batch at once.
+
+The same searches as in notebook 07 (`greedy_sentence`, `beam_sentence`), with the same results:
+one new token per step, keys and values cached, sentences that are done leave the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from transformer_lib.decoding import Hypothesis, length_penalty
+from transformer_lib.model import Transformer
+from transformer_lib.translate.inference import Decoder, decoder_for
+from transformer_lib.vocab import BOS_ID, EOS_ID
+
+__all__ = ["beam_search", "check_search", "greedy_decode"]
+
+BLOCK = 32  # scores that `top_k_of_blocks` looks at together
+
+
+def length_limits(src: Int[Tensor, "B S"], extra: int, decoder: Decoder) -> list[int]:
+    """Most tokens of each translation, `<eos>` included: `extra` more than its source has.
+
+    At least one, and at most as many as the model has positions. The limit depends on the
+    sentence alone, so it is the same in every batch.
+    """
+    config = decoder.model.config
+    lengths = (src != config.pad_id).sum(dim=1).tolist()
+    return [min(max(1, length + extra), config.max_len) for length in lengths]
+
+
+@torch.inference_mode()
+def greedy_decode(
+    model: Transformer | Decoder,
+    src: Int[Tensor, "B S"],
+    *,
+    extra: int = 50,
+    bos_id: int = BOS_ID,
+    eos_id: int = EOS_ID,
+) -> list[Hypothesis]:
+    """Decode greedily, one hypothesis per sentence; ties go to the lower id.
+
+    Args:
+        model: in either mode, which stays as it is; or what `decoder_for` made of it.
+        src: source ids, padded at the end.
+        extra: a translation may be this many tokens longer than its source.
+
+    Source: section 3.1, "auto-regressive".
+    """
+    decoder = decoder_for(model)
+    limits = length_limits(src, extra, decoder)
+    ids, log_probs = [[] for _ in limits], [0.0] * len(limits)
+    rows = list(range(len(limits)))  # the sentence of each row
+    unfinished = set(rows)
+    token = src.new_full((len(src), 1), bos_id)
+    with decoder.start(src, max(limits, default=0)) as step:
+        while unfinished:
+            best, token = step(token).max(dim=-1, keepdim=True)
+            for sentence, id, nats in zip(
+                rows, token[:, 0].tolist(), best[:, 0].tolist(), strict=True
+            ):
+                if sentence in unfinished:
+                    ids[sentence].append(id)
+                    log_probs[sentence] += nats
+                    if id == eos_id or len(ids[sentence]) == limits[sentence]:
+                        unfinished.remove(sentence)
+            if 0 < len(unfinished) <= 0.75 * len(rows):  # dropping rows costs about a step
+                kept = src.new_tensor([i for i, row in enumerate(rows) if row in unfinished])
+                rows = [row for row in rows if row in unfinished]
+                token = token[kept]
+                step.select(kept, kept)
+    return [
+        Hypothesis([i for i in row if i != eos_id], total, total, row[-1:] == [eos_id])
+        for row, total in zip(ids, log_probs, strict=True)
+    ]
+
+
+def first_top_k(
+    scores: Float[Tensor, "B N"], k: int
+) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
+    """Return the k highest scores of every row and their indices; ties go to the lower index.
+
+    `torch.topk` leaves the order of ties open, and then a beam would not be reproducible.
+    """
+    if scores.size(1) > 8 * k * BLOCK:
+        return top_k_of_blocks(scores, k)
+    scores, found = scores.clone(), []
+    for _ in range(k):
+        found.append(scores.max(dim=1, keepdim=True))
+        scores.scatter_(1, found[-1].indices, -torch.inf)
+    return torch.cat([f.values for f in found], 1), torch.cat([f.indices for f in found], 1)
+
+
+def top_k_of_blocks(
+    scores: Float[Tensor, "B N"], k: int
+) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
+    """Return the same as `first_top_k`, reading most of a long row only once.
+
+    The k best numbers lie in the k blocks with the highest maxima.
+    """
+    blocks = F.pad(scores, (0, -scores.size(1) % BLOCK), value=-torch.inf).unflatten(1, (-1, BLOCK))
+    best, chosen = first_top_k(blocks.amax(dim=-1), k)
+    chosen, order = chosen.sort(dim=1)  # of ties in several blocks, the first comes first
+    nothing = best.gather(1, order) == -torch.inf  # fewer than k blocks: one was chosen twice
+    inside = blocks.gather(1, chosen[:, :, None].expand(-1, -1, BLOCK))
+    inside = inside.masked_fill(nothing[:, :, None], -torch.inf)
+    values, index = first_top_k(inside.flatten(1), k)
+    return values, chosen.gather(1, index // BLOCK) * BLOCK + index % BLOCK
+
+
+def among_the_best(
+    endings: Float[Tensor, "n k"],
+    eos_index: Int[Tensor, "n k"],
+    continuing: Float[Tensor, "n k"],
+    index: Int[Tensor, "n k"],
+) -> Bool[Tensor, "n k"]:
+    """True where fewer than k continuations of the sentence are ahead of an ending.
+
+    Ahead is a higher score or, of ties, a lower index: the rule of `first_top_k`.
+    """
+    rivals = torch.cat([continuing, endings], dim=1)[:, None, :]  # (n, 1, 2k)
+    rival_index = torch.cat([index, eos_index], dim=1)[:, None, :]
+    score, own_index = endings[:, :, None], eos_index[:, :, None]  # (n, k, 1)
+    ahead = (rivals > score) | ((rivals == score) & (rival_index < own_index))
+    return (ahead.sum(-1) < endings.size(1)) & endings.isfinite()
+
+
+class Beams:
+    """The open prefixes of every sentence that is still searched: k rows of the batch for each."""
+
+    def __init__(self, n_sentences: int, beam_size: int, bos_id: int, like: Tensor) -> None:
+        self.size = beam_size
+        self.sentences = list(range(n_sentences))  # sentence i owns rows i·k … i·k + k - 1
+        self.ids = like.new_full((n_sentences * beam_size, 1), bos_id)
+        # One empty prefix per sentence, not k equal ones.
+        self.log_probs = torch.full((n_sentences, beam_size), -torch.inf, device=like.device)
+        self.log_probs[:, 0] = 0.0
+
+    def extend(
+        self, log_probs: Float[Tensor, "rows V"], eos_id: int
+    ) -> tuple[Int[Tensor, " rows"], Float[Tensor, "n k"], Bool[Tensor, "n k"]]:
+        """Keep the k best continuations of every sentence, `<eos>` apart.
+
+        Prefix j continued by id v has the index j · V + v.
+
+        Returns:
+            The row each prefix continues, the log-probability of ending each of the *old*
+            prefixes here, and whether that ending is among its sentence's k best continuations.
+        """
+        n, k, v = len(self.sentences), self.size, log_probs.size(1)
+        endings = self.log_probs + log_probs[:, eos_id].view(n, k)
+        log_probs[:, eos_id] = -torch.inf
+        best, ids = first_top_k(log_probs, k)  # (n k, k): no row can give more than k
+        totals = self.log_probs[:, :, None] + best.view(n, k, k)
+        self.log_probs, chosen = first_top_k(totals.view(n, k * k), k)  # (n, k)
+        index = chosen // k * v + ids.view(n, k * k).gather(1, chosen)
+        eos_index = (torch.arange(k, device=index.device) * v + eos_id).expand_as(index)
+        ends = among_the_best(endings, eos_index, self.log_probs, index)
+        parents = (index // v + torch.arange(n, device=index.device)[:, None] * k).flatten()
+        self.ids = torch.cat([self.ids[parents], (index % v).view(-1, 1)], dim=1)
+        return parents, endings, ends
+
+    def keep(self, numbers: list[int]) -> Int[Tensor, " rows"]:
+        """Drop all sentences but these, and return the rows that stay."""
+        kept = self.ids.new_tensor(numbers)
+        first_rows = kept[:, None] * self.size
+        rows = (first_rows + torch.arange(self.size, device=kept.device)).flatten()
+        self.sentences = [self.sentences[i] for i in numbers]
+        self.ids, self.log_probs = self.ids[rows], self.log_probs[kept]
+        return rows
+
+    def unfinished(self, i: int, alpha: float) -> list[Hypothesis]:
+        """Return the prefixes of sentence i as hypotheses that reached the limit."""
+        rows = self.ids[i * self.size : (i + 1) * self.size, 1:].tolist()
+        return [
+            Hypothesis(ids, total, total / length_penalty(len(ids), alpha), False)
+            for ids, total in zip(rows, self.log_probs[i].tolist(), strict=True)
+            if total > -torch.inf
+        ]
+
+
+def collect(
+    results: list[list[Hypothesis]],
+    beams: Beams,
+    before: Int[Tensor, "rows T"],
+    endings: Float[Tensor, "n k"],
+    ends: Bool[Tensor, "n k"],
+    alpha: float,
+) -> None:
+    """Add the hypotheses that end in this step to the results; `before` are their prefixes."""
+    length = before.size(1)  # <bos> is not counted, <eos> is
+    i, j = ends.nonzero(as_tuple=True)  # all at once: a GPU is waited for once, not for each
+    rows, totals = before[i * beams.size + j, 1:].tolist(), endings[i, j].tolist()
+    for number, ids, total in zip(i.tolist(), rows, totals, strict=True):
+        score = total / length_penalty(length, alpha)
+        results[beams.sentences[number]].append(Hypothesis(ids, total, score, True))
+
+
+def check_search(n_best: int, beam_size: int, alpha: float, vocab_size: int) -> None:
+    """Raise ValueError for a beam that cannot be, or a length penalty that ranks nothing."""
+    if not 1 <= n_best <= beam_size <= vocab_size:
+        raise ValueError(
+            f"need 1 <= n_best <= beam_size <= vocabulary size, got n_best={n_best}, "
+            f"beam_size={beam_size}, vocabulary size {vocab_size}"
+        )
+    if not 0 <= alpha <= 100:  # ((5 + n) / 6)^100 still is a float for a million tokens
+        raise ValueError(f"alpha must be between 0 and 100, got {alpha}")
+
+
+@torch.inference_mode()
+def beam_search(
+    model: Transformer | Decoder,
+    src: Int[Tensor, "B S"],
+    *,
+    beam_size: int = 4,
+    alpha: float = 0.6,
+    n_best: int = 1,
+    extra: int = 50,
+    bos_id: int = BOS_ID,
+    eos_id: int = EOS_ID,
+) -> list[list[Hypothesis]]:
+    """Search for the best translations of all sentences at once (section 6.1).
+
+    A sentence is done with `beam_size` finished hypotheses, or at its length + `extra` tokens.
+
+    Args:
+        model: in either mode, which stays as it is; or what `decoder_for` made of it.
+        src: source ids, padded at the end.
+        alpha: exponent of the length penalty, 0 to 100.
+
+    Returns:
+        The `n_best` of every sentence, finished ones first, then by score.
+
+    Raises:
+        ValueError: impossible widths, or such an alpha.
+    """
+    decoder = decoder_for(model)
+    check_search(n_best, beam_size, alpha, decoder.model.config.tgt_vocab_size)
+    limits = length_limits(src, extra, decoder)
+    results, beams = [[] for _ in limits], Beams(len(src), beam_size, bos_id, like=src)
+    with decoder.start(src, max(limits, default=0), beam_size) as step:
+        while beams.sentences:
+            before = beams.ids
+            parents, endings, ends = beams.extend(step(before[:, -1:]), eos_id)
+            collect(results, beams, before, endings, ends, alpha)
+            remaining = []
+            for i, sentence in enumerate(beams.sentences):
+                if before.size(1) == limits[sentence]:
+                    results[sentence] += beams.unfinished(i, alpha)
+                elif len(results[sentence]) < beam_size:
+                    remaining.append(i)
+            dropped = len(remaining) < len(beams.sentences)
+            parents = parents[beams.keep(remaining)]
+            step.select(parents, src.new_tensor(remaining) if dropped else None)
+    return [sorted(h, key=lambda h: (not h.finished, -h.score))[:n_best] for h in results]

@@ -1,7 +1,7 @@
 """A trained model as another engine wants it: served by CTranslate2, or inside Hugging Face.
 
 Nothing is approximated. What an architecture cannot hold is refused, in one line. The packages are
-extras (`pip install ctranslate2`, `pip install transformers sacremoses`), imported when used.
+in the extra `export` and imported when used.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from transformer_lib.config import ModelConfig
+from transformer_lib.data.extras import needs
 from transformer_lib.data.files import check_free, write_folder
 from transformer_lib.model import Transformer
 from transformer_lib.translate.translator import EXTRA, Translator
@@ -24,7 +25,6 @@ from transformer_lib.vocab import BOS_ID, EOS_ID, SPECIALS, SubwordVocab, Vocab
 __all__ = ["Engine", "as_transformers", "export", "transformers_weights"]
 
 Engine = Literal["ctranslate2", "transformers"]
-PACKAGES = {"ctranslate2": "ctranslate2", "transformers": "transformers sacremoses"}
 
 
 def export(
@@ -38,7 +38,8 @@ def export(
         replace: whether an earlier export of this name may go.
 
     Raises:
-        ValueError: the package is missing, or the engine has no such architecture.
+        ImportError: the package is missing.
+        ValueError: the engine has no such architecture.
         FileExistsError: the name is taken.
     """
     if engine not in get_args(Engine):
@@ -48,13 +49,9 @@ def export(
     return write_folder(folder, prepare(translator), replace=replace)
 
 
-def _need(package: str, part: str = "") -> Any:
-    try:
-        return importlib.import_module(package + part)
-    except ImportError as error:
-        raise ValueError(
-            f"an export for {package} needs it installed: pip install {PACKAGES[package]}"
-        ) from error
+def _load(module: str) -> Any:
+    with needs("export"):
+        return importlib.import_module(module)
 
 
 def _tokens(vocab: Vocab) -> list[str]:
@@ -70,7 +67,7 @@ def _weights(model: Transformer) -> dict[str, Tensor]:
 
 
 def _fill_ctranslate2(translator: Translator) -> Callable[[Path], None]:
-    specs = _need("ctranslate2", ".specs")
+    specs = _load("ctranslate2.specs")
     config, weights = translator.model.config, _weights(translator.model)
     spec = specs.TransformerSpec.from_config(
         config.n_layers, config.n_heads, pre_norm=config.norm_first
@@ -188,9 +185,10 @@ def as_transformers(model: Transformer) -> Any:
     """The same model as a `MarianMTModel` (post-norm) or `PegasusForConditionalGeneration`.
 
     Raises:
-        ValueError: the package is missing, or has no such architecture.
+        ImportError: the package is missing.
+        ValueError: it has no such architecture.
     """
-    theirs = _need("transformers")
+    theirs = _load("transformers")
     config = model.config
     if not config.shares_embeddings:
         raise ValueError("Hugging Face's architecture needs one vocabulary and tied embeddings")

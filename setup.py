@@ -1,4 +1,4 @@
-"""Only what pyproject.toml cannot say: the models of data/pretrained travel inside the package."""
+"""Only what pyproject.toml cannot say: models and grammar corpus travel inside the package."""
 
 import shutil
 from pathlib import Path
@@ -6,17 +6,18 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-MODELS = Path(__file__).parent / "data" / "pretrained"
+DATA = Path(__file__).parent / "data"
 
 
-class BuildWithModels(build_py):
-    """A wheel holds the models; an editable install reads them from the repository."""
+class BuildWithData(build_py):
+    """A wheel contains the data; an editable install reads it from the repository."""
 
     def run(self):
         super().run()
         if not self.editable_mode:
-            target = Path(self.build_lib) / "transformer_lib" / "pretrained"
-            shutil.copytree(MODELS, target, dirs_exist_ok=True)
+            for folder in ("pretrained", "grammar"):
+                target = Path(self.build_lib) / "transformer_lib" / folder
+                shutil.copytree(DATA / folder, target, dirs_exist_ok=True)
 
 
-setup(cmdclass={"build_py": BuildWithModels})
+setup(cmdclass={"build_py": BuildWithData})

@@ -45,7 +45,7 @@ def test_an_installed_package_holds_the_models(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     for name in NAMES:
         assert (tmp_path / "transformer_lib" / "pretrained" / name / "manifest.json").is_file()
-    assert (ROOT / "MANIFEST.in").read_text() == "graft data/pretrained\n"
+    assert "graft data/pretrained\n" in (ROOT / "MANIFEST.in").read_text()
 
 
 def test_an_unknown_name_lists_what_ships():

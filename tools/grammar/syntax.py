@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from transformer_lib.lessons.grammar.lexicon import (
+from grammar.lexicon import (
     Adjective,
     Adverbial,
     Modal,

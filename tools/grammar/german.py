@@ -1,7 +1,7 @@
 """A sentence in German: endings that agree, the verbal bracket, and the order of the parts."""
 
-from transformer_lib.lessons.grammar.lexicon import BE, Adverbial
-from transformer_lib.lessons.grammar.syntax import (
+from grammar.lexicon import BE, Adverbial
+from grammar.syntax import (
     Clause,
     NounPhrase,
     Phrase,
@@ -50,7 +50,7 @@ CONTRACTIONS = {("in", "dem"): "im", ("in", "das"): "ins"}
 
 
 def determiner(phrase: NounPhrase, case: str) -> str:
-    """`dem`, `keinen`, `eine`; nothing for an indefinite plural or mass."""
+    """Return `dem`, `keinen`, `eine`; nothing for an indefinite plural or mass noun."""
     column = COLUMNS.index(phrase.agreement)
     if phrase.determiner == "der":
         return DER[case][column]
@@ -58,7 +58,7 @@ def determiner(phrase: NounPhrase, case: str) -> str:
 
 
 def adjective(phrase: NounPhrase, case: str) -> str:
-    """Weak after `der`, mixed after `ein`, `kein`, `mein`, strong where there is no article."""
+    """Return the ending: weak after `der`, mixed after `ein`, `kein`, `mein`, else strong."""
     if phrase.adjective is None:
         return ""
     endings = WEAK if phrase.determiner == "der" else STRONG if phrase.bare else MIXED
@@ -67,7 +67,7 @@ def adjective(phrase: NounPhrase, case: str) -> str:
 
 
 def noun(phrase: NounPhrase, case: str) -> str:
-    """The dative plural ends in -n: `den Kindern`, `den Frauen`."""
+    """Return the form of a noun; the dative plural ends in -n: `den Kindern`, `den Frauen`."""
     if not phrase.plural:
         return phrase.noun.german
     dative_n = "n" if case == "dat" and not phrase.noun.plural.endswith("n") else ""
@@ -75,7 +75,7 @@ def noun(phrase: NounPhrase, case: str) -> str:
 
 
 def noun_phrase(phrase: Phrase | None, case: str, role: str) -> Words:
-    """`dem alten Mann`, `ihm`, or nothing."""
+    """Return `dem alten Mann`, `ihm`, or nothing."""
     if phrase is None:
         return ()
     if isinstance(phrase, Pronoun):
@@ -89,7 +89,7 @@ def noun_phrase(phrase: Phrase | None, case: str, role: str) -> Words:
 
 
 def place_phrase(place: Place | None) -> Words:
-    """`auf dem Tisch`; preposition and article in one word in `im Garten`, `ins Haus`."""
+    """Return `auf dem Tisch`; preposition and article merge in `im Garten`, `ins Haus`."""
     if place is None:
         return ()
     preposition, phrase = place
@@ -101,13 +101,13 @@ def place_phrase(place: Place | None) -> Words:
 
 
 def time_phrase(time: Adverbial | None) -> Words:
-    """`heute`, `am Abend`."""
+    """Return `heute` or `am Abend`."""
     pairs = time.pairs if time else ()
     return tuple(Word(german, (f"time.{i}",)) for i, (german, _) in enumerate(pairs))
 
 
 def parts(clause: Clause) -> dict[str, Words]:
-    """All of the clause but its verb, by name."""
+    """Return all parts of the clause except its verb, by name."""
     return {
         "subject": noun_phrase(clause.subject, "nom", "subject"),
         "dative": noun_phrase(clause.dative, "dat", "dative"),
@@ -120,7 +120,7 @@ def parts(clause: Clause) -> dict[str, Words]:
 
 
 def finite_verb(clause: Clause) -> str:
-    """The verb that agrees with the subject: `gibt`, `geben`, `kann`, `sind`."""
+    """Return the verb that agrees with the subject: `gibt`, `geben`, `kann`, `sind`."""
     verb = clause.modal or clause.verb
     if not clause.subject.plural:
         return verb.third
@@ -128,14 +128,14 @@ def finite_verb(clause: Clause) -> str:
 
 
 def bracket(clause: Clause) -> tuple[Words, Words]:
-    """What stands second in a main clause, and what closes it: `macht … auf`, `kann … geben`."""
+    """Return the finite verb and what closes a main clause: `macht … auf`, `kann … geben`."""
     if clause.modal:
         return words(finite_verb(clause), "modal"), words(clause.verb.infinitive, "verb")
     return words(finite_verb(clause), "verb"), words(clause.verb.prefix, "verb")
 
 
 def cluster(clause: Clause) -> Words:
-    """The verbs at the end of a subordinate clause: `aufmacht`, `geben kann`."""
+    """Return the verbs at the end of a subordinate clause: `aufmacht`, `geben kann`."""
     if clause.modal is None:
         return words(clause.verb.prefix + finite_verb(clause), "verb")
     finite, infinitive = bracket(clause)
@@ -143,37 +143,37 @@ def cluster(clause: Clause) -> Words:
 
 
 def order(clause: Clause) -> tuple[str, ...]:
-    """What is known comes before the time, what is new after it; `nicht` after the objects."""
+    """Order the parts: known objects, time, new objects, then `nicht`."""
     objects = ("dative", "accusative")
     known = 2 if clause.nicht else 1 if clause.dative and clause.dative.definite else 0
     return ("subject", *objects[:known], "time", *objects[known:], "nicht", "place", "predicate")
 
 
 def verb_second(clause: Clause) -> Words:
-    """A main clause: one part, the finite verb, everything else."""
+    """Return a main clause: one part, the finite verb, everything else."""
     by_name, (finite, closing) = parts(clause), bracket(clause)
     first = by_name.pop(clause.front)
     return first + finite + middle(clause, by_name) + closing
 
 
 def verb_first(clause: Clause) -> Words:
-    """A main clause whose first place is taken already: by a subordinate clause."""
+    """Return a main clause that follows a subordinate clause: the finite verb comes first."""
     finite, closing = bracket(clause)
     return finite + middle(clause, parts(clause)) + closing
 
 
 def verb_final(clause: Clause) -> Words:
-    """A subordinate clause."""
+    """Return a subordinate clause."""
     return middle(clause, parts(clause)) + cluster(clause)
 
 
 def middle(clause: Clause, by_name: dict[str, Words]) -> Words:
-    """The parts that are left between the two verbs, in their order."""
+    """Return the parts between the two verbs, in order."""
     return tuple(word for name in order(clause) for word in by_name.get(name, ()))
 
 
 def german(sentence: Sentence) -> Words:
-    """All words of the sentence, with capital letter, commas and full stop."""
+    """Return all words of the sentence, with capital letter, commas and full stop."""
     main, second = sentence.main, sentence.second
     if second is None:
         return finished(within("main", verb_second(main)))

@@ -5,8 +5,8 @@ A function returns None when the dice led nowhere; `sentence` throws them again.
 
 from dataclasses import replace
 
-from transformer_lib.lessons.grammar.lexicon import BE, KNOW, REPORTING
-from transformer_lib.lessons.grammar.sampling import (
+from grammar.lexicon import BE, KNOW, REPORTING
+from grammar.sampling import (
     ANIMATE,
     DEFINITE,
     EASY,
@@ -23,11 +23,11 @@ from transformer_lib.lessons.grammar.sampling import (
     state,
     states,
 )
-from transformer_lib.lessons.grammar.syntax import Clause, NounPhrase, Phrase, Pronoun, Sentence
+from grammar.syntax import Clause, NounPhrase, Phrase, Pronoun, Sentence
 
 
 def simple(dice: Dice) -> Sentence:
-    """`Heute gibt der alte Mann dem Kind den Ball .` And about nobody: `Kein Kind schläft .`"""
+    """Return a main clause, such as `Heute gibt der alte Mann dem Kind den Ball .`"""
     plain = event(dice)
     who = plain.subject
     if plain.negative or plain.modal or plain.time or who.definite or dice.chance(0.6):
@@ -36,12 +36,12 @@ def simple(dice: Dice) -> Sentence:
 
 
 def description(dice: Dice) -> Sentence:
-    """`Die Straße ist nicht breit .`"""
+    """Return a clause such as `Die Straße ist nicht breit .`"""
     return Sentence(fronted(dice, state(dice, STATEFUL, timed=True)))
 
 
 def report(dice: Dice) -> Sentence:
-    """`Der Lehrer weiß nicht , dass das Kind schläft .`"""
+    """Return `Der Lehrer weiß nicht , dass das Kind schläft .`"""
     verb = dice.choose(REPORTING)
     who = someone(dice, verb.subject, True, DEFINITE)
     what = event(dice, pronouns=False) if dice.chance(0.8) else state(dice, STATEFUL)
@@ -49,7 +49,7 @@ def report(dice: Dice) -> Sentence:
 
 
 def reason(dice: Dice) -> Sentence | None:
-    """`Er lacht , weil das Kind spielt .` `Die Frau kauft die Lampe nicht , weil sie alt ist .`"""
+    """Return `Er lacht , weil das Kind spielt .` or `Er kauft sie nicht , weil sie alt ist .`"""
     main = fronted(dice, event(dice))
     if dice.chance(0.4):
         return Sentence(main, "weil", incident(dice, EASY))
@@ -59,7 +59,7 @@ def reason(dice: Dice) -> Sentence | None:
 
 
 def condition(dice: Dice) -> Sentence | None:
-    """`Wenn der Hund müde ist , schläft er .`"""
+    """Return `Wenn der Hund müde ist , schläft er .`"""
     first = state(dice, ANIMATE) if dice.chance(0.3) else incident(dice, activities(ANIMATE))
     then = carried_on(dice, first) if dice.chance(0.5) else incident(dice, activities(ANIMATE))
     if first.verb is BE or dice.chance(0.5):
@@ -68,7 +68,7 @@ def condition(dice: Dice) -> Sentence | None:
 
 
 def contrast(dice: Dice) -> Sentence | None:
-    """`Der Vater ist müde , aber er schläft nicht .` `Er wartet , aber die Frau schläft .`"""
+    """Return a contrast such as `Der Vater ist müde , aber er schläft nicht .`"""
     if dice.chance(0.5):
         main = state(dice, ANIMATE)
         then = carried_on(dice, main)
@@ -78,7 +78,7 @@ def contrast(dice: Dice) -> Sentence | None:
 
 
 def state_as_reason(dice: Dice, main: Clause, phrase: Phrase) -> Clause | None:
-    """`… because he is tired`: negated where otherwise it would be a reason against."""
+    """Return a reason such as `because he is tired`, negated if it would be a reason against."""
     back = pointing_back(phrase, main)
     described = isinstance(phrase, NounPhrase) and phrase.adjective
     if back is None or described or (phrase is main.subject and not animate(phrase)):
@@ -99,7 +99,7 @@ KINDS = (
 
 
 def sentence(dice: Dice) -> Sentence:
-    """One random sentence, in which no noun and no verb comes twice."""
+    """Return one random sentence, in which no noun and no verb occurs twice."""
     while True:
         made = dice.choose(KINDS)(dice)
         if made and no_repetition(made):
@@ -121,7 +121,7 @@ def nouns_of(made: Sentence) -> list[str]:
 
 
 def combinations(made: Sentence) -> set[tuple[str, str]]:
-    """The pairs (adjective, noun) and (verb, object noun) of the sentence, in dictionary form."""
+    """Return the pairs (adjective, noun) and (verb, object noun), in dictionary form."""
     pairs = set()
     for part in clauses(made):
         for phrase in part.phrases:

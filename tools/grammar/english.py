@@ -1,7 +1,7 @@
 """The same sentence in English: fixed word order, `-s`, `does not`, `a` or `an`."""
 
-from transformer_lib.lessons.grammar.lexicon import BE, CAN, MUST, Adverbial
-from transformer_lib.lessons.grammar.syntax import (
+from grammar.lexicon import BE, CAN, MUST, Adverbial
+from grammar.syntax import (
     Clause,
     NounPhrase,
     Phrase,
@@ -21,19 +21,19 @@ CONJUNCTIONS = {"dass": "that", "weil": "because", "wenn": "when", "aber": "but"
 
 
 def third_person(base: str) -> str:
-    """`open` to `opens`, `put on` to `puts on`, `cross` to `crosses`."""
+    """Turn `open` into `opens`, `put on` into `puts on`, `cross` into `crosses`."""
     verb, *particles = base.split()
     return " ".join([verb + ("es" if verb.endswith(("s", "sh", "ch", "o")) else "s"), *particles])
 
 
 def indefinite_article(phrase: NounPhrase) -> str:
-    """`a` or `an`, by the word that follows."""
+    """Return `a` or `an`, by the word that follows."""
     following = phrase.adjective.english if phrase.adjective else phrase.noun.english
     return "an" if following[0] in "aeiou" else "a"
 
 
 def determiner(phrase: NounPhrase, role: str) -> str:
-    """An object's `kein` leaves its `not` to the verb: `not … a book`, `not … any books`."""
+    """Return the article; an object's `kein` leaves its `not` to the verb: `not … any books`."""
     if phrase.bare:
         return ""
     if phrase.determiner == "kein" and role == "accusative":
@@ -42,7 +42,7 @@ def determiner(phrase: NounPhrase, role: str) -> str:
 
 
 def noun_phrase(phrase: Phrase | None, role: str) -> Words:
-    """`the old man`, `him`, or nothing."""
+    """Return `the old man`, `him`, or nothing."""
     if phrase is None:
         return ()
     if isinstance(phrase, Pronoun):
@@ -58,7 +58,7 @@ def noun_phrase(phrase: Phrase | None, role: str) -> Words:
 
 
 def place_phrase(place: Place | None) -> Words:
-    """`in front of the house`."""
+    """Return a phrase such as `in front of the house`."""
     if place is None:
         return ()
     preposition, phrase = place
@@ -66,20 +66,20 @@ def place_phrase(place: Place | None) -> Words:
 
 
 def time_phrase(time: Adverbial | None) -> Words:
-    """`today`, `in the evening`: the i-th German word stands for the i-th group of English ones."""
+    """Return `today`, `in the evening`; German word i is linked to English group i."""
     pairs = time.pairs if time else ()
     return tuple(w for i, (_, english) in enumerate(pairs) for w in words(english, f"time.{i}"))
 
 
 def finite(base: str, meaning: str, plural: bool, negation: Words) -> Words:
-    """`opens`, `open`, `does not open`: the helping `does` belongs to the verb."""
+    """Return `opens`, `open`, `does not open`; the auxiliary `does` belongs to the verb."""
     if negation:
         return words("do" if plural else "does", meaning) + negation + words(base, meaning)
     return words(base if plural else third_person(base), meaning)
 
 
 def verbs(clause: Clause) -> Words:
-    """The whole verb group: `gives`, `is not`, `can not open`, `does not want to sleep`."""
+    """Return the verb group: `gives`, `is not`, `can not open`, `does not want to sleep`."""
     plural, modal, base = clause.subject.plural, clause.modal, clause.verb.english
     negation = words("not", "not") if clause.negative else ()
     if clause.verb is BE:
@@ -92,7 +92,7 @@ def verbs(clause: Clause) -> Words:
 
 
 def english_clause(clause: Clause) -> Words:
-    """Subject, verb and objects in this order whatever German puts first; only time may lead."""
+    """Return subject, verb and objects in this order, whatever German puts first; time may lead."""
     time = time_phrase(clause.time)
     rest = (
         noun_phrase(clause.subject, "subject")
@@ -106,7 +106,7 @@ def english_clause(clause: Clause) -> Words:
 
 
 def english(sentence: Sentence) -> Words:
-    """All words of the sentence. There is no comma before `that`, `because` and `when`."""
+    """Return all words of the sentence, without a comma before `that`, `because` and `when`."""
     main = within("main", english_clause(sentence.main))
     if sentence.second is None:
         return finished(main)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TypeVar
 
-from transformer_lib.lessons.grammar.lexicon import (
+from grammar.lexicon import (
     ADJECTIVES,
     ADVERBIALS,
     BE,
@@ -20,7 +20,7 @@ from transformer_lib.lessons.grammar.lexicon import (
     Noun,
     Verb,
 )
-from transformer_lib.lessons.grammar.syntax import Clause, NounPhrase, Phrase, Place, Pronoun
+from grammar.syntax import Clause, NounPhrase, Phrase, Place, Pronoun
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class Dice(random.Random):
 
 
 def fits(wanted: str, tags: str) -> bool:
-    """Do the two strings of tags have one in common?"""
+    """True if the two strings of tags have one in common."""
     return not set(wanted.split()).isdisjoint(tags.split())
 
 
@@ -55,19 +55,19 @@ def nouns(tags: str) -> tuple[Noun, ...]:
 
 @cache
 def adjectives(tags: str) -> tuple[Adjective, ...]:
-    """What stands before a noun with these tags."""
+    """Return the adjectives that may precede a noun with these tags."""
     return tuple(adjective for adjective in ADJECTIVES if fits(tags, adjective.tags))
 
 
 @cache
 def states(tags: str) -> tuple[Adjective, ...]:
-    """What a noun with these tags can be said to be."""
+    """Return the adjectives that may be said of a noun with these tags."""
     return tuple(adjective for adjective in ADJECTIVES if fits(tags, adjective.states))
 
 
 @cache
 def activities(tags: str) -> tuple[Verb, ...]:
-    """What a noun with these tags can do."""
+    """Return the verbs that a noun with these tags may be the subject of."""
     return tuple(verb for verb in VERBS if fits(tags, verb.subject))
 
 
@@ -86,7 +86,7 @@ def noun_phrase(dice: Dice, tags: str, determiners: tuple[str, ...] = ANY) -> No
 
 
 def someone(dice: Dice, tags: str, pronouns: bool, determiners: tuple[str, ...] = ANY) -> Phrase:
-    """A noun phrase or, for persons, sometimes a pronoun."""
+    """Return a noun phrase or, for persons, sometimes a pronoun."""
     if pronouns and "person" in tags and dice.chance(0.15):
         return Pronoun(dice.choose("mfp"))
     return noun_phrase(dice, tags, determiners)
@@ -98,7 +98,7 @@ def place(dice: Dice, verb: Verb, determiners: tuple[str, ...]) -> Place | None:
 
 
 def modal(dice: Dice, verb: Verb, negative: bool) -> Modal | None:
-    """`muss nicht` is not `must not`: a negated clause does without `müssen`."""
+    """Return a modal or None; never `müssen` if negated, as `muss nicht` is not `must not`."""
     if not fits(ANIMATE, verb.subject) or not dice.chance(0.15):
         return None
     return dice.choose([m for m in MODALS if m is not MUST or not negative])
@@ -113,7 +113,7 @@ def time(dice: Dice, negative: bool) -> Adverbial | None:
 def clause(
     dice: Dice, who: Phrase, verb: Verb, pronouns: bool = False, timed: bool = False
 ) -> Clause:
-    """Somebody does something, with all parts that the verb asks for."""
+    """Return a clause with all parts that the verb requires."""
     negative = dice.chance(0.2)
     others = DEFINITE if negative else ANY
     complete = Clause(
@@ -129,7 +129,7 @@ def clause(
 
 
 def negated(positive: Clause) -> Clause:
-    """`ein` before the object becomes `kein`; otherwise `nicht`, with a definite subject."""
+    """Negate a clause: `ein` before the object becomes `kein`, otherwise add `nicht`."""
     who, what = positive.subject, positive.accusative
     if not who.definite:
         who = replace(who, determiner="der")
@@ -139,7 +139,7 @@ def negated(positive: Clause) -> Clause:
 
 
 def fronted(dice: Dice, plain: Clause) -> Clause:
-    """Perhaps with the time first, or with an object whose form shows that it is the object."""
+    """Perhaps move the time to the front, or an object whose form shows that it is one."""
     who, whom, what = plain.subject, plain.dative, plain.accusative
     if plain.time and dice.chance(0.6):
         return replace(plain, front="time")
@@ -153,19 +153,19 @@ def fronted(dice: Dice, plain: Clause) -> Clause:
 
 
 def event(dice: Dice, pronouns: bool = True) -> Clause:
-    """What stands alone or is reported: anybody does anything at any time."""
+    """Return a clause that can be a sentence of its own, or be reported."""
     verb = dice.choose(VERBS)
     return clause(dice, someone(dice, verb.subject, pronouns), verb, pronouns, timed=True)
 
 
 def incident(dice: Dice, verbs: Sequence[Verb]) -> Clause:
-    """What is set beside another clause: somebody we know does something."""
+    """Return a clause to join to another: with a definite subject and without a time."""
     verb = dice.choose(verbs)
     return clause(dice, noun_phrase(dice, verb.subject, DEFINITE), verb)
 
 
 def state(dice: Dice, tags: str, timed: bool = False) -> Clause:
-    """Somebody or something is tired, new, fresh; only what passes is said of a time."""
+    """Return a state (tired, new, fresh); only states of living things may have a time."""
     who = replace(noun_phrase(dice, tags, DEFINITE), adjective=None)
     negative = dice.chance(0.2)
     when = time(dice, negative) if timed and animate(who) else None
@@ -181,7 +181,7 @@ def animate(phrase: Phrase) -> bool:
 
 
 def pointing_back(phrase: Phrase, said: Clause) -> Pronoun | None:
-    """The pronoun for a phrase of `said`, if nothing else there agrees with it.
+    """Return the pronoun for a phrase of `said`, if nothing else there agrees with it.
 
     `Das Tier überquert die Straße nicht, weil es müde ist`, `… weil sie breit ist`: agreement
     says which one is meant. A child is no `it`, and `kein Mann` is nobody to point at.
@@ -195,7 +195,7 @@ def pointing_back(phrase: Phrase, said: Clause) -> Pronoun | None:
 
 
 def carried_on(dice: Dice, said: Clause) -> Clause | None:
-    """What the subject of `said` does next: `… schläft er`, `… aber sie arbeitet nicht`."""
+    """Return what the subject of `said` does next: `schläft er`, `aber sie arbeitet nicht`."""
     back = pointing_back(said.subject, said)
     if back is None:
         return None

@@ -11,11 +11,8 @@ import pytest
 import torch
 
 # Before the first import of the library: from here on every function checks its jaxtyping shapes.
-# The grammar has no tensors, and its millions of small calls would take ten times as long.
 LIBRARY = Path(__file__).resolve().parents[1] / "transformer_lib"
 MODULES = [f"transformer_lib.{path.stem}" for path in LIBRARY.iterdir() if path.stem[0] != "_"]
-MODULES.remove("transformer_lib.lessons")
-MODULES += [f"transformer_lib.lessons.{name}" for name in ("figures", "probes", "running")]
 jaxtyping.install_import_hook(MODULES, "beartype.beartype")
 matplotlib.use("agg")
 torch.set_num_threads(1)

@@ -163,6 +163,7 @@ def write_small(folder, align="0-0 1-1\n"):
         ("0-0 1\n", r"train\.align, line 1: '1' is not a link"),
         ("0--1\n", "is not a link"),
         ("0-2\n", "link 0-2 is outside a pair of 2 and 2 tokens"),
+        ("2-0\n", "link 2-0 is outside a pair of 2 and 2 tokens"),
         ("0-0\n1-1\n", "1, 1 and 2 lines"),
     ],
 )

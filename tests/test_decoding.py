@@ -1,12 +1,14 @@
-"""Greedy and beam search against exhaustive search and against the model's own probabilities."""
+"""The searches against exhaustive search, the lesson's own, and the model's probabilities."""
 
 import itertools
 
 import pytest
 import torch
 
-from transformer_lib import ModelConfig, Transformer, beam_search, decoding, greedy_decode
-from transformer_lib.decoding import first_top_k, length_penalty
+from transformer_lib import ModelConfig, Transformer, beam_search, greedy_decode
+from transformer_lib.decoding import beam_sentence, greedy_sentence, length_penalty
+from transformer_lib.translate import inference, search
+from transformer_lib.translate.search import first_top_k
 
 BOS, EOS = 2, 3
 
@@ -110,15 +112,37 @@ def test_a_batch_gives_what_its_sentences_give_alone(seed):
     assert greedy == [greedy_decode(model, r[r != 0][None], extra=6)[0].ids for r in SRC]
 
 
-def test_greedy_equals_a_loop_without_a_cache():
-    model = sharpened()
-    for row, found in zip(SRC, greedy_decode(model, SRC, extra=5), strict=True):
-        src, ids = row[row != 0][None], [BOS]
-        for _ in range(src.size(1) + 5):
-            ids.append(int(model(src, torch.tensor([ids]))[0, -1].argmax()))
-            if ids[-1] == EOS:
-                break
-        assert found.ids == [i for i in ids[1:] if i != EOS]
+def almost_equal(found, expected):
+    assert [h.ids for h in found] == [h.ids for h in expected]
+    assert [h.finished for h in found] == [h.finished for h in expected]
+    for field in ("log_prob", "score"):
+        values = [[getattr(h, field) for h in side] for side in (found, expected)]
+        assert values[0] == pytest.approx(values[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_batches_find_what_the_lesson_finds(seed):
+    model = sharpened(seed=seed)
+    greedy = greedy_decode(model, SRC, extra=5)
+    wide = beam_search(model, SRC, beam_size=4, n_best=4, alpha=0.7, extra=5)
+    for row, one, several in zip(SRC, greedy, wide, strict=True):
+        src = row[row != 0][None]
+        limit = src.size(1) + 5
+        almost_equal([one], [greedy_sentence(model, src, limit)])
+        almost_equal(several, beam_sentence(model, src, limit, beam_size=4, alpha=0.7))
+        almost_equal(beam_sentence(model, src, limit, beam_size=1, alpha=0.0), [one])
+
+
+@pytest.mark.parametrize("max_len", [7, 12])
+def test_the_limit_is_clamped_to_the_positions(max_len):
+    """Row 22 of docs/faults.md, for a source that nearly fills the model's positions."""
+    model = tiny(max_len=max_len)
+    model.output_projection.register_forward_hook(
+        lambda module, inputs, logits: logits.index_fill(-1, torch.tensor(EOS), -1e9)
+    )
+    (one,), (beams,) = greedy_decode(model, SRC[:1]), beam_search(model, SRC[:1])
+    for found in (one, beams[0]):
+        assert len(found.ids) == max_len and not found.finished
 
 
 def test_hypotheses_are_different_and_sorted():
@@ -176,7 +200,7 @@ def test_a_large_vocabulary_is_searched_like_a_small_one(monkeypatch):
     model = sharpened(vocab_size=1100)
     options = {"beam_size": 3, "n_best": 3, "extra": 6}
     by_blocks = beam_search(model, SRC, **options)
-    monkeypatch.setattr(beam, "BLOCK", 10**6)
+    monkeypatch.setattr(search, "BLOCK", 10**6)
     assert beam_search(model, SRC, **options) == by_blocks
 
 
@@ -192,13 +216,10 @@ def test_a_source_of_padding_alone_has_room_for_one_token():
 
 def test_sentences_that_have_ended_leave_the_batch(monkeypatch):
     """The last one is as in a batch of its own, and the others cost nothing any more."""
-    rows_of_steps, step = [], decoding.next_log_probs
-
-    def watched(model, last, *others):
-        rows_of_steps.append(len(last))
-        return step(model, last, *others)
-
-    monkeypatch.setattr(decoding, "next_log_probs", watched)
+    rows_of_steps, softmax = [], inference.log_softmax
+    monkeypatch.setattr(
+        inference, "log_softmax", lambda x: rows_of_steps.append(len(x)) or softmax(x)
+    )
     model = sharpened(seed=1)
     sources = [
         [4],
@@ -237,15 +258,13 @@ def test_impossible_widths_are_refused(options):
         beam_search(tiny(), SRC, **options)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_the_mode_of_the_model_is_kept(training):
-    model = tiny().train(training)
-    greedy_decode(model, SRC, extra=2)
-    beam_search(model, SRC, extra=2)
-    assert model.training is training
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf"), -1.0, 1e9])
+def test_a_length_penalty_that_ranks_nothing_is_refused(alpha):
+    with pytest.raises(ValueError, match="alpha must be between"):
+        beam_search(tiny(), SRC, alpha=alpha)
 
 
-@pytest.mark.parametrize("search", [greedy_decode, beam_search])
-def test_no_sentences_have_no_translations(search):
+@pytest.mark.parametrize("decode", [greedy_decode, beam_search])
+def test_no_sentences_have_no_translations(decode):
     model = Transformer(ModelConfig.tiny(30, n_layers=1, d_model=16, d_ff=16))
-    assert search(model, torch.zeros(0, 4, dtype=torch.long)) == []
+    assert decode(model, torch.zeros(0, 4, dtype=torch.long)) == []

@@ -1,4 +1,4 @@
-"""The short way to decode gives the numbers of the long one, alone and side by side."""
+"""Fast decoding gives the numbers of the model's own methods, alone and on several threads."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +9,12 @@ from torch import nn
 
 from transformer_lib.attention import MultiHeadAttention
 from transformer_lib.config import ModelConfig
-from transformer_lib.decoding import beam_search, greedy_decode
+from transformer_lib.embeddings import TokenEmbedding
 from transformer_lib.layers import DecoderLayer, Encoder
 from transformer_lib.model import Transformer
 from transformer_lib.translate import inference
-from transformer_lib.translate.inference import InferenceModel, for_inference, side_by_side
+from transformer_lib.translate.inference import FastDecoder, PlainDecoder, decoder_for, map_threads
+from transformer_lib.translate.search import beam_search, greedy_decode
 from transformer_lib.translate.translator import Translator, best_batch, length_batches
 from transformer_lib.vocab import WordVocab
 
@@ -36,19 +37,21 @@ def model(request):
     return made
 
 
+@torch.no_grad()
+def log_probs_of(decoder, src, tgt):
+    """Log-probabilities after every target token, fed step by step: (B, T, V)."""
+    with decoder.start(src, tgt.size(1)) as step:
+        return torch.stack([step(token) for token in tgt.split(1, dim=1)], dim=1)
+
+
 @pytest.mark.parametrize("src", [SRC, SRC[:1]], ids=["padded", "not padded"])
-def test_a_step_is_the_model_without_a_cache(model, src):
+@pytest.mark.parametrize("kind", [FastDecoder, PlainDecoder])
+def test_steps_are_the_model_without_a_cache(model, src, kind):
     tgt = torch.randint(4, 30, (len(src), 7))
-    fast = for_inference(model)
-    assert type(fast) is InferenceModel
     with torch.no_grad():
-        memory = fast.encode(src)
-        expected = model.decode(tgt, model.encode(src), src)
-        cache = fast.start_cache(memory, 7)
-        steps = [fast.decode(tgt[:, i : i + 1], memory, src, cache) for i in range(7)]
-    real = src != 0
-    torch.testing.assert_close(memory[real], model.encode(src)[real], rtol=0, atol=1e-12)
-    torch.testing.assert_close(torch.cat(steps, 1), expected, rtol=0, atol=1e-12)
+        expected = model(src, tgt).log_softmax(-1)
+    found = log_probs_of(kind(model), src, tgt)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def same(found, expected):
@@ -59,66 +62,60 @@ def same(found, expected):
 
 
 def test_searches_find_the_same(model):
-    fast = for_inference(model)
-    assert same(greedy_decode(fast, SRC, extra=9), greedy_decode(model, SRC, extra=9))
+    plain = PlainDecoder(model)
+    assert same(greedy_decode(model, SRC, extra=9), greedy_decode(plain, SRC, extra=9))
     options = {"beam_size": 3, "n_best": 3, "alpha": 0.7, "extra": 9}
-    pairs = zip(beam_search(fast, SRC, **options), beam_search(model, SRC, **options), strict=True)
+    pairs = zip(beam_search(model, SRC, **options), beam_search(plain, SRC, **options), strict=True)
     assert all(same(found, expected) for found, expected in pairs)
-
-
-def test_several_new_tokens_and_maps_take_the_long_way(model):
-    fast, tgt = for_inference(model), torch.randint(4, 30, (3, 5))
-    with torch.no_grad():
-        memory = model.encode(SRC)
-        expected = model.decode(tgt, memory, SRC)
-        cache = fast.start_cache(memory, 5)
-        parts = [fast.decode(part, memory, SRC, cache) for part in tgt.split([2, 1, 2], dim=1)]
-        maps, found = fast.attention_maps(SRC, tgt), []
-        fast.decode(tgt[:, :1], memory, SRC, fast.start_cache(memory, 1), maps=found)
-    assert len(found) == 2 * model.config.n_layers
-    torch.testing.assert_close(torch.cat(parts, 1), expected, rtol=0, atol=1e-12)
-    for ours, known in zip(maps, model.attention_maps(SRC, tgt), strict=True):
-        torch.testing.assert_close(ours, known, rtol=0, atol=1e-12)
 
 
 def test_two_searches_on_one_model_do_not_meet(model, monkeypatch):
     """Both are in the first layer of the same step, with other sentences and other padding."""
-    fast, meeting = for_inference(model), threading.Barrier(2, timeout=20)
-    first_layer = fast.decoder_layers[0].step
+    fast, meeting = decoder_for(model), threading.Barrier(2, timeout=20)
+    first_layer = fast.decoder[0].step
 
     def step(*arguments):
         meeting.wait()
         return first_layer(*arguments)
 
-    monkeypatch.setattr(fast.decoder_layers[0], "step", step)
-
-    @torch.no_grad()
-    def decode(src):
-        memory = fast.encode(src)
-        cache = fast.start_cache(memory, 4)
-        steps = [fast.decode(tgt[: len(src), i : i + 1], memory, src, cache) for i in range(4)]
-        return torch.cat(steps, 1)
-
+    monkeypatch.setattr(fast.decoder[0], "step", step)
     tgt, sentences = torch.randint(4, 30, (3, 4)), [SRC, SRC.flip(0), torch.tensor([[8, 3, 0]])]
     for pair in ((0, 1), (2, 0)):
+        both = [sentences[i] for i in pair]
         with ThreadPoolExecutor(2) as pool:
-            both = [sentences[i] for i in pair]
-            for src, found in zip(both, pool.map(decode, both), strict=True):
-                with torch.no_grad():
-                    expected = model.decode(tgt[: len(src)], model.encode(src), src)
-                torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+            results = list(pool.map(lambda src: log_probs_of(fast, src, tgt[: len(src)]), both))
+        for src, found in zip(both, results, strict=True):
+            expected = log_probs_of(PlainDecoder(model), src, tgt[: len(src)])
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-def test_it_shares_the_parameters_and_leaves_the_mode_alone(model):
-    fast = for_inference(model)
-    assert all(a is b for a, b in zip(fast.parameters(), model.parameters(), strict=True))
-    fast.train()
-    assert not model.training and not model.decoder.training and not fast.training
+def test_a_decoder_is_of_the_weights_it_was_made_of(model):
+    fast = decoder_for(model)
     with torch.no_grad():
         model.decoder.layers[0].self_attention.value.weight.zero_()
-    stale, anew = (greedy_decode(each, SRC, extra=9) for each in (fast, for_inference(model)))
-    assert same(anew, greedy_decode(model, SRC, extra=9))
-    assert not same(stale, anew)  # it says so: made anew after a change
+    stale, anew = (greedy_decode(each, SRC, extra=9) for each in (fast, model))
+    assert same(anew, greedy_decode(PlainDecoder(model), SRC, extra=9))
+    assert not same(stale, anew)
+
+
+def modes(model):
+    return [module.training for module in model.modules()]
+
+
+@pytest.mark.parametrize("kind", [FastDecoder, PlainDecoder])
+def test_no_mode_is_changed_also_after_an_error(model, kind, monkeypatch):
+    model.train()
+    model.encoder.layers[0].eval()  # a frozen part stays frozen
+    before, seen = modes(model), []
+    monkeypatch.setattr(model, "positions", model.positions)
+    model.positions.register_forward_hook(lambda *_: seen.append(modes(model)))
+    for search in (greedy_decode, beam_search):
+        search(kind(model), SRC, extra=2)
+    with pytest.raises(ZeroDivisionError), torch.no_grad(), kind(model).start(SRC, 4):
+        raise ZeroDivisionError
+    assert modes(model) == before
+    if kind is FastDecoder:  # another thread may train the same model meanwhile
+        assert all(state == before for state in seen)
 
 
 class Adapted(nn.Linear):
@@ -141,10 +138,10 @@ PARTS = ("query", "key", "value", "output")
 )
 def test_a_model_with_a_part_of_its_own_is_left_as_it_is(part):
     model = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval()
-    assert type(for_inference(model)) is InferenceModel
+    assert type(decoder_for(model)) is FastDecoder
     old = model.get_submodule(part)
     model.set_submodule(part, Adapted(old.in_features, old.out_features))
-    assert for_inference(model) is model
+    assert type(decoder_for(model)) is PlainDecoder
 
 
 LAYER = "decoder.layers.1"
@@ -175,14 +172,14 @@ def test_a_part_of_another_kind_is_not_passed_over(part, other):
         if hasattr(model.get_submodule(part), name):
             setattr(other, name, getattr(model.get_submodule(part), name))
     model.set_submodule(part, other)
-    assert for_inference(model) is model
+    assert type(decoder_for(model)) is PlainDecoder
 
 
 @pytest.mark.parametrize("name", ["norm", "dropout"])
 def test_a_part_that_was_taken_out_is_not_passed_over(name):
     model = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval()
     setattr(model.get_submodule(f"{LAYER}.residuals.0"), name, None)
-    assert for_inference(model) is model
+    assert type(decoder_for(model)) is PlainDecoder
 
 
 @pytest.mark.parametrize(
@@ -197,21 +194,21 @@ def test_a_part_that_is_watched_is_called(part, kind):
     """As somebody does who wants to see what goes on in there while the model translates."""
     model, seen = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval(), []
     hook = getattr(model.get_submodule(part), kind)(lambda *_: seen.append(1))
-    greedy_decode(for_inference(model), SRC, extra=2)
+    greedy_decode(model, SRC, extra=2)
     assert seen
     hook.remove()
-    assert type(for_inference(model)) is InferenceModel
+    assert type(decoder_for(model)) is FastDecoder
 
 
 def test_looking_at_a_model_draws_no_random_numbers():
     model = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval()
     inference._kinds_of_new.cache_clear()
     before = torch.get_rng_state()
-    assert type(for_inference(model)) is InferenceModel
+    assert type(decoder_for(model)) is FastDecoder
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_other_classes_and_training_are_left_as_they_are():
+def test_other_classes_are_decoded_through_their_own_methods():
     class Mine(Transformer):
         pass
 
@@ -221,13 +218,44 @@ def test_other_classes_and_training_are_left_as_they_are():
     class MyStack(Encoder):
         pass
 
+    class MyEmbedding(TokenEmbedding):
+        pass
+
     config = ModelConfig.tiny(30, d_model=16, n_layers=2)
-    mine, training, layered = Mine(config).eval(), Transformer(config), Transformer(config).eval()
-    layered.decoder.layers[0] = MyLayer(config).eval()
-    stacked, dropping = Transformer(config).eval(), Transformer(config).eval()
-    stacked.encoder, dropping.dropout = MyStack(config).eval(), nn.Tanh()
-    for model in (mine, training, layered, stacked, dropping):
-        assert for_inference(model) is model
+    mine, layered, stacked, dropping, embedded, unbiased = (
+        Mine(config),
+        *(Transformer(config) for _ in range(5)),
+    )
+    layered.decoder.layers[0] = MyLayer(config)
+    stacked.encoder, dropping.dropout = MyStack(config), nn.Tanh()
+    embedded.src_embedding = MyEmbedding(30, 16)
+    unbiased.decoder.layers[0].self_attention.key.bias = None
+    for model in (mine, layered, stacked, dropping, embedded, unbiased):
+        assert type(decoder_for(model)) is PlainDecoder
+        assert greedy_decode(model, SRC, extra=1)
+
+
+@pytest.mark.parametrize(
+    "part", ["", "encoder", "decoder", "dropout", LAYER, f"{LAYER}.feed_forward"]
+)
+def test_a_forward_that_was_replaced_is_called(part):
+    model, seen = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval(), []
+    module = model.get_submodule(part)
+    original = module.forward
+    module.forward = lambda *args, **options: seen.append(1) or original(*args, **options)
+    assert type(decoder_for(model)) is PlainDecoder
+    greedy_decode(model, SRC, extra=2)
+    assert seen or part == ""  # decoding calls encode and decode, not the model itself
+
+
+def test_dropout_that_works_in_evaluation_is_not_passed_over():
+    class MonteCarlo(nn.Dropout):
+        def forward(self, x):
+            return nn.functional.dropout(x, self.p, training=True)
+
+    model = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval()
+    model.dropout = MonteCarlo(0.1)
+    assert type(decoder_for(model)) is PlainDecoder
 
 
 @pytest.fixture
@@ -256,18 +284,6 @@ def test_threads_change_nothing(translator, beam_size):
     assert [h.ids for found in together for h in found] == [h.ids for found in alone for h in found]
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_put_back_also_after_an_error(translator, training, monkeypatch):
-    translator.model.train(training)
-    translator.translate(["a b"])
-    assert translator.model.training == translator.model.encoder.training == training
-    for broken in ("greedy_decode", "for_inference"):
-        monkeypatch.setattr(f"transformer_lib.translate.translator.{broken}", lambda *a, **k: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            translator.translate(["a b"], beam_size=1, alpha=0.0)
-        assert translator.model.training == translator.model.encoder.training == training
-
-
 @pytest.fixture
 def three_threads():
     before = torch.get_num_threads()
@@ -281,32 +297,32 @@ def threads_of_a_new_thread():
         return pool.submit(torch.get_num_threads).result()
 
 
-def test_side_by_side_keeps_the_order_and_gives_each_one_thread(three_threads):
+def test_map_threads_keeps_the_order_and_gives_each_one_thread(three_threads):
     meeting = threading.Barrier(3, timeout=20)  # breaks unless three work at the same time
 
     def work(i):
         meeting.wait()
         return i, torch.get_num_threads(), threading.get_ident()
 
-    found = side_by_side(work, range(3))
+    found = map_threads(work, range(3))
     assert [i for i, _, _ in found] == [0, 1, 2]
     assert {threads for _, threads, _ in found} == {1}
     assert threading.get_ident() not in {ident for _, _, ident in found}
     assert torch.get_num_threads() == threads_of_a_new_thread() == 3
 
 
-def test_side_by_side_gives_an_error_on_and_the_threads_back(three_threads):
+def test_map_threads_gives_an_error_on_and_the_threads_back(three_threads):
     with pytest.raises(ZeroDivisionError):
-        side_by_side(lambda i: 1 // i, [1, 0, 1])
+        map_threads(lambda i: 1 // i, [1, 0, 1])
     assert torch.get_num_threads() == threads_of_a_new_thread() == 3
 
 
 def test_one_item_and_autocast_stay_where_they_are(three_threads):
     here = threading.get_ident()
-    assert side_by_side(lambda _: threading.get_ident(), [0]) == [here]
-    assert side_by_side(len, []) == []
+    assert map_threads(lambda _: threading.get_ident(), [0]) == [here]
+    assert map_threads(len, []) == []
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert side_by_side(lambda _: threading.get_ident(), [0, 1]) == [here, here]
+        assert map_threads(lambda _: threading.get_ident(), [0, 1]) == [here, here]
 
 
 def test_every_thread_gets_a_share_that_is_neither_tiny_nor_large(three_threads):

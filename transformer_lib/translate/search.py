@@ -52,11 +52,13 @@ def greedy_decode(
     """
     decoder = decoder_for(model)
     limits = length_limits(src, extra, decoder)
+    if not limits:
+        return []
     ids, log_probs = [[] for _ in limits], [0.0] * len(limits)
     rows = list(range(len(limits)))  # the sentence of each row
     unfinished = set(rows)
     token = src.new_full((len(src), 1), bos_id)
-    with decoder.start(src, max(limits, default=0)) as step:
+    with decoder.start(src, max(limits)) as step:
         while unfinished:
             best, token = step(token).max(dim=-1, keepdim=True)
             for sentence, id, nats in zip(
@@ -240,8 +242,10 @@ def beam_search(
     decoder = decoder_for(model)
     check_search(n_best, beam_size, alpha, decoder.model.config.tgt_vocab_size)
     limits = length_limits(src, extra, decoder)
+    if not limits:
+        return []
     results, beams = [[] for _ in limits], Beams(len(src), beam_size, bos_id, like=src)
-    with decoder.start(src, max(limits, default=0), beam_size) as step:
+    with decoder.start(src, max(limits), beam_size) as step:
         while beams.sentences:
             before = beams.ids
             parents, endings, ends = beams.extend(step(before[:, -1:]), eos_id)

@@ -1,22 +1,23 @@
-"""Every planted bug makes its probe fire, and a right model passes them all.
+"""Every planted bug makes its probe fire, and a correct model passes them all."""
 
-The numbers are those of the bugs that are told in the notebooks, each seen in the wild.
-"""
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from transformer_lib import ModelConfig, MultiHeadAttention, Transformer
+from transformer_lib import ModelConfig, MultiHeadAttention, Transformer, probes
 from transformer_lib.attention import merge_heads, split_heads
-from transformer_lib.lessons import probes
 from transformer_lib.masks import padding_mask
 
 
-def model_with(attention_class=MultiHeadAttention, model_class=Transformer, **changes):
+def model_with(
+    attention_class=MultiHeadAttention, model_class=Transformer, vocab_size=40, **changes
+):
     torch.manual_seed(0)
-    model = model_class(ModelConfig.tiny(40, n_layers=2, d_model=32, d_ff=64, **changes))
+    model = model_class(ModelConfig.tiny(vocab_size, n_layers=2, d_model=32, d_ff=64, **changes))
     for module in model.modules():
         if isinstance(module, MultiHeadAttention):
             module.__class__ = attention_class
@@ -24,10 +25,14 @@ def model_with(attention_class=MultiHeadAttention, model_class=Transformer, **ch
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"norm_first": True}, {"positions": "learned"}, {"tie_embeddings": False}]
+    "changes",
+    [
+        *({}, {"norm_first": True}, {"positions": "learned"}, {"tie_embeddings": False}),
+        *({"vocab_size": 4}, {"vocab_size": 5}),
+    ],
 )
 @pytest.mark.parametrize("probe", probes.ALL, ids=lambda probe: probe.__name__)
-def test_a_right_model_passes(probe, changes):
+def test_a_correct_model_passes(probe, changes):
     result = probe(model_with(**changes))
     assert result, str(result)
 
@@ -44,7 +49,7 @@ def test_a_probe_leaves_the_model_as_it_was():
 
 
 class CausalInTrainingOnly(Transformer):
-    """Outside of training, the decoder's mask knows about padding alone."""
+    """In evaluation, the decoder's mask covers padding alone."""
 
     def decode(self, tgt, memory, src, cache=None, maps=None):
         if self.training or cache is not None:
@@ -54,14 +59,14 @@ class CausalInTrainingOnly(Transformer):
 
 
 class AlwaysPositionZero(Transformer):
-    """A step does not know how many steps came before."""
+    """A step ignores how many steps came before."""
 
     def embed(self, ids, embedding, offset=0):
         return super().embed(ids, embedding, 0)
 
 
 class MapsWithoutMask(Transformer):
-    """The loop that collects the maps hands no mask to the layers."""
+    """The loop that collects the maps passes no mask to the layers."""
 
     def attention_maps(self, src, tgt):
         x, weights = self.embed(src, self.src_embedding), []
@@ -79,7 +84,7 @@ class InvertedMask(MultiHeadAttention):
 
 
 class HandWritten(MultiHeadAttention):
-    """The frame of the next two: a masked softmax written out with another filling."""
+    """Base of the next two: an explicit masked softmax with another fill value."""
 
     filling = -torch.inf
 
@@ -144,6 +149,44 @@ def test_a_planted_bug_is_caught(planted, probe, words):
     assert "Usual cause:" in str(result)
 
 
+@pytest.mark.parametrize("vocab_size", [4, 5, 6])
+def test_a_leak_is_caught_whatever_the_size_of_the_vocabulary(vocab_size):
+    leaking = model_with(model_class=CausalInTrainingOnly, vocab_size=vocab_size)
+    assert "in evaluation mode" in str(probes.is_causal(leaking))
+
+
+@pytest.mark.parametrize("ids", [[1, 1, 1], [3, 2, 1], [4, 4, 4], [4, 5, 4], [0, 4, 0], [9, 9, 9]])
+def test_a_leak_is_caught_whatever_the_ids(ids):
+    tgt = torch.tensor([ids])
+    for leaking in (Foreign(causal=False), model_with(model_class=CausalInTrainingOnly)):
+        if ids != [1, 1, 1] or hasattr(leaking, "config"):
+            assert not probes.is_causal(leaking, tgt, tgt)
+
+
+def test_ids_that_can_show_nothing_are_refused():
+    model, one = model_with(), torch.tensor([[4]])
+    with pytest.raises(ValueError, match="at least two target tokens"):
+        probes.is_causal(model, one, one)
+    with pytest.raises(ValueError, match="two different ids besides padding"):
+        probes.is_causal(Foreign(causal=False), torch.ones(1, 3).long(), torch.ones(1, 3).long())
+    with pytest.raises(ValueError, match="reads the same backwards"):
+        probes.encoder_is_permutation_equivariant_without_positions(
+            model, torch.tensor([[4, 5, 4]])
+        )
+
+
+def test_probes_are_found_without_importing_the_lessons_or_any_extra():
+    code = (
+        "import sys, transformer_lib; assert 'probes' in dir(transformer_lib)\n"
+        "assert 'transformer_lib.lessons' not in sys.modules\n"
+        "from transformer_lib import probes; assert probes is transformer_lib.probes\n"
+        "extras = {'matplotlib', 'seaborn', 'spacy', 'torchtext', 'tyro', 'sacrebleu'}\n"
+        "assert not extras & sys.modules.keys(), extras & sys.modules.keys()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_positions_that_are_not_added_are_caught():
     probe = probes.encoder_is_permutation_equivariant_without_positions
     assert "order makes no difference" in str(probe(model_with(positions="none")))
@@ -174,7 +217,7 @@ def test_a_beam_whose_cache_is_mixed_up_is_caught(monkeypatch):
 
 
 class Foreign(nn.Module):
-    """A reader's model: torch's own, without config, maps or cache."""
+    """A reader's model: torch's own, without config, attention maps or cache."""
 
     def __init__(self, causal):
         super().__init__()
@@ -212,8 +255,7 @@ def test_a_readers_model_can_be_probed(causal):
         probes.is_causal(model)
 
 
-def test_the_reference_agrees_with_the_frame_of_the_planted_bugs():
-    """So that the planted models differ from the right one in their bug alone."""
+def test_the_planted_bugs_differ_from_the_correct_model_in_nothing_else():
     model, written = model_with(), model_with(MinusInfinity)
     src, tgt = torch.randint(4, 40, (2, 5)), torch.randint(4, 40, (2, 4))
     torch.testing.assert_close(model.eval()(src, tgt), written.eval()(src, tgt))

@@ -1,6 +1,6 @@
-"""What the notebooks share: the running sentence, its ledger, exercise checks, probes and figures.
+"""Teaching aids of the notebooks: running sentence, ledger, exercise checks, probes and figures.
 
-Builds on `data` and the paper's code. Figures (matplotlib) are in `lessons.figures`.
+Builds on the paper's code. `lessons.figures` needs matplotlib and is imported on demand.
 """
 
 from transformer_lib.lessons.running import PAIR, Ledger, check, running_ids, vocabularies

@@ -1,5 +1,4 @@
-"""What all seven notebooks share: the running sentence pair, its ledger of shapes, and the check
-of an exercise."""
+"""The running sentence pair, its ledger of shapes, and the exercise check of all notebooks."""
 
 from functools import cache
 
@@ -18,15 +17,15 @@ PAIR = RUNNING_PAIR  # German source, English target and the gold alignment betw
 
 
 def check(condition: bool, *, passed: str, hint: str) -> None:
-    """Says whether an exercise is solved.
+    """Print that an exercise is solved, or raise with a hint.
 
     Args:
-        condition: whether the reader's answer is right.
-        passed: what to say then.
+        condition: True if the reader's answer is correct.
+        passed: the message in that case.
         hint: what probably went wrong otherwise.
 
     Raises:
-        AssertionError: with the hint, when it is not.
+        AssertionError: with the hint, if the answer is wrong.
     """
     if not condition:
         raise AssertionError(f"not yet: {hint}")
@@ -35,7 +34,7 @@ def check(condition: bool, *, passed: str, hint: str) -> None:
 
 @cache
 def vocabularies() -> tuple[WordVocab, WordVocab]:
-    """German and English words of the grammar corpus, from its training sentences alone."""
+    """Return the German and English words of the grammar corpus, from its training split alone."""
     train = grammar_corpus().train
     return (
         WordVocab.train((pair.source for pair in train), "de", min_freq=1),
@@ -44,8 +43,10 @@ def vocabularies() -> tuple[WordVocab, WordVocab]:
 
 
 def running_ids() -> tuple[Tensor, Tensor]:
-    """The running pair as a batch of one: source ids (1, S) with `<eos>`, and target ids (1, L)
-    with `<bos>` and `<eos>`."""
+    """Return the running pair as a batch of one.
+
+    Source ids (1, S) end with `<eos>`, target ids (1, L) are framed by `<bos>` and `<eos>`.
+    """
     german, english = vocabularies()
     src = german.encode(PAIR.source, eos=True)
     tgt = english.encode(PAIR.target, bos=True, eos=True)
@@ -53,13 +54,13 @@ def running_ids() -> tuple[Tensor, Tensor]:
 
 
 class Ledger:
-    """The shapes of the running sentence, piece by piece, at the paper's sizes.
+    """The shapes of the running sentence, module by module, at the paper's sizes.
 
-    A letter stands for one number throughout; a row that says otherwise is refused.
+    A letter has one size throughout; a row that contradicts this is refused.
 
     Args:
-        notebook: number of the notebook. The rows of the pieces built before are there already,
-            computed by those pieces; the notebook adds its own.
+        notebook: number of the notebook. The rows of the modules built before are already there,
+            computed by those modules; the notebook adds its own.
     """
 
     def __init__(self, notebook: int) -> None:
@@ -72,20 +73,20 @@ class Ledger:
         self.notebook = notebook
 
     def add(self, name: str, symbols: str, tensor: Tensor) -> None:
-        """Writes one row.
+        """Add one row.
 
         Args:
-            name: what the tensor is.
+            name: name of the tensor.
             symbols: its dimensions, such as "B S D".
-            tensor: the tensor itself.
+            tensor: the tensor.
 
         Raises:
-            ValueError: a letter has had another size before, or their number is wrong.
+            ValueError: a letter had another size before, or the number of letters is wrong.
         """
         letters, shape = symbols.split(), tuple(tensor.shape)
         if len(letters) != len(shape):
             raise ValueError(f"{name}: {len(letters)} symbols for a tensor of shape {shape}")
-        sizes = dict(self.sizes)  # a row that is refused leaves nothing behind
+        sizes = dict(self.sizes)  # a refused row must leave no letter behind
         for letter, size in zip(letters, shape, strict=True):
             known = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
             if known != size:
@@ -94,7 +95,7 @@ class Ledger:
         self.rows.append((self.notebook, name, symbols, shape))
 
     def __str__(self) -> str:
-        """The table; ▶ marks the rows of this notebook."""
+        """Format the table; ▶ marks the rows of this notebook."""
         heads = ("", "notebook", "what", "dimensions", "shape")
         cells = [
             ("▶" if n == self.notebook else "", f"{n:02d}", name, symbols, str(shape))
@@ -109,8 +110,8 @@ class Ledger:
 
 
 def _rows_before(notebook: int) -> list[tuple[int, str, str, Tensor]]:
-    """The rows that notebooks 1 … notebook - 1 add, computed with the library's pieces."""
-    torch_state = torch.get_rng_state()  # weights are drawn here; the reader's seed is not touched
+    """Return the rows of the notebooks before this one, computed with the library's modules."""
+    torch_state = torch.get_rng_state()  # drawing weights must not move the reader's seed
     d_model, n_heads, d_ff = 512, 8, 2048
     src, tgt = running_ids()
     x = TokenEmbedding(len(vocabularies()[0]), d_model)(src)
@@ -142,7 +143,7 @@ def _rows_before(notebook: int) -> list[tuple[int, str, str, Tensor]]:
 
 
 def _rows_of_the_model() -> list[tuple[int, str, str, Tensor]]:
-    """The rows of notebook 06; imported here because the earlier notebooks do without a model."""
+    """Return the rows of notebook 06; earlier notebooks have no model, so it is imported here."""
     from transformer_lib.config import ModelConfig
     from transformer_lib.model import Transformer
 

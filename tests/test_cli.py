@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +13,13 @@ from dataclasses import fields
 from importlib.metadata import version
 
 import pytest
+from transformer_lib.train.runs import RunConfig
 
 from transformer_lib import ModelConfig, TrainConfig, Translator
 from transformer_lib.cli import main
-from transformer_lib.cli.training import ModelFlags, TrainFlags
-from transformer_lib.train.runs import RunConfig
+from transformer_lib.cli.training import ModelFlags, TrainFlags, train_config
+from transformer_lib.data.multi30k import SPLITS
+from transformer_lib.train.ranks import known_to_all
 from transformer_lib.translate.translator import find_pretrained
 
 GERMAN = ["Ein Hund schläft.", "Eine Katze sieht den Hund.", "Der Garten ist grün.", "Ja ja ja."]
@@ -51,6 +55,11 @@ def test_what_was_trained_translates(home, capsys):
     status, out, _ = run(capsys, "translate", home / "run", *GERMAN)
     assert status == 0
     assert out.splitlines() == ENGLISH
+    command = ["translate", home / "run", GERMAN[0], "--n-best", 3, "--scores", "--beam", 4]
+    lines = run(capsys, *command)[1].splitlines()
+    scores = [float(line.split("\t")[0]) for line in lines]
+    assert scores == sorted(scores, reverse=True)
+    assert lines[0].endswith("\tA dog sleeps.") and len(lines) == 3
 
 
 def test_lines_come_back_in_order_with_empty_ones_in_place(home, capsys, monkeypatch):
@@ -60,14 +69,6 @@ def test_lines_come_back_in_order_with_empty_ones_in_place(home, capsys, monkeyp
     assert out.split("\n") == ["Yes yes yes.", "", "A dog sleeps.", ""]
     _, out, _ = run(capsys, "translate", home / "run", "--file", home / "a.de", "--beam", 1)
     assert out.splitlines() == ENGLISH
-
-
-def test_n_best_and_scores(home, capsys):
-    command = ["translate", home / "run", GERMAN[0], "--n-best", 3, "--scores", "--beam", 4]
-    lines = run(capsys, *command)[1].splitlines()
-    scores = [float(line.split("\t")[0]) for line in lines]
-    assert scores == sorted(scores, reverse=True)
-    assert lines[0].endswith("\tA dog sleeps.") and len(lines) == 3
 
 
 def test_a_line_that_is_too_long_is_warned_about_and_stays_in_place(home, capsys, tmp_path):
@@ -80,19 +81,15 @@ def test_a_line_that_is_too_long_is_warned_about_and_stays_in_place(home, capsys
     assert "warning: line 2 has" in err and "the model takes 30" in err
 
 
-def test_attention_is_drawn(home, capsys, tmp_path):
-    run(capsys, "translate", home / "run", GERMAN[0], "--attention", tmp_path / "map.png")
+def test_attention_is_drawn_or_the_reason_is_told(home, capsys, tmp_path):
+    command = ["translate", home / "run", "--attention"]
+    run(capsys, *command, tmp_path / "map.png", GERMAN[0])
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_attention_that_cannot_be_drawn_is_told(home, capsys, tmp_path):
     for name in ("map.txt", "map"):  # matplotlib would make another name of the second
-        status, out, err = run(
-            capsys, "translate", home / "run", GERMAN[0], "--attention", tmp_path / name
-        )
+        status, out, err = run(capsys, *command, tmp_path / name, GERMAN[0])
         assert (status, out) == (2, "") and ".png, .svg or .pdf" in err
-    path = tmp_path / "map.png"
-    status, out, err = run(capsys, "translate", home / "run", "", GERMAN[0], "--attention", path)
+    path = tmp_path / "empty.png"
+    status, out, err = run(capsys, *command[:2], "", GERMAN[0], "--attention", path)
     assert (status, out) == (0, "\nA dog sleeps.\n")
     assert "line 1 has no translation to draw" in err and not path.exists()
 
@@ -208,13 +205,7 @@ def test_a_run_stops_after_so_many_steps_at_the_rate_of_the_whole(
     assert rates[30] / rates[20] == pytest.approx(0.5 * (20 / 30) ** 0.5)  # cooled down by half
 
 
-def test_it_tells_its_version(capsys):
-    assert run(capsys, "--version") == (0, f"transformer-lib {version('transformer_lib')}\n", "")
-
-
 def test_going_on_after_the_end_trains_further(home, capsys, tmp_path):
-    import shutil
-
     shutil.copytree(home / "run", tmp_path / "run")
     command = ["train", home / "data", tmp_path / "run", "--n-layers", 1, "--d-model", 32,
                "--d-ff", 64, "--norm-first", True, "--peak-rate", 1e-2, "--warmup", 20,
@@ -299,8 +290,6 @@ def test_every_field_is_a_flag():
 
 
 def test_the_defaults_are_the_papers():
-    from transformer_lib.cli.training import train_config
-
     config = train_config(TrainFlags(), ModelConfig.base(100), steps=100_000)
     assert config == TrainConfig()
     assert train_config(TrainFlags(cooldown=0.5), ModelConfig.base(9), 10).cooldown == (5, 10)
@@ -338,10 +327,76 @@ def test_a_closed_pipe_is_no_traceback(home):
     assert done.stderr == ""
 
 
-def test_help_teaches(capsys):
+def test_help_teaches_and_the_version_is_told(capsys):
+    assert run(capsys, "--version") == (0, f"transformer-lib {version('transformer_lib')}\n", "")
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    for name in ("prepare", "train", "evaluate", "translate", "average", "info"):
+    for name in ("fetch", "prepare", "train", "evaluate", "translate", "average", "info", "export"):
         assert f"transformer-lib {name}" in out or f"• {name}" in out
+
+
+# Fetching
+
+
+def test_fetch_hands_on_its_flags_and_tells_the_folder(monkeypatch, capsys, tmp_path):
+    def fetch(*options, say):
+        say("[1/1] val.fr.gz: fetched")
+        return options
+
+    monkeypatch.setattr("transformer_lib.cli.prepare.fetch_multi30k", fetch)
+    flags = ["--folder", tmp_path, "--languages", "fr", "cs", "--splits", "val"]
+    options = (tmp_path, ("fr", "cs"), ("val",))
+    told = f"[1/1] val.fr.gz: fetched\nMulti30k is in {options}\n"
+    assert run(capsys, "fetch", *flags) == (0, told, "")
+    assert f"(None, ('de', 'en'), {SPLITS})" in run(capsys, "fetch")[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (ValueError("Multi30k has no language 'nl'"), 2, "Multi30k has no language 'nl'"),
+        (RuntimeError("no connection\nat all"), 1, "no connection at all"),
+        (KeyboardInterrupt(), 130, "interrupted; run it again to fetch the rest"),
+    ],
+)
+def test_fetch_fails_in_one_line(monkeypatch, capsys, error, status, told):
+    def fetch(*_, **__):
+        raise error
+
+    monkeypatch.setattr("transformer_lib.cli.prepare.fetch_multi30k", fetch)
+    assert run(capsys, "fetch") == (status, "", f"error: {told}\n")
+
+
+def test_fetch_goes_on_when_nobody_reads_its_output(monkeypatch, tmp_path):
+    def fetch(*_, say):
+        say("[1/2] fetched")
+        say("[2/2] fetched")
+        (tmp_path / "whole").touch()
+        return tmp_path
+
+    monkeypatch.setattr("transformer_lib.cli.prepare.fetch_multi30k", fetch)
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as pipe, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", pipe)
+        assert main(["fetch"]) == 0
+    assert (tmp_path / "whole").exists()
+
+
+# Many processes
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_error_stays_quiet_only_if_another_process_tells_it(monkeypatch, capsys, shared):
+    """Some clusters set RANK in every shell."""
+
+    def fetch(*_, **__):
+        raise known_to_all(ValueError("x")) if shared else ValueError("x")
+
+    monkeypatch.setattr("transformer_lib.cli.prepare.fetch_multi30k", fetch)
+    monkeypatch.setenv("RANK", "1")
+    assert run(capsys, "fetch") == (2, "", "" if shared else "error: x\n")
+    monkeypatch.setenv("RANK", "0")
+    assert run(capsys, "fetch") == (2, "", "error: x\n")

@@ -51,6 +51,8 @@ LONGEST = {
     "DecoderLayer": 22,
     "Transformer": 40,
     "train_step": 15,
+    "greedy_sentence": 15,
+    "beam_sentence": 25,
 }
 LIBRARY_LINES = 10_500
 HEADER = re.compile(r"# Written by notebooks/(\d\d)_\w+\.ipynb: edit there, then `make export`\.")

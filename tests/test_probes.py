@@ -58,6 +58,14 @@ class CausalInTrainingOnly(Transformer):
         return self.decoder(x, padding_mask(tgt), memory, padding_mask(src), None, maps)
 
 
+class LeakBesideTheMask(Transformer):
+    """The attention is causal, and the mean of all target embeddings is added to every output."""
+
+    def decode(self, tgt, memory, src, *options, **more):
+        mean = self.tgt_embedding(tgt).mean(1, keepdim=True)
+        return super().decode(tgt, memory, src, *options, **more) + mean
+
+
 class AlwaysPositionZero(Transformer):
     """A step ignores how many steps came before."""
 
@@ -151,14 +159,14 @@ def test_a_planted_bug_is_caught(planted, probe, words):
 
 @pytest.mark.parametrize("vocab_size", [4, 5, 6])
 def test_a_leak_is_caught_whatever_the_size_of_the_vocabulary(vocab_size):
-    leaking = model_with(model_class=CausalInTrainingOnly, vocab_size=vocab_size)
-    assert "in evaluation mode" in str(probes.is_causal(leaking))
+    leaking = model_with(model_class=LeakBesideTheMask, vocab_size=vocab_size)
+    assert "in training mode, changing target 1" in str(probes.is_causal(leaking))
 
 
 @pytest.mark.parametrize("ids", [[1, 1, 1], [3, 2, 1], [4, 4, 4], [4, 5, 4], [0, 4, 0], [9, 9, 9]])
 def test_a_leak_is_caught_whatever_the_ids(ids):
     tgt = torch.tensor([ids])
-    for leaking in (Foreign(causal=False), model_with(model_class=CausalInTrainingOnly)):
+    for leaking in (Foreign(causal=False), model_with(model_class=LeakBesideTheMask)):
         if ids != [1, 1, 1] or hasattr(leaking, "config"):
             assert not probes.is_causal(leaking, tgt, tgt)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from transformer_lib.decoding import beam_search, greedy_decode
+from transformer_lib.decoding import Hypothesis, beam_sentence, greedy_sentence
 from transformer_lib.training import evaluation_mode
 
 __all__ = [
@@ -189,20 +189,28 @@ def cached_equals_uncached(
     )
 
 
-def beam_one_equals_greedy(model: nn.Module, src: Tensor | None = None) -> ProbeResult:
+def beam_one_equals_greedy(
+    model: nn.Module,
+    src: Tensor | None = None,
+    greedy: Callable[..., Hypothesis] = greedy_sentence,
+    beam: Callable[..., list[Hypothesis]] = beam_sentence,
+) -> ProbeResult:
     """Check that beam search with one beam gives the ids of greedy decoding.
 
-    For models with the interface of our `Transformer`.
+    Args:
+        greedy: (model, src (1, S), limit) -> hypothesis; notebook 07's, or your own.
+        beam: the same with `beam_size`, and a list of hypotheses, best first.
     """
     src, _ = _draw_ids(model, src, None)
+    problems = []
     with _quiet(model, training=False):
-        greedy = [hypothesis.ids for hypothesis in greedy_decode(model, src, extra=8)]
-        beam = [beams[0].ids for beams in beam_search(model, src, beam_size=1, extra=8)]
-    problems = [
-        f"sentence {i}: greedy {a}, beam {b}"
-        for i, (a, b) in enumerate(zip(greedy, beam, strict=True))
-        if a != b
-    ]
+        for i, row in enumerate(src):
+            sentence = row[row != _pad_id(model)][None]
+            limit = sentence.size(1) + 8
+            first = greedy(model, sentence, limit).ids
+            other = beam(model, sentence, limit, beam_size=1)[0].ids
+            if first != other:
+                problems.append(f"sentence {i}: greedy {first}, beam {other}")
     return ProbeResult(
         "beam_one_equals_greedy",
         tuple(problems),

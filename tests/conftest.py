@@ -18,17 +18,21 @@ matplotlib.use("agg")
 torch.set_num_threads(1)
 
 
+# Files of more than ten seconds, the slowest first.
+LONGEST = ["07_training_copy_task_and_translation", "test_distributed"]
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed():
-    """Every test starts from the same random state."""
+    """Start every test from the same random state."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def small_corpus():
-    """Writes a prepared corpus of 60 sentences of the grammar into a folder, with 120 subwords."""
-    from transformer_lib.data.corpora import ParallelText
-    from transformer_lib.data.prepared import learn_vocabularies, prepare
+    """Write a prepared corpus of 60 sentences of the grammar into a folder, with 120 subwords."""
+    from transformer_lib.data.encoding import learn_vocabularies, prepare
+    from transformer_lib.data.text import ParallelText
     from transformer_lib.lessons.grammar import grammar_corpus
 
     def write(folder, n_val, about=None):
@@ -44,14 +48,19 @@ def small_corpus():
 
 
 def pytest_collection_modifyitems(items):
-    """Cells of notebooks have their own time limit: --nbval-cell-timeout."""
+    """Start the files that take longest first, so that two workers end at the same time.
+
+    Cells of notebooks have their own time limit: --nbval-cell-timeout.
+    """
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     for item in items:
         if item.path.suffix == ".ipynb":
             item.add_marker(pytest.mark.timeout(0))
 
 
 def pytest_terminal_summary(terminalreporter):
-    """The seconds of each part, just above pytest's closing line."""
+    """Print the seconds of each part, summed over the workers, above pytest's closing line."""
     seconds = Counter()
     if lint := os.environ.get("LINT_SECONDS"):
         seconds["lint"] = float(lint)

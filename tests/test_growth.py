@@ -8,16 +8,15 @@ import growth
 import growth_decoding
 import pytest
 
-from transformer_lib import Transformer
-from transformer_lib.data.corpora import ParallelText
-from transformer_lib.translate.inference import InferenceModel
+from transformer_lib import KeyValueCache, Transformer
+from transformer_lib.data.text import ParallelText
 
 KINDS = ("prepare", "read", "train")
 
 
 def test_a_copy_varies_and_stays_a_copy(tmp_path, monkeypatch):
     text = ParallelText(("a b c", "d e", "f"), ("A B C", "D E", "F"), "x")
-    monkeypatch.setattr("transformer_lib.data.corpora.multi30k", lambda *_: text)
+    monkeypatch.setattr("transformer_lib.data.multi30k.multi30k", lambda *_: text)
     lines = [path.read_text().splitlines() for path in growth.write_corpus(tmp_path, 4)]
     assert [line[:3] for line in lines] == [list(text.source), list(text.target)]
     assert lines[0] == [line.lower() for line in lines[1]]  # still pairs
@@ -91,25 +90,24 @@ def test_a_token_is_timed_in_every_way_at_every_length(monkeypatch):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_so_many_tokens_stand_before_the_one_that_is_timed(way, monkeypatch):
-    seen = []
+    seen, append, decode = [], KeyValueCache.append, Transformer.decode
 
-    def watched(kind):
-        class Watched(kind):
-            def decode(self, tgt, memory, src, cache=None, maps=None):
-                length = tgt.size(1) if cache is None else cache[0].self_attention.length + 1
-                seen.append((kind.__name__, length, cache is None))
-                return super().decode(tgt, memory, src, cache, maps)
+    def watched_append(cache, keys, values):
+        found = append(cache, keys, values)
+        seen.append(cache.length)
+        return found
 
-        return Watched
+    def watched_decode(model, tgt, *others):
+        if way == growth_decoding.AGAIN:
+            seen.extend([tgt.size(1)] * model.config.n_layers)
+        return decode(model, tgt, *others)
 
-    monkeypatch.setattr(growth_decoding, "for_inference", watched(InferenceModel))
-    monkeypatch.setattr(growth_decoding, "Transformer", watched(Transformer))
-    assert growth_decoding.seconds_per_token(growth_decoding.random_model(), way, 5, 3) > 0
-    kind = "InferenceModel" if way == growth_decoding.FAST else "Transformer"
-    first = [] if way == growth_decoding.AGAIN else [1]  # the beginning goes in at once
-    lengths = [length for name, length, again in seen if name == kind]
-    assert lengths == [*first, 4, 5, 6, 7]
-    assert {again for _, _, again in seen} == {way == growth_decoding.AGAIN}
+    monkeypatch.setattr(KeyValueCache, "append", watched_append)
+    monkeypatch.setattr(Transformer, "decode", watched_decode)
+    model = growth_decoding.random_model()
+    assert growth_decoding.seconds_per_token(model, way, 5, 3) > 0
+    past = [] if way == growth_decoding.AGAIN else [3]
+    assert seen[:: model.config.n_layers] == [*past, 4, 5, 6, 7]
 
 
 def test_the_picture_of_decoding_shows_the_stored_numbers():

@@ -20,7 +20,7 @@ import torch
 from growth import conditions
 
 from transformer_lib import ModelConfig, Transformer
-from transformer_lib.translate.inference import for_inference
+from transformer_lib.translate.inference import FastDecoder, PlainDecoder
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "results" / "growth-decoding.json"
@@ -39,19 +39,31 @@ def random_model():
 
 @torch.inference_mode()
 def seconds_per_token(model, way, length, steps):
-    """Of the logits of one more token after so many, a mean over `steps` tokens."""
-    model = for_inference(model) if way == FAST else model
+    """Seconds of one more token after `length`, a mean over `steps` tokens."""
     src = torch.randint(4, VOCAB, (1, SOURCE))
     ids = torch.randint(4, VOCAB, (1, length + steps))
-    memory = model.encode(src)
-    cache = None if way == AGAIN else model.start_cache(memory, length + steps)
-    if cache is not None:
-        model.decode(ids[:, : length - 2], memory, src, cache)
+    if way == AGAIN:
+        memory = model.encode(src)
+        return timed(lambda end: again(model, ids[:, :end], memory, src), length, steps)
+    decoder = PlainDecoder(model) if way == CACHED else FastDecoder(model)
+    with decoder.start(src, length + steps) as step:
+        for cache in step.cache if way == CACHED else step.own:
+            past = torch.zeros(1, model.config.n_heads, length - 2, cache.keys.size(-1))
+            cache.append(past, past)  # time does not depend on the numbers
+        return timed(lambda end: step(ids[:, end - 1 : end]), length, steps)
+
+
+def again(model, tgt, memory, src):
+    """Log-probabilities after the last id, with everything computed again."""
+    return model.output_projection(model.decode(tgt, memory, src)[:, -1]).log_softmax(-1)
+
+
+def timed(predict, length, steps):
+    """Mean seconds of `predict(end)`, which sees `end` tokens; the first call warms up."""
     for end in range(length - 1, length + steps):
-        if end == length:  # the first token warms up
+        if end == length:
             started = time.perf_counter()
-        seen = ids[:, :end] if cache is None else ids[:, end - 1 : end]
-        model.output_projection(model.decode(seen, memory, src, cache)[:, -1])
+        predict(end)
     return (time.perf_counter() - started) / steps
 
 

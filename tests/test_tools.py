@@ -19,9 +19,9 @@ import readme_results
 import run_notebooks
 import student_notebooks
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from transformer_lib.train.runs import RunConfig
 
 from transformer_lib.cli.training import ModelFlags, TrainFlags
-from transformer_lib.train.runs import RunConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -143,18 +143,6 @@ def test_check_prints_the_drift_and_writes_nothing(root, capsys):
     assert module(root) == drifted
 
 
-@pytest.mark.parametrize("flags", [["--check"], []])
-def test_a_module_that_no_notebook_writes_any_more_is_noticed(root, capsys, flags):
-    path = write_notebook(root, "01_a", OPENING, DEFINITIONS)
-    assert export(root) == 0
-    path.unlink()
-    assert export(root, *flags) == 1
-    assert capsys.readouterr().err == (
-        "transformer_lib/alpha.py: no notebook writes it any more, delete it\n"
-    )
-    assert module(root) == MODULE
-
-
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
@@ -168,7 +156,7 @@ def test_a_module_that_no_notebook_writes_any_more_is_noticed(root, capsys, flag
         ([OPENING, "#| export\ndef f():\n    return unknown"], "alpha uses unknown without"),
         ([OPENING, "#| export\ndef f(:"], "cell 3: invalid syntax"),
         ([OPENING, "#| exprt\nA = 1"], "cannot follow `#| exprt`"),
-        ([OPENING, OPENING], "alpha is already written"),
+        ([OPENING, OPENING], "not `'What alpha is about.'`"),
         (["#| export\nA = 1"], "cell 2: cannot follow `#| export`"),
         (["#| default_exp alpha\nimport math"], "docstring is missing"),
     ],
@@ -180,13 +168,29 @@ def test_what_cannot_be_exported_is_refused_and_named(root, capsys, sources, mes
     assert error.startswith("01_a.ipynb: ") and message in error
 
 
-def test_a_module_written_by_hand_is_never_overwritten(root, capsys):
-    by_hand = root / "transformer_lib" / "alpha.py"
-    by_hand.write_text('"""By hand."""\n', "utf-8")
+@pytest.mark.parametrize("flags", [["--check"], []])
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("alpha", '"""By hand."""\n', "01_a.ipynb: transformer_lib/alpha.py is hand-written: "),
+        ("beta", MODULE, "transformer_lib/beta.py: no notebook writes it any more, delete it"),
+        ("other", MODULE.replace("01_a", "00_a"), "transformer_lib/other.py: no notebook writes"),
+    ],
+)
+def test_a_module_of_another_origin_is_named_and_stays(root, capsys, name, text, message, flags):
+    path = root / "transformer_lib" / f"{name}.py"
+    path.write_text(text, "utf-8")
     write_notebook(root, "01_a", OPENING, DEFINITIONS)
+    assert export(root, *flags) == 1
+    assert capsys.readouterr().err.startswith(message)
+    assert path.read_text("utf-8") == text
+
+
+def test_two_notebooks_do_not_write_one_module(root, capsys):
+    write_notebook(root, "01_a", OPENING, DEFINITIONS)
+    write_notebook(root, "02_b", OPENING)
     assert export(root) == 1
-    assert "is hand-written: delete it first" in capsys.readouterr().err
-    assert by_hand.read_text("utf-8") == '"""By hand."""\n'
+    assert "02_b.ipynb: alpha is already written by an earlier cell" in capsys.readouterr().err
 
 
 def test_the_head_is_put_in_once_and_kept_up_to_date(root):
@@ -230,6 +234,9 @@ def test_the_setup_cell_installs_only_in_colab_and_only_what_is_missing(
     capsys.readouterr()
     setup = nbformat.read(path, as_version=4).cells[1].source
     missing, kernel = {"torchtext"}, Kernel()
+    with monkeypatch.context() as nowhere, pytest.raises(ModuleNotFoundError, match="`make lab`"):
+        nowhere.setattr("importlib.util.find_spec", lambda name: None)
+        exec(setup, {})
     if in_colab:
         monkeypatch.setitem(sys.modules, "google.colab", sys)
         missing.add("transformer_lib")
@@ -244,16 +251,7 @@ def test_the_setup_cell_installs_only_in_colab_and_only_what_is_missing(
     assert capsys.readouterr().out == ""
 
 
-def test_the_setup_cell_says_what_to_do_when_the_package_is_missing(root, monkeypatch):
-    path = write_notebook(root, "01_a", OPENING)
-    export(root)
-    setup = nbformat.read(path, as_version=4).cells[1].source
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"run `pip install -e \.`"):
-        exec(setup, {})
-
-
-def test_a_student_copy_has_no_solution_no_outputs_and_open_cells(root):
+def test_a_student_copy_has_no_solution_no_outputs_and_open_cells(root, capsys):
     solution = "def f(x):\n    ### BEGIN SOLUTION\n    y = x\n    return y\n    ### END SOLUTION\n"
     path = write_notebook(root, "01_a", solution, "2 + 2", jupyter={"source_hidden": True})
     notebook = nbformat.read(path, as_version=4)
@@ -267,14 +265,10 @@ def test_a_student_copy_has_no_solution_no_outputs_and_open_cells(root):
     assert "source_hidden" not in task.metadata.jupyter
     assert plain.outputs == [] and plain.execution_count is None
     assert plain.metadata.jupyter.source_hidden
-
-
-def test_a_solution_without_its_end_stops_the_student_copy(root, capsys):
-    path = write_notebook(root, "01_a", "### BEGIN SOLUTION\nx = 1")
-    paths = ["--notebooks", str(path.parent), "--to", str(root / "student")]
+    path = write_notebook(root, "02_b", "### BEGIN SOLUTION\nx = 1")
     assert student_notebooks.main(paths) == 1
-    assert "01_a.ipynb: a solution without its other end" in capsys.readouterr().err
-    assert not (root / "student" / "01_a.ipynb").exists()
+    assert "02_b.ipynb: a solution without its other end" in capsys.readouterr().err
+    assert not (root / "student" / "02_b.ipynb").exists()
 
 
 def command(root, *flags):
@@ -286,16 +280,6 @@ def command(root, *flags):
 
 def run(root, *flags):
     return subprocess.run(command(root, *flags), capture_output=True, text=True, check=False)
-
-
-def test_a_failing_cell_is_named_in_one_line_and_the_page_is_written(root):
-    path = write_notebook(root, "01_a", "x = 1", "# halves\nx / 0", "x = 2")
-    before = path.read_bytes()
-    done = run(root)
-    assert done.returncode == 1
-    assert done.stderr == "01_a.ipynb, cell [2] `# halves`: ZeroDivisionError: division by zero\n"
-    assert "ZeroDivisionError" in (root / "build" / "html" / "01_a.html").read_text("utf-8")
-    assert path.read_bytes() == before
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals")
@@ -313,12 +297,19 @@ def test_a_signal_stops_the_run_without_a_traceback(root, number):
     assert path.read_bytes() == before
 
 
-def test_standard_error_is_refused_in_place(root):
-    path = write_notebook(root, "01_a", "import sys\n\nprint('hm', file=sys.stderr)")
+def test_what_fails_is_named_in_one_line_and_the_page_is_written(root):
+    path = write_notebook(root, "01_a", "import sys\n\nprint('hm', file=sys.stderr)", "x = 2")
     before = path.read_bytes()
     done = run(root, "--inplace")
-    assert done.returncode == 1
-    assert done.stderr == "01_a.ipynb, cell [1] `import sys`: on standard error: hm\n"
+    told = "01_a.ipynb, cell [1] `import sys`: on standard error: hm\n"
+    assert (done.returncode, done.stderr) == (1, told)
+    assert path.read_bytes() == before
+    path = write_notebook(root, "01_a", "x = 1", "# halves\nx / 0", "x = 2")
+    before = path.read_bytes()
+    done = run(root)
+    told = "01_a.ipynb, cell [2] `# halves`: ZeroDivisionError: division by zero\n"
+    assert (done.returncode, done.stderr) == (1, told)
+    assert "ZeroDivisionError" in (root / "build" / "html" / "01_a.html").read_text("utf-8")
     assert path.read_bytes() == before
 
 

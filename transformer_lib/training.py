@@ -2,7 +2,7 @@
 """The loss, the learning rate, one training step, evaluation, and averaged weights (section 5)."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from transformer_lib.batching import Batch
 from transformer_lib.masks import teacher_forcing
@@ -24,9 +25,10 @@ __all__ = [
     "make_optimizer",
     "rate_at",
     "StepResult",
-    "BatchLoss",
+    "count_targets",
     "batch_loss",
     "update",
+    "Batches",
     "train_step",
     "evaluation_mode",
     "Evaluation",
@@ -41,14 +43,14 @@ def label_smoothed_loss(
     smoothing: float = 0.1,
     pad_id: int = 0,
 ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-    """Cross-entropy against (1 - ε) on the right token and ε spread evenly over all V.
+    """Return the cross-entropy against (1 - ε) on the right token plus ε spread evenly over all V.
 
-    A sum and a count, not a mean: only so do batches of unequal size, gradient accumulation and
-    several machines add up to the same loss.
+    The result is a sum and a count, not a mean, so that batches of unequal size, gradient
+    accumulation and several machines add up to the same loss.
 
     Args:
         logits: one score per id.
-        targets: the right ids; where they are pad_id, nothing is counted.
+        targets: the right ids; those equal to pad_id are not counted.
         smoothing: ε; 0 gives the plain cross-entropy.
 
     Returns:
@@ -72,12 +74,12 @@ def label_smoothed_loss(
 
 
 def inverse_sqrt_rate(step: int, peak: float, warmup: int) -> float:
-    """Rises in a straight line to `peak` at step `warmup`, then falls with 1 / √step.
+    """Return a rate that rises linearly to `peak` at step `warmup`, then falls with 1 / √step.
 
     Args:
         step: number of the update, from 1.
         peak: the highest rate.
-        warmup: number of the update that has it.
+        warmup: number of the update that has the highest rate.
 
     Raises:
         ValueError: step or warmup is below 1.
@@ -90,7 +92,7 @@ def inverse_sqrt_rate(step: int, peak: float, warmup: int) -> float:
 
 
 def noam_rate(step: int, d_model: int = 512, warmup: int = 4000) -> float:
-    """The paper's rate: d_model^-0.5 · min(step^-0.5, step · warmup^-1.5).
+    """Return the paper's rate: d_model^-0.5 · min(step^-0.5, step · warmup^-1.5).
 
     Source: section 5.3, equation 3. Built in notebook 07.
     """
@@ -98,13 +100,13 @@ def noam_rate(step: int, d_model: int = 512, warmup: int = 4000) -> float:
 
 
 def cooldown(step: int, start: int, end: int) -> float:
-    """A factor for the rate: 1 up to step `start`, then in a straight line to 0 at step `end`.
+    """Return a factor for the rate: 1 up to step `start`, then linearly to 0 at step `end`.
 
-    Not in the paper, which takes the mean of the last checkpoints instead (section 6.1). Where
-    the number of steps is known beforehand, it lets a short training settle.
+    The paper averages its last checkpoints instead (section 6.1). A cooldown needs to know the
+    number of steps beforehand, and lets a short run settle.
 
     Raises:
-        ValueError: it would end before it starts.
+        ValueError: the cooldown would end before it starts.
 
     Built in notebook 07.
     """
@@ -115,11 +117,11 @@ def cooldown(step: int, start: int, end: int) -> float:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the model is trained. The defaults are the paper's base run.
+    """Settings of training; the defaults are those of the paper's base run.
 
     Args:
         peak_rate: highest learning rate; the paper's (512 · 4000)^-0.5.
-        warmup: steps until it is reached.
+        warmup: number of steps until the peak.
         cooldown: first and last step of a final straight line to a rate of 0; the paper has none.
         smoothing: ε of the label-smoothed loss.
         max_grad_norm: longer gradients are clipped to this length; the paper does not clip.
@@ -155,20 +157,20 @@ class TrainConfig:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Adam:
-    """Adam with the paper's settings (section 5.3); `train_step` sets its rate."""
+    """Return Adam with the paper's settings (section 5.3); `update` sets its rate."""
     return torch.optim.Adam(
         model.parameters(), lr=config.peak_rate, betas=config.betas, eps=config.eps, fused=True
     )
 
 
 def rate_at(step: int, config: TrainConfig) -> float:
-    """The learning rate of an update, counted from 1."""
+    """Return the learning rate of an update; updates count from 1."""
     rate = inverse_sqrt_rate(step, config.peak_rate, config.warmup)
     return rate * cooldown(step, *config.cooldown) if config.cooldown else rate
 
 
 class StepResult(NamedTuple):
-    """What one update did."""
+    """The result of one update."""
 
     loss: float  # smoothed, nats per target token
     n_tokens: int  # target tokens, padding not counted
@@ -176,89 +178,80 @@ class StepResult(NamedTuple):
     rate: float
 
 
-BatchLoss = Callable[[nn.Module, Batch, TrainConfig], Tensor]
+def count_targets(batch: Batch, pad_id: int = 0) -> int:
+    """Count the target tokens of a batch, without `<bos>` and padding. Built in notebook 07."""
+    return int((batch.tgt[:, 1:] != pad_id).sum())
 
 
-def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig) -> Tensor:
-    """The label-smoothed loss of a batch, summed over its target tokens. Built in notebook 07."""
+def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig) -> Float[Tensor, ""]:
+    """Return the label-smoothed loss of a batch, summed over its target tokens.
+
+    Built in notebook 07.
+    """
     tgt_in, tgt_out = teacher_forcing(batch.tgt)
     logits = model(batch.src, tgt_in)
     return label_smoothed_loss(logits, tgt_out, config.smoothing, config.pad_id)[0]
 
 
 def update(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    rate: float,
-    max_grad_norm: float,
-    scaler: torch.amp.GradScaler,
-) -> float:
-    """Clips the gradients to max_grad_norm and takes one step of that rate.
+    model: nn.Module, optimizer: Optimizer, loss: float, step: int, config: TrainConfig
+) -> tuple[float, float]:
+    """Clip the gradients, set the rate of this step, and let the optimiser take it.
 
     Args:
-        scaler: float16 has no numbers below 6e-8, so the loss and with it all gradients were
-            multiplied by a large number, which is taken out here. Where that was too large for
-            the gradients, it is halved.
+        loss: the mean loss whose gradients the parameters hold.
 
     Returns:
-        The gradients' norm before clipping. Where it is not finite, no weight is changed.
+        The norm of the gradients before clipping, and the rate.
+
+    Raises:
+        FloatingPointError: loss or norm is not finite; no weight is changed.
 
     Built in notebook 07.
     """
-    scaler.unscale_(optimizer)  # first: what is clipped is the gradients' true length
-    grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+    rate = rate_at(step, config)
+    grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
+    if not math.isfinite(loss) or not math.isfinite(grad_norm):
+        numbers = f"loss {loss:.4g}, gradient norm {grad_norm:.4g} at step {step}, rate {rate:.3g}"
+        raise FloatingPointError(f"{numbers}: nothing was updated")
     for group in optimizer.param_groups:
         group["lr"] = rate
-    if math.isfinite(grad_norm):
-        scaler.step(optimizer)
-    scaler.update()
-    return grad_norm
+    optimizer.step()
+    return grad_norm, rate
+
+
+Batches = Batch | Sequence[Batch]
 
 
 def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Batch | Sequence[Batch],
-    step: int,
-    config: TrainConfig,
-    scaler: torch.amp.GradScaler | None = None,
-    loss_of: BatchLoss = batch_loss,
-    divisor: float | None = None,
+    model: nn.Module, optimizer: Optimizer, batches: Batches, step: int, config: TrainConfig
 ) -> StepResult:
-    """One update: forward, loss, backward, rate, Adam.
+    """Make one update: zero the gradients, forward, loss, backward, clip, step.
+
+    Dropout is applied where the model is in training mode: call `model.train()` once before.
 
     Args:
-        batches: one, or several whose gradients are added up; it does not matter how they are cut.
+        batches: one, or several whose gradients are added; the split does not matter.
         step: number of the update, from 1; it alone decides the rate.
-        scaler: as in `update`; none is needed outside float16.
-        loss_of: the objective to minimise, summed over the tokens of a batch.
-        divisor: of the loss, instead of the number of target tokens in `batches`.
 
     Raises:
-        ValueError, FloatingPointError: no target token; loss or gradient is not finite.
+        ValueError: the batches hold no target token.
+        FloatingPointError: loss or gradient is not finite; no weight is changed.
 
     Source: section 5. Built in notebook 07.
     """
     batches = [batches] if isinstance(batches, Batch) else batches
-    scaler = scaler or torch.amp.GradScaler(enabled=False)  # which does nothing
-    model.train()
-    optimizer.zero_grad(set_to_none=True)
-    n_tokens = sum(int((batch.tgt[:, 1:] != config.pad_id).sum()) for batch in batches)
+    n_tokens = sum(count_targets(batch, config.pad_id) for batch in batches)
     if n_tokens == 0:
         raise ValueError("nothing to learn from: no target token")
+    optimizer.zero_grad()
     total = 0.0
     for batch in batches:
-        loss = loss_of(model, batch, config)
-        scaler.scale(loss / (divisor or n_tokens)).backward()
+        loss = batch_loss(model, batch, config)
+        (loss / n_tokens).backward()
         total += loss.detach()
-    rate = rate_at(step, config)
-    grad_norm = update(model, optimizer, rate, config.max_grad_norm, scaler)
     mean = float(total) / n_tokens
-    hopeless = not scaler.is_enabled() or scaler.get_scale() < 1
-    if not math.isfinite(grad_norm) and hopeless:
-        told = f"loss {mean:.4g}, gradient norm {grad_norm:.4g} at step {step}, rate {rate:.3g}"
-        raise FloatingPointError(f"{told}: nothing was updated")
-    return StepResult(mean, n_tokens, grad_norm, rate)
+    return StepResult(mean, n_tokens, *update(model, optimizer, mean, step, config))
 
 
 @contextmanager
@@ -274,15 +267,15 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 class Evaluation(NamedTuple):
-    """How well the model predicts given texts."""
+    """Scores of the model on given texts, predicting each next token."""
 
     loss: float  # not smoothed, nats per target token
-    accuracy: float  # share of target tokens predicted right, with the true prefix given
+    accuracy: float  # share of target tokens predicted right, given the true prefix
     n_tokens: int
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): between how many tokens the model seems to choose."""
+        """Return exp(loss): the model is as uncertain as a choice among this many tokens."""
         return math.exp(self.loss)
 
 
@@ -310,10 +303,10 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], pad_id: int = 0) -> Eva
 
 
 def average_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of several state dicts, entry by entry, in float64 and rounded once.
+    """Return the mean of several state dicts, entry by entry, in float64 and rounded once.
 
     Raises:
-        ValueError: there is none, or they do not have the same entries.
+        ValueError: there is no state, or their entries differ.
 
     Source: section 6.1, "averaging the last 5 checkpoints". Built in notebook 07.
     """

@@ -69,12 +69,12 @@ def _run(arguments: list[str]) -> int | None:
     with needs("cli"):
         import tyro
 
-        from transformer_lib.cli import ending, models, prepare, training, translate
+        from transformer_lib.cli import models, output, prepare, train, translate
 
     commands = {
         "fetch": prepare.fetch,
         "prepare": prepare.prepare,
-        "train": training.train,
+        "train": train.train,
         "evaluate": models.evaluate,
         "translate": translate.translate,
         "average": models.average,
@@ -82,7 +82,7 @@ def _run(arguments: list[str]) -> int | None:
         "export": models.export,
     }
     to_the_end = arguments[:1] in (["fetch"], ["train"])  # even if nobody reads the output
-    with ending.unbreakable_output() if to_the_end else nullcontext():
+    with output.unbreakable_output() if to_the_end else nullcontext():
         return tyro.extras.subcommand_cli_from_dict(
             commands,
             prog="transformer-lib",

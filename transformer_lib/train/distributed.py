@@ -1,16 +1,16 @@
 """One update made by several processes, each with its share of the batches.
 
 The mathematics is one line: the loss of an update is a sum over target tokens divided by the
-tokens of *all* ranks, so its gradient is the sum of what each rank computes for itself. How the
-sum is made is a choice:
+tokens of *all* ranks, so its gradient is the sum of the gradients that the ranks compute. There
+are two ways to sum them:
 
 - **DDP** (DistributedDataParallel): every rank has the whole model, and the gradients are averaged
   while they are computed. Simple and fast, as long as model and optimiser fit on one device.
 - **FSDP2** (`fully_shard`): every rank keeps 1/N of each weight, gradient and optimiser state. A
-  layer's weights are gathered just before it computes and let go afterwards: less memory, more
+  layer's weights are gathered just before it computes and freed afterwards: less memory, more
   traffic.
 
-A checkpoint holds whole tensors in either case, so it does not matter how many ranks wrote it.
+A checkpoint holds whole tensors in either case, so the number of ranks may change between runs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,38 +28,37 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from transformer_lib.batching import Batch
+from transformer_lib.masks import teacher_forcing
+from transformer_lib.train.losses import TrainingLoss
 from transformer_lib.train.ranks import Ranks, known_to_all
-from transformer_lib.training import BatchLoss, StepResult, TrainConfig, batch_loss, train_step
+from transformer_lib.train.settings import Sharding
+from transformer_lib.training import StepResult, TrainConfig, count_targets, update
 
 __all__ = [
-    "Sharding",
     "copy_weights",
-    "cut_like",
-    "in_one_piece",
-    "is_cut",
+    "full_state_dict",
+    "parallelize",
     "random_states",
     "set_random_state",
-    "share_out",
-    "train_step_of_all",
+    "shard_optimizer_state",
+    "train_step_on_all_ranks",
 ]
 
-Sharding = Literal["ddp", "fsdp"]
 
-
-def share_out(model: nn.Module, ranks: Ranks, sharding: Sharding) -> nn.Module:
-    """What is trained in the place of the model: its weights are the model's (DDP) or cut copies.
+def parallelize(loss: TrainingLoss, ranks: Ranks, sharding: Sharding) -> nn.Module:
+    """Wrap a loss and its model in DDP, or shard a copy of them with FSDP2.
 
     Args:
-        model: a `Transformer`, the same on every rank.
+        loss: the same on every rank. A single process gets it back as it is.
 
     Raises:
-        ValueError: it should be cut up, but there are no processes to cut it up for.
+        ValueError: sharding needs processes, and there is only this one.
     """
     alone = not dist.is_initialized()
     if alone and sharding == "fsdp":
-        raise ValueError("fsdp shares a model out among processes: start them with torchrun")
+        raise ValueError("fsdp shards a model among processes: start them with torchrun")
     if alone:
-        return model
+        return loss
     if sharding == "ddp":
         known = inspect.signature(DistributedDataParallel).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
@@ -67,109 +67,103 @@ def share_out(model: nn.Module, ranks: Ranks, sharding: Sharding) -> nn.Module:
             "gradient_as_bucket_view": True,  # gradients lie where they are sent from: no copies
             buffers: False,  # no buffer ever changes: none has to be sent before a forward pass
         }
-        return DistributedDataParallel(model, **options)
-    from torch.distributed.device_mesh import init_device_mesh  # a second: only who cuts waits
+        return DistributedDataParallel(loss, **options)
+    from torch.distributed.device_mesh import init_device_mesh  # takes a second to import
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(ranks.device.type, (ranks.world_size,))
-    cut = copy.deepcopy(model)
+    sharded = copy.deepcopy(loss)
     # Layer by layer, so that the weights of only a few layers are whole at any time. What is left
-    # is one last group: the embeddings with the output projection that may share their matrix.
-    for layer in (*cut.encoder.layers, *cut.decoder.layers):
+    # is one last group: the embeddings and the output projection, which may share their matrix.
+    for layer in (*sharded.model.encoder.layers, *sharded.model.decoder.layers):
         fully_shard(layer, mesh=mesh)
-    return fully_shard(cut, mesh=mesh)
+    return fully_shard(sharded, mesh=mesh)
 
 
-def train_step_of_all(
+def train_step_on_all_ranks(
     ranks: Ranks,
-    shared: nn.Module,
-    model: nn.Module,
+    loss_of: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Sequence[Batch],
     step: int,
     config: TrainConfig,
-    scaler: torch.amp.GradScaler | None = None,
-    loss_of: BatchLoss = batch_loss,
-    place: str = "",
+    where: str = "",
 ) -> StepResult:
-    """`train_step` over the batches of all ranks, as if one process had them all.
+    """Make the update of `train_step` with the batches of all ranks.
 
     Args:
-        shared: what `share_out` gave; `model` is it, or holds it.
+        loss_of: from `parallelize`, perhaps compiled.
         batches: this rank's; every rank has as many.
-        place: where in the data we are, for the error message.
+        where: position of these batches in the data, for the error message.
 
     Returns:
         Loss and number of tokens of all ranks together.
 
     Raises:
-        FloatingPointError: loss or gradient is not finite on some rank. All ranks raise it, as
-            all have the same gradients by then, and none has updated a weight.
+        ValueError, FloatingPointError: as `train_step`, on all ranks; no weight is changed.
     """
-    n_here = sum(int((batch.tgt[:, 1:] != config.pad_id).sum()) for batch in batches)
-    (n_tokens,) = ranks.sum(n_here)
-    losses: list[Tensor] = []
-    with contextlib.ExitStack() as unsynced:
-        # Gradients need to travel once per update, with the last batch. DDP decides that in the
-        # forward pass, so no_sync has to hold for forward and backward of all batches before.
-        # FSDP exchanges after each: else whole gradients would pile up on every rank.
-        if isinstance(shared, DistributedDataParallel):
-            unsynced.enter_context(shared.no_sync())
-
-        def noted(model: nn.Module, batch: Batch, config: TrainConfig) -> Tensor:
-            if len(losses) == len(batches) - 1:
-                unsynced.close()
-            loss = loss_of(model, batch, config)
-            losses.append(loss.detach())
-            return loss
-
-        try:
-            # Both DDP and FSDP take the mean over the ranks: hence tokens per rank, not tokens.
-            told = train_step(
-                model, optimizer, batches, step, config, scaler, noted,
-                divisor=n_tokens / ranks.world_size,
-            )  # fmt: skip
-        except FloatingPointError as error:
-            wrong = not all(bool(loss.isfinite()) for loss in losses)
-            found = ranks.gather([wrong, f"{error} ({place})"])
-            text = next((text for wrong, text in found if wrong), found[0][1])
-            raise known_to_all(FloatingPointError(text)) from error
-    (loss,) = ranks.mean([told.loss], n_here)
-    return told._replace(loss=loss, n_tokens=int(n_tokens))
+    (n_tokens,) = ranks.sum(sum(count_targets(batch, config.pad_id) for batch in batches))
+    if n_tokens == 0:
+        raise known_to_all(ValueError("nothing to learn from: no target token"))
+    optimizer.zero_grad()
+    total: float | Tensor = 0.0
+    for i, batch in enumerate(batches, 1):
+        with _unsynced(loss_of) if i < len(batches) else contextlib.nullcontext():
+            loss = loss_of(batch.src, *teacher_forcing(batch.tgt))
+            # DDP and FSDP average over the ranks: so divide by the tokens per rank
+            (loss / (n_tokens / ranks.world_size)).backward()
+        total += loss.detach()
+    here = float(total)
+    mean = ranks.sum(here)[0] / n_tokens
+    try:
+        return StepResult(mean, int(n_tokens), *update(loss_of, optimizer, mean, step, config))
+    except FloatingPointError as error:
+        places = ranks.gather([not math.isfinite(here), where])
+        where = next((place for failed, place in places if failed), places[0][1])
+        raise known_to_all(FloatingPointError(f"{error} ({where})")) from error
 
 
-def is_cut(value: Any) -> bool:
-    """Is it a DTensor, of which every rank has a piece?"""
+def _unsynced(loss_of: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Let DDP send gradients only with the last batch of an update.
+
+    FSDP sends them after each batch, because whole gradients would otherwise pile up.
+    """
+    inner = getattr(loss_of, "_orig_mod", loss_of)  # inside torch.compile's wrapper
+    ddp = isinstance(inner, DistributedDataParallel)
+    return inner.no_sync() if ddp else contextlib.nullcontext()
+
+
+def is_sharded(value: Any) -> bool:
+    """True for a tensor of which this rank holds a shard."""
     return hasattr(value, "full_tensor")
 
 
-def in_one_piece(value: Any) -> Any:
-    """A state dict whose tensors are in main memory, and whole where they are cut over the ranks.
-
-    All ranks have to call it, as each brings its piece.
-    """
+def full_state_dict(value: Any) -> Any:
+    """Return a nested state with whole tensors in main memory; all ranks have to call it."""
     if torch.is_tensor(value):
-        return (value.full_tensor() if is_cut(value) else value).cpu()
+        return (value.full_tensor() if is_sharded(value) else value).cpu()
     if isinstance(value, dict):
-        return {key: in_one_piece(item) for key, item in value.items()}
-    return [in_one_piece(item) for item in value] if isinstance(value, list) else value
+        return {key: full_state_dict(item) for key, item in value.items()}
+    return [full_state_dict(item) for item in value] if isinstance(value, list) else value
 
 
-def cut_like(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The inverse for an optimiser's state: each rank keeps its piece. Nothing is sent."""
+def shard_optimizer_state(
+    state: dict[str, Any], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Return this rank's shards of a whole optimiser state: the inverse of `full_state_dict`."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    if not any(map(is_cut, weights)):
+    if not any(map(is_sharded, weights)):
         return state
-    cut = {
-        i: {name: _piece(value, weights[i]) for name, value in values.items()}
+    shards = {
+        i: {name: _shard(value, weights[i]) for name, value in values.items()}
         for i, values in state["state"].items()
     }
-    return state | {"state": cut}
+    return state | {"state": shards}
 
 
-def _piece(value: Any, like: Tensor) -> Any:
-    """This rank's piece of a tensor that belongs to a weight; Adam's step count stays whole."""
-    if not is_cut(like) or value.shape != like.shape:
+def _shard(value: Any, like: Tensor) -> Any:
+    """Return this rank's shard of a tensor shaped like a weight; Adam's step count stays whole."""
+    if not is_sharded(like) or value.shape != like.shape:
         return value
     from torch.distributed.tensor import distribute_tensor
 
@@ -179,22 +173,21 @@ def _piece(value: Any, like: Tensor) -> Any:
 
 @torch.no_grad()
 def copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """Weights from a model to the same model that is cut over the ranks, or back."""
+    """Copy weights between a model and its sharded twin, in either direction."""
     for new, old in zip(source.parameters(), target.parameters(), strict=True):
-        old.copy_(_piece(new, old) if is_cut(old) else in_one_piece(new))
+        old.copy_(_shard(new, old) if is_sharded(old) else full_state_dict(new))
 
 
 def random_states(ranks: Ranks, device: torch.device) -> dict[str, Any]:
-    """Where the random numbers of every rank stand, on rank 0's own terms where it is alone."""
+    """Return the state of the random numbers of every rank."""
     mine = {"rng": torch.get_rng_state()}
     if device.type == "cuda":
         mine["cuda_rng"] = torch.cuda.get_rng_state(device)
     if ranks.world_size == 1:
         return mine
-    found = ranks.gather({name: state.tolist() for name, state in mine.items()})
     states = [
         {name: torch.tensor(state, dtype=torch.uint8) for name, state in theirs.items()}
-        for theirs in found
+        for theirs in ranks.gather({name: state.tolist() for name, state in mine.items()})
     ]
     return states[0] | {"ranks": states}
 
@@ -202,7 +195,7 @@ def random_states(ranks: Ranks, device: torch.device) -> dict[str, Any]:
 def set_random_state(
     state: dict[str, Any], ranks: Ranks, device: torch.device, seed: int, step: int
 ) -> None:
-    """Goes on with this rank's random numbers, or with new ones where their number has changed."""
+    """Restore this rank's random numbers, or draw new ones if the number of ranks has changed."""
     states = state.get("ranks", [state])
     if len(states) != ranks.world_size:
         if not ranks.is_main:

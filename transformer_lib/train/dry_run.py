@@ -1,4 +1,4 @@
-"""Before the first step: does the disk hold it, does the memory, and when will it end?"""
+"""A forecast before the first step: is there room on the disk and in memory, and how long?"""
 
 from __future__ import annotations
 
@@ -13,57 +13,57 @@ from pathlib import Path
 import torch
 
 from transformer_lib.batching import collate, token_batches
-from transformer_lib.data.corpora import ParallelText
 from transformer_lib.data.files import list_checkpoints
-from transformer_lib.train.memory import batch_bytes, moment_bytes, weight_bytes
-from transformer_lib.train.resumable import ResumableRun, Resume
+from transformer_lib.data.text import ParallelText
+from transformer_lib.train.folder import Resume, choose_checkpoint
 from transformer_lib.train.trainer import Trainer
 from transformer_lib.train.validation import validation_scores
 
-__all__ = ["Forecast", "check_space", "checkpoint_bytes", "disk_bytes", "forecast"]
+__all__ = ["Forecast", "check_space", "checkpoint_bytes", "disk_bytes", "forecast", "memory_bytes"]
 
-STEPS = 6  # that are timed, after one to warm up
-CPU_SLACK = 1.45  # glibc keeps pieces that were freed, as measured: see docs/faults.md
-SENTENCES = 64  # of the validation text that are timed
+STEPS = 6  # timed, after one to warm up
+SENTENCES = 64  # of the validation text, timed
 SMALL = 2**16  # bytes of a checkpoint besides tensors and vocabularies
-LABEL = 2**9  # more of them for each tensor: its name, and those of its moments
+LABEL = 2**9  # more bytes for each tensor: its name, and those of its moments
+SAVED_D, SAVED_F = 44, 6  # numbers of width D and F that a layer pair keeps for each token
+LOGITS = 3  # logits, their softmax, and their gradient
 
 
-def checkpoint_bytes(run: ResumableRun) -> int:
-    """The size of one checkpoint: weights, moments, vocabularies."""
-    weights = weight_bytes(run)
-    vocabularies = run.data.src_vocab.to_bytes(), run.data.tgt_vocab.to_bytes()
-    labels = SMALL + LABEL * len(list(run.translator.model.parameters()))
-    return weights + moment_bytes(run) + sum(map(len, vocabularies)) + labels
+def checkpoint_bytes(trainer: Trainer) -> int:
+    """Estimate the size of one checkpoint: weights, moments, vocabularies."""
+    vocabularies = trainer.data.src_vocab.to_bytes(), trainer.data.tgt_vocab.to_bytes()
+    labels = SMALL + LABEL * len(list(trainer.translator.model.parameters()))
+    tensors = _weight_bytes(trainer) + _moment_bytes(trainer)
+    return tensors + sum(map(len, vocabularies)) + labels
 
 
-def disk_bytes(run: ResumableRun) -> int:
-    """What the run's checkpoints will need on top of what they have now.
+def disk_bytes(trainer: Trainer) -> int:
+    """Estimate the bytes that the run's checkpoints will need in addition to those on disk.
 
-    As many as are kept, the best one, and the one that is being written.
+    There are as many as are kept, the best one, and the one that is being written.
     """
-    left = max(0, run.run.last_step - run.step)
-    saves = -(-left // run.run.validate_every)
-    old = list_checkpoints(run.checkpoints)
-    most = min(len(old) + saves, run.run.keep + 2)
+    run = trainer.run
+    saves = -(-max(0, run.last_step - trainer.step) // run.validate_every)
+    old = list_checkpoints(trainer.checkpoints)
+    most = min(len(old) + saves, run.keep + 2)
     there = sum(path.stat().st_size for folder in old for path in folder.iterdir())
-    return max(0, most * checkpoint_bytes(run) - there)
+    return max(0, most * checkpoint_bytes(trainer) - there)
 
 
-def check_space(run: ResumableRun) -> tuple[int, int]:
-    """The bytes that the run will need, and those that its disk has left.
+def check_space(trainer: Trainer) -> tuple[int, int]:
+    """Return the bytes that the run will need, and those that its disk has left.
 
-    The place is really asked for, in a file without a name that is gone at once: free space is no
-    promise where users have a quota.
+    A nameless file of that size is allocated and freed at once: where users have a quota, free
+    space alone is no promise.
 
     Raises:
         OSError: there is not enough room, or the folder may not be written.
     """
-    needed, place = disk_bytes(run), _existing(run.checkpoints)
-    free = shutil.disk_usage(place).free
+    needed, folder = disk_bytes(trainer), _existing(trainer.checkpoints)
+    free = shutil.disk_usage(folder).free
     problem = f"{free / 1e6:.3g} MB are free" if needed > free else ""
     if not problem:
-        with tempfile.TemporaryFile(dir=place) as file:
+        with tempfile.TemporaryFile(dir=folder) as file:
             try:
                 if needed and hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, needed)
@@ -71,8 +71,8 @@ def check_space(run: ResumableRun) -> tuple[int, int]:
                 problem = error.strerror
     if problem:
         raise OSError(
-            f"{run.checkpoints}: up to {run.run.keep + 2} checkpoints of "
-            f"{checkpoint_bytes(run) / 1e6:.3g} MB need {needed / 1e6:.3g} MB more, but "
+            f"{trainer.checkpoints}: up to {trainer.run.keep + 2} checkpoints of "
+            f"{checkpoint_bytes(trainer) / 1e6:.3g} MB need {needed / 1e6:.3g} MB more, but "
             f"{problem}: make room, or keep fewer with --keep"
         )
     return needed, free
@@ -80,18 +80,17 @@ def check_space(run: ResumableRun) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a training will need.
+    """The resources that a run will need.
 
     Attributes:
         parameters: of the model, shared ones counted once.
+        batches: in an epoch.
         disk, disk_free: bytes of its checkpoints; bytes that are left.
-        fixed, activations: bytes of weights, gradients and moments; of what a step with the
-            largest batch holds besides, at its peak.
-        slack: of what its tensors hold, so many times as much is taken from the system.
-        memory_free: bytes that are left; None where the system does not tell.
+        fixed, step_memory: bytes of weights, gradients and moments; of the largest batch.
+        memory_free: bytes that are left; None if the system does not say.
         steps, step_seconds: updates to do, and the mean time of one.
-        validations, validation_seconds: the same for looking up. At most: a model that has
-            learned nothing yet writes up to the length limit.
+        validations, validation_seconds: the same for validations. An upper bound: an untrained
+            model translates up to the length limit.
     """
 
     parameters: int
@@ -99,8 +98,7 @@ class Forecast:
     disk: int
     disk_free: int
     fixed: int
-    activations: int
-    slack: float
+    step_memory: int
     memory_free: int | None
     steps: int
     step_seconds: float
@@ -109,24 +107,23 @@ class Forecast:
 
     @property
     def memory(self) -> int:
-        """Bytes that the process takes, on top of what Python and torch need themselves."""
-        return round((self.fixed + self.activations) * self.slack)
+        """Bytes that the run needs, in addition to those of Python and torch."""
+        return self.fixed + self.step_memory
 
     @property
     def seconds(self) -> float:
-        """To the end."""
+        """Seconds to the end of the run."""
         return self.steps * self.step_seconds + self.validations * self.validation_seconds
 
     def table(self) -> str:
-        """The forecast in words."""
+        """Return the forecast as text."""
         free = f" of {self.memory_free / 1e9:,.1f} GB free" if self.memory_free else ""
         return "\n".join(
             [
                 f"model   {self.parameters:,} parameters; {self.batches:,} batches an epoch",
                 f"disk    {self.disk / 1e6:,.0f} MB of {self.disk_free / 1e6:,.0f} MB free",
                 f"memory  about {self.memory / 1e9:.2f} GB{free}: weights, gradients and moments "
-                f"{self.fixed / 1e9:.2f}, the largest batch {self.activations / 1e9:.2f}, both "
-                f"times {self.slack:g} for freed pieces that are not given back",
+                f"{self.fixed / 1e9:.2f}, the largest batch {self.step_memory / 1e9:.2f}",
                 f"time    about {_duration(self.seconds)}: {self.steps:,} steps of "
                 f"{self.step_seconds:.3g} s, {self.validations:,} validations of at most "
                 f"{self.validation_seconds:.3g} s",
@@ -135,34 +132,29 @@ class Forecast:
 
 
 def forecast(trainer: Trainer, resume: Resume = "no") -> Forecast:
-    """Tries a few steps of a run without keeping anything.
+    """Try a few steps of a run without keeping anything.
 
     The trainer is used up: its weights have moved. Nothing is written in its folder.
 
     Raises:
-        ValueError: the folder holds a run already, or none to go on with, or one with other
-            settings.
+        ValueError: the folder holds a run already, or none to resume, or one with other settings.
         OSError: there is no room for the checkpoints.
     """
-    found = list_checkpoints(trainer.checkpoints)
-    # "auto" would rename a checkpoint that is damaged; here it is only told
-    trainer._take_up(found, "latest" if resume == "auto" and found else resume, len)
+    if resume == "auto" and list_checkpoints(trainer.checkpoints):
+        resume = "latest"  # "auto" would rename a damaged checkpoint
+    choose_checkpoint(trainer.folder, resume, trainer.restore, lambda message: None)
     needed, free = check_space(trainer)
-    run, model = trainer.run, trainer.translator.model
+    run, lengths = trainer.run, trainer.pairs.lengths
     steps = max(0, run.last_step - trainer.step)
-    draw = {"seed": run.seed, "epoch": trainer.epoch}
-    plan = token_batches(trainer.pairs.lengths, run.max_tokens, **draw)
-    memory_free = _free_memory(trainer.device)
-    largest = max(plan, key=lambda rows: _cells(trainer.pairs.lengths, rows))
+    plan = token_batches(lengths, run.max_tokens, seed=run.seed, epoch=trainer.epoch)
     return Forecast(
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=sum(p.numel() for p in trainer.translator.model.parameters()),
         batches=len(plan),
         disk=needed,
         disk_free=free,
-        fixed=2 * weight_bytes(trainer) + moment_bytes(trainer),
-        activations=batch_bytes(trainer, largest),
-        slack=CPU_SLACK if trainer.device.type == "cpu" else 1.0,
-        memory_free=memory_free,
+        fixed=2 * _weight_bytes(trainer) + _moment_bytes(trainer),
+        step_memory=max(memory_bytes(trainer, *_sizes(lengths, rows)) for rows in plan),
+        memory_free=_free_memory(trainer.device),
         steps=steps,
         step_seconds=_time_steps(trainer, plan),
         validations=-(-steps // run.validate_every),
@@ -170,34 +162,59 @@ def forecast(trainer: Trainer, resume: Resume = "no") -> Forecast:
     )
 
 
+def memory_bytes(trainer: Trainer, n_src: int, n_tgt: int) -> int:
+    """Estimate the bytes of a step besides weights, gradients and moments.
+
+    Args:
+        n_src, n_tgt: ids of the batch, padding included.
+    """
+    config, rows = trainer.translator.model.config, trainer.loss.rows or n_tgt
+    width = SAVED_D * config.d_model + SAVED_F * config.d_ff
+    layers = config.n_layers * width * (n_src + n_tgt) // 2
+    return 4 * (layers + LOGITS * min(rows, n_tgt) * config.tgt_vocab_size)
+
+
+def _sizes(lengths: list[tuple[int, int]], rows: list[int]) -> tuple[int, ...]:
+    """Return the source and target ids of a batch, padding included."""
+    return tuple(len(rows) * max(lengths[i][side] for i in rows) for side in (0, 1))
+
+
+def _weight_bytes(trainer: Trainer) -> int:
+    return sum(p.nbytes for p in trainer.translator.model.parameters())
+
+
+def _moment_bytes(trainer: Trainer) -> int:
+    """Return the bytes of the moments: Adam keeps two numbers for every weight, Muon one."""
+    return sum(
+        p.nbytes * (2 if "betas" in group else 1)
+        for group in trainer.optimizer.param_groups
+        for p in group["params"]
+    )
+
+
 def _time_steps(trainer: Trainer, plan: list[list[int]]) -> float:
-    """Seconds of a step of mean size."""
-    batches, each, seconds, cells = trainer.batches(), trainer.run.accumulate, 0.0, 0
+    """Return the seconds of a step of mean size."""
+    batches, each, seconds, n_ids = trainer.batches(), trainer.run.accumulate, 0.0, 0
     for number in range(1 + STEPS):
         here = list(itertools.islice(batches, each))
         started = time.monotonic()
-        trainer._update(iter(here))
+        trainer.update(here)
         if number:  # the first one warms up
             seconds += time.monotonic() - started
-            cells += sum(batch.src.numel() + batch.tgt.numel() for batch in here)
+            n_ids += sum(batch.src.numel() + batch.tgt.numel() for batch in here)
     lengths = trainer.pairs.lengths
-    return seconds / cells * each * sum(_cells(lengths, rows) for rows in plan) / len(plan)
-
-
-def _cells(lengths: list[tuple[int, int]], rows: list[int]) -> int:
-    """Ids of a batch, padding included."""
-    return len(rows) * sum(max(lengths[i][side] for i in rows) for side in (0, 1))
+    return seconds / n_ids * each * sum(sum(_sizes(lengths, rows)) for rows in plan) / len(plan)
 
 
 def _time_validation(trainer: Trainer) -> float:
-    """Seconds of a validation, from some sentences of its text."""
+    """Return the seconds of a validation, from some sentences of its text."""
     text, pairs = trainer.validation, trainer.validation_pairs
     chosen = range(0, len(text), -(-len(text) // SENTENCES))
     sides = (tuple(side[i] for i in chosen) for side in (text.source, text.target))
     some = ParallelText(*sides, name="some")
     batches = [collate([pairs[i] for i in chosen]).to(trainer.device)]
     started = time.monotonic()
-    validation_scores(trainer.model, trainer.translator, batches, some)
+    validation_scores(trainer.loss.to(trainer.device), trainer.translator, batches, some)
     return (time.monotonic() - started) * len(text) / len(chosen)
 
 
@@ -212,7 +229,7 @@ def _free_memory(device: torch.device) -> int | None:
 
 
 def _existing(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that is there."""
+    """Return the path itself, or the nearest folder above it that exists."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 

@@ -1,22 +1,21 @@
-"""Another optimiser than the paper's: Muon for the matrices of the layers, Adam for the rest."""
+"""An optimiser besides the paper's: Muon for the matrices of the layers, Adam for the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from transformer_lib.train.settings import OptimizerName
 from transformer_lib.training import TrainConfig, make_optimizer
 
-__all__ = ["MuonAndAdam", "OptimizerName", "check_optimizer", "choose_optimizer"]
-
-OptimizerName = Literal["adam", "muon"]
+__all__ = ["MuonAndAdam", "check_optimizer", "choose_optimizer"]
 
 
 class MuonAndAdam(torch.optim.Optimizer):
-    """Muon where a parameter is a matrix between hidden vectors, Adam everywhere else.
+    """Muon for parameters that are matrices between hidden vectors, Adam for all others.
 
     Muon (Jordan et al., 2024) takes the momentum of the gradient and makes all its singular
     values about equal before it steps, so that no direction of a matrix is left behind. Its step
@@ -41,20 +40,20 @@ class MuonAndAdam(torch.optim.Optimizer):
         self._share_groups()
 
     def _share_groups(self) -> None:
-        """Whoever sets a rate here sets it there."""
+        """Let a rate set on this optimiser be that of its parts."""
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     def step(self, closure: Callable[[], float] | None = None) -> None:
-        """One step of both."""
+        """Take one step of both."""
         for part in self.parts:
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of both parts."""
+        """Return the state of both parts."""
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
+        """Restore the state from `state_dict`."""
         for part, state in zip(self.parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self._share_groups()
@@ -63,16 +62,12 @@ class MuonAndAdam(torch.optim.Optimizer):
 def choose_optimizer(
     name: OptimizerName, model: nn.Module, config: TrainConfig
 ) -> torch.optim.Optimizer:
-    """The paper's Adam, or "muon"."""
+    """Return the paper's Adam, or Muon with Adam."""
     return MuonAndAdam(model, config) if name == "muon" else make_optimizer(model, config)
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Every moment has its parameter's shape: the fused kernels do not look.
-
-    Raises:
-        ValueError: one has another.
-    """
+    """Raise unless every moment has its parameter's shape, which the fused kernels do not check."""
     for part in getattr(optimizer, "parts", [optimizer]):
         for parameter, state in part.state.items():
             for name, value in state.items():

@@ -1,4 +1,4 @@
-"""The wish to stop, as the signals of the system bring it."""
+"""Requests to stop, from the signals of the operating system."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from typing import Any
 
 __all__ = ["StopSignal"]
 
-AGAIN = 0.2  # seconds until an interrupt that was lost is raised again
+AGAIN = 0.2  # seconds until a lost interrupt is raised again
 
 
 class StopSignal:
-    """Ctrl-C and SIGTERM ask for a stop after the step; a second Ctrl-C stops at once.
+    """Stop after the current step on Ctrl-C or SIGTERM, at once on a second Ctrl-C.
 
-    Python forgets an exception that it cannot hand on: what a signal raises while an object is
-    cleared away, or in a callback, is printed and gone. So a second Ctrl-C is raised again and
-    again until the `with` block is left.
+    Python drops an exception that a signal raises in a finaliser or a callback. So a second Ctrl-C
+    is raised again and again until the `with` block is left.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -31,7 +30,7 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
+            self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -39,21 +38,21 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _: object) -> None:
+    def _receive(self, number: int, _: object) -> None:
         is_first, self.number = self.number is None, self.number or number
-        if is_first:  # noted first: the next signal may come before this line is printed
-            self._tell()
+        if is_first:  # recorded before it is announced: the next signal may come in between
+            self._announce()
         elif number == signal.SIGINT and not self._left.is_set():
             if not self._insisting:
                 self._insisting = True
                 threading.Thread(target=self._insist, daemon=True).start()
             raise KeyboardInterrupt
 
-    def _tell(self) -> None:
-        told = "\nstopping after this step; Ctrl-C again stops at once"
-        with contextlib.suppress(RuntimeError):  # it came while somebody else was writing there
+    def _announce(self) -> None:
+        message = "\nstopping after this step; Ctrl-C again stops at once"
+        with contextlib.suppress(RuntimeError):  # the signal came in the middle of a write
             if not self._quiet:
-                print(told, file=sys.stderr)
+                print(message, file=sys.stderr)
 
     def _insist(self) -> None:
         while not self._left.wait(AGAIN):

@@ -1,5 +1,4 @@
-"""The loop around `train_step` that survives real life: it validates, saves, stops when asked to,
-and goes on where it was."""
+"""The training loop for real runs: it validates, saves, stops when asked to, and resumes."""
 
 from __future__ import annotations
 
@@ -8,66 +7,296 @@ import itertools
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 from tqdm import tqdm
 
 from transformer_lib.batching import Batch, collate, token_batches
-from transformer_lib.data.reading import check_ids
-from transformer_lib.train.distributed import copy_weights, train_step_of_all
-from transformer_lib.train.resumable import ResumableRun
-from transformer_lib.train.runs import InPrecision, progress_bar
+from transformer_lib.config import ModelConfig
+from transformer_lib.data.files import (
+    list_checkpoints,
+    remove_folder,
+    sweep,
+    to_json,
+    write_folder,
+    write_text,
+)
+from transformer_lib.data.prepared import Prepared
+from transformer_lib.data.reading import blame_file, check_ids, load_state
+from transformer_lib.model import Transformer
+from transformer_lib.train.distributed import (
+    copy_weights,
+    full_state_dict,
+    parallelize,
+    random_states,
+    set_random_state,
+    shard_optimizer_state,
+    train_step_on_all_ranks,
+)
+from transformer_lib.train.dropout import use_fast_dropout
+from transformer_lib.train.folder import (
+    Resume,
+    RunLog,
+    choose_checkpoint,
+    lock_folder,
+    progress_bar,
+)
+from transformer_lib.train.losses import TrainingLoss, choose_rows
+from transformer_lib.train.optimizers import check_optimizer, choose_optimizer
+from transformer_lib.train.ranks import ALONE, Ranks
+from transformer_lib.train.settings import (
+    RunConfig,
+    check_max_len,
+    check_same,
+    choose_precision,
+    read_progress,
+)
 from transformer_lib.train.signals import StopSignal
 from transformer_lib.train.validation import validation_scores
-from transformer_lib.training import StepResult, rate_at
+from transformer_lib.training import StepResult, TrainConfig, rate_at
+from transformer_lib.translate.evaluation import conditions
+from transformer_lib.translate.translator import EXTRA, Translator
 
 __all__ = ["Trainer"]
 
+# The position of a run, as a checkpoint saves it.
+POSITION = ("step", "epoch", "index", "n_tokens", "seconds", "recent", "best")
 
-class Trainer(ResumableRun):
-    """Trains a `ResumableRun` to its end; call `start` first, then `fit`."""
+
+class Trainer:
+    """A training run that can be interrupted and resumed: call `start` first, then `fit`.
+
+    Args:
+        data: a prepared corpus; its first split is trained on.
+        model_config, train_config, run: every setting; recorded in `run.json`.
+        folder: for checkpoints and log.
+        device: to compute on.
+        validation: the split to validate on.
+        ranks: the processes that train together; each makes the same `Trainer`.
+
+    Raises:
+        ValueError: the corpus has no such split, the model has too few positions, or there are
+            more processes than batches.
+    """
 
     log_every = 50
 
-    def batches(self) -> Iterator[Batch]:
-        """This rank's batches without end, from where the run is; it moves on as they are taken.
+    def __init__(
+        self,
+        data: Prepared,
+        model_config: ModelConfig,
+        train_config: TrainConfig,
+        run: RunConfig,
+        folder: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+        validation: str = "val",
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.data, self.run, self.config, self.ranks = data, run, train_config, ranks
+        self.folder, self.device = Path(folder), torch.device(device)
+        self.checkpoints = self.folder / "checkpoints"
+        with ranks.raise_on_all_ranks():
+            self._open_data(validation, model_config.max_len)
+            torch.manual_seed(run.seed)
+            model = Transformer(model_config)
+            self.translator = Translator(model, data.src_vocab, data.tgt_vocab)
+        self._make_trainable(model)
+        self.accumulate = run.accumulate  # a run resumed by more processes has fewer
+        self.step = self.epoch = self.index = self.n_tokens = self.saved = 0
+        self.seconds, self.recent = 0.0, [0.0, 0]  # and loss, tokens since the log's last line
+        self.best: dict[str, Any] = {"step": 0, "bleu": None}
+        settings = {"model": model_config, "train": train_config, "run": run}
+        self.settings = {name: asdict(config) for name, config in settings.items()}
+        self.settings |= {"data": data.about | {"sha256": data.sha256}, "validation": validation}
+        self.conditions = conditions(self.device)  # of the code that runs, not of a later checkout
+        self.conditions["processes"] = ranks.world_size
 
-        `index` counts the batches of all ranks, so that it means the same to any number of them.
+    def _open_data(self, validation: str, max_len: int) -> None:
+        data = self.data
+        self.pairs, self.validation = data.pairs(data.splits[0]), data.text(validation)
+        self.validation_pairs = data.pairs(validation)
+        share = self.ranks.share
+        if share and next(self.pairs.batches(self.run.max_tokens, **share), None) is None:
+            raise ValueError(f"more processes than batches: {self.ranks.world_size} are too many")
+        check_max_len(max_len, max(self.pairs.longest), self.validation_pairs.longest[0] + EXTRA)
+
+    def _make_trainable(self, model: Transformer) -> None:
+        run, self.is_sharded = self.run, self.run.sharding == "fsdp"
+        if not self.is_sharded:  # else the whole model waits in main memory until it is needed
+            model.to(self.device)
+        use_fast_dropout(model)
+        dtype = choose_precision(run.precision, self.device)
+        rows = choose_rows(run.loss_rows, self.device, run.compile)
+        self.loss = TrainingLoss(model, self.config, dtype, rows)
+        self.parallel = parallelize(self.loss, self.ranks, run.sharding)
+        self.compiled = torch.compile(self.parallel) if run.compile else self.parallel
+        trained = self.parallel if self.is_sharded else model
+        self.optimizer = choose_optimizer(run.optimizer, trained, self.config)
+        self.ranks.seed_dropout(run.seed, 0)
+
+    # Start and resume
+
+    def start(self, resume: Resume = "no", say: Callable[[str], Any] = print) -> None:
+        """Prepare the folder, and resume an earlier run if asked to.
+
+        Args:
+            resume: "no" starts anew and refuses a folder with checkpoints; "latest" resumes from
+                the newest; "auto" from the newest that is whole, or starts anew if there is none.
+            say: receives each message.
+
+        Raises:
+            ValueError: the folder holds a run already, or one with other settings.
+            CheckpointError: the newest checkpoint is damaged ("latest"), or all are ("auto").
+        """
+        chosen = None
+        with self.ranks.raise_on_all_ranks():
+            if self.ranks.is_main:
+                chosen = self._open_folder(resume, say)
+        chosen = self.ranks.gather(chosen)[0]
+        with self.ranks.raise_on_all_ranks():
+            if chosen and not self.ranks.is_main:  # rank 0 has read it already
+                self.restore(self.checkpoints / chosen)
+
+    def _open_folder(self, resume: Resume, say: Callable[[str], Any]) -> str | None:
+        """Lock the folder and resume from a checkpoint, whose name is returned."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(self.folder)
+        try:
+            sweep(self.checkpoints)
+            chosen = choose_checkpoint(self.folder, resume, self.restore, say)
+            self._write_best()
+            self.log = RunLog(self.folder, self.step)
+            record = self.settings | {"conditions": self.conditions}
+            write_text(self.folder / "run.json", to_json(record))
+        except BaseException:
+            self.close()
+            raise
+        if chosen is None:
+            return None
+        say(f"resuming from {chosen}, step {self.step}")
+        if self.accumulate != self.run.accumulate:
+            say(f"{self.accumulate} batches per process now, so that updates keep their size")
+        return chosen.name
+
+    def close(self) -> None:
+        """Let another training into the folder."""
+        if self.ranks.is_main:
+            self._lock.release()
+
+    def restore(self, checkpoint: Path) -> None:
+        """Restore weights, optimiser, random numbers and position from a checkpoint.
+
+        Raises:
+            CheckpointError: a file is damaged.
+            ValueError: the checkpoint is of a run with other settings.
+        """
+        saved = Translator.from_pretrained(checkpoint)  # compares every file with the manifest
+        progress = read_progress(checkpoint / "training.json")
+        check_same(progress["settings"], self.settings)
+        self.accumulate = self.ranks.split(progress["per_update"])
+        self.translator.model.load_state_dict(saved.model.state_dict())
+        if self.is_sharded:
+            copy_weights(self.loss, self.parallel)
+        state = load_state(checkpoint / "training.pt")
+        with blame_file(checkpoint / "training.pt"):
+            moments = shard_optimizer_state(state["optimizer"], self.optimizer)
+            self.optimizer.load_state_dict(moments)
+            check_optimizer(self.optimizer)
+            set_random_state(state, self.ranks, self.device, self.run.seed, progress["step"])
+        for name in POSITION:
+            setattr(self, name, progress[name])
+        self.saved = self.step
+
+    # Save
+
+    def save(self) -> Path:
+        """Write a checkpoint, which is also a model folder, and remove the oldest."""
+        if self.is_sharded:
+            copy_weights(self.parallel, self.loss)
+        state = random_states(self.ranks, self.device)
+        state["optimizer"] = full_state_dict(self.optimizer.state_dict())
+        folder = self.checkpoints / f"step-{self.step:06d}"
+        with self.ranks.raise_on_all_ranks():
+            if self.ranks.is_main:
+                self._write(folder, state)
+        self.saved = self.step
+        return folder
+
+    def _write(self, folder: Path, state: dict[str, Any]) -> None:
+        def fill(temporary: Path) -> None:
+            self.translator.write_files(temporary)
+            torch.save(state, temporary / "training.pt")
+            (temporary / "training.json").write_text(to_json(self.progress()), "utf-8")
+
+        write_folder(folder, fill, kind="checkpoint")
+        self._write_best()
+        for old in list_checkpoints(self.checkpoints)[: -self.run.keep]:
+            if int(old.name.removeprefix("step-")) != self.best["step"]:
+                remove_folder(old)
+
+    def _write_best(self) -> None:
+        """Name the best checkpoint. It is written first, so the name is never of a missing one."""
+        if self.best["step"]:
+            write_text(self.folder / "best.json", to_json(self.best))
+        else:
+            (self.folder / "best.json").unlink(missing_ok=True)
+
+    def progress(self) -> dict[str, Any]:
+        """Return the position of the run, with its settings and its curve."""
+        curve = RunLog.read(self.log.path)
+        return {
+            **{name: getattr(self, name) for name in POSITION},
+            "per_update": self.accumulate * self.ranks.world_size,
+            "settings": self.settings,
+            "conditions": self.conditions,
+            "curve": [line for line in curve if "bleu" in line or line["step"] % 500 == 0],
+        }
+
+    # Train
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield this rank's batches without end, from the position of the run, which they advance.
+
+        `index` counts the batches of all ranks, so it means the same to any number of them.
         """
         n = self.ranks.world_size
         while True:
             draw = {"seed": self.run.seed, "epoch": self.epoch, **self.ranks.share}
-            start = -(-self.index // n)  # where fewer ranks stopped half-way, the rest is left out
-            place = {"start": start, "vary": self.vary}
-            for i, batch in enumerate(self.pairs.batches(self.run.max_tokens, **place, **draw)):
-                self.index = (start + i + 1) * n
+            start = -(-self.index // n)  # where fewer ranks stopped midway, the rest is left out
+            batches = self.pairs.batches(self.run.max_tokens, start=start, **draw)
+            for i, batch in enumerate(batches, start + 1):
+                self.index = i * n
                 yield batch
             self.epoch, self.index = self.epoch + 1, 0
 
     def fit(self, *, quiet: bool = False) -> str:
-        """Trains until the end of the run, and returns in words why it stopped.
+        """Train to the end of the run, and return the reason why it stopped.
 
         Raises:
             FloatingPointError: a loss or gradient was not finite; nothing was updated.
         """
         try:
-            return self._fit(quiet)
+            return self._fit(quiet or not self.ranks.is_main)
         finally:
             self.close()
 
     def _fit(self, quiet: bool) -> str:
         batches = self.batches()
-        quiet = quiet or not self.ranks.is_main
         signals = StopSignal(quiet=not self.ranks.is_main)
         with signals as stop, progress_bar(self.step, self.run.last_step, quiet) as bar:
             while not (reason := self._reason_to_stop(stop)):
                 started = time.monotonic()
-                self._count(self._update(itertools.islice(batches, self.accumulate)))
+                self._count(self.update(list(itertools.islice(batches, self.accumulate))))
                 self.seconds += time.monotonic() - started
                 bar.update()
                 if self.step % self.log_every == 0:
-                    self._note(bar)
+                    self._log_loss(bar)
                 if self.step % self.run.validate_every == 0 or self.step == self.run.steps:
                     self._validate_and_save(quiet)
             if self.saved != self.step:
@@ -76,31 +305,30 @@ class Trainer(ResumableRun):
 
     def _validate_and_save(self, quiet: bool) -> None:
         try:
-            told = self.validate()
+            message = self.validate()
         except Exception:
-            self.save()  # the steps were right, whatever is wrong with looking at them
+            self.save()  # the steps were right, whatever is wrong with the validation
             raise
         self.save()
         if not quiet:
-            tqdm.write(told, file=sys.stderr)
+            tqdm.write(message, file=sys.stderr)
 
-    def _update(self, batches: Iterator[Batch]) -> StepResult:
-        sizes = self.translator.model.config
+    def update(self, batches: Sequence[Batch]) -> StepResult:
+        """Make one update of all ranks, with these batches of this rank."""
+        sizes, ranks = self.translator.model.config, self.ranks
         here = [check_ids(batch, sizes).to(self.device) for batch in batches]
-        ranks, shared = self.ranks, self.shared
-        place = f"epoch {self.epoch}, batch {self.index - ranks.world_size + ranks.rank + 1}"
+        where = f"epoch {self.epoch}, batch {self.index - ranks.world_size + ranks.rank + 1}"
         if ranks.world_size > 1:
-            place = f"rank {ranks.rank}, {place}"
-        result = train_step_of_all(
-            ranks, shared, self.model, self.optimizer, here, self.step + 1, self.config,
-            self.scaler, self.loss_of, place,
-        )  # fmt: skip
+            where = f"rank {ranks.rank}, {where}"
+        result = train_step_on_all_ranks(
+            ranks, self.compiled, self.optimizer, here, self.step + 1, self.config, where
+        )
         self.step += 1
         self.n_tokens += result.n_tokens
         return result
 
     def _reason_to_stop(self, stop: StopSignal) -> str | None:
-        # One rank alone may have been sent a signal, and no two have clocks that agree.
+        # One rank alone may have received a signal, and no two clocks agree.
         number, self.seconds = self.ranks.max(stop.number or 0, self.seconds)
         since_best = self.step - self.best["step"]
         if number:
@@ -115,35 +343,34 @@ class Trainer(ResumableRun):
             return f"no better BLEU in {self.run.patience} validations"
         return None
 
+    # Report
+
     def _count(self, result: StepResult) -> None:
         loss, n_tokens = self.recent
         self.recent = [loss + result.loss * result.n_tokens, n_tokens + result.n_tokens]
 
-    def _note(self, bar: tqdm) -> None:
+    def _log_loss(self, bar: tqdm) -> None:
         (loss, n_tokens), self.recent = self.recent, [0.0, 0]
         loss, rate = loss / n_tokens, rate_at(self.step, self.config)
-        told = f"loss {loss:.3f}, rate {rate:.2g}, {self._speed():,.0f} tokens/s"
-        bar.set_postfix_str(told, refresh=False)
-        self.note(loss=loss, rate=rate, tokens=self.n_tokens, seconds=self.seconds)
-
-    def _speed(self) -> float:
-        return self.n_tokens / max(self.seconds, 1e-9)
+        speed = self.n_tokens / max(self.seconds, 1e-9)
+        bar.set_postfix_str(f"loss {loss:.3f}, rate {rate:.2g}, {speed:,.0f} tokens/s", False)
+        self._log(loss=loss, rate=rate)
 
     def validate(self) -> str:
-        """Loss and greedy BLEU on the validation split; notes them, and the best so far."""
+        """Compute loss and greedy BLEU on the validation split, and log them and the best step."""
         with self._whole_model() as model:
             batches = self._validation_batches()
             scores = validation_scores(model, self.translator, batches, self.validation, self.ranks)
         if self.best["bleu"] is None or scores["bleu"] > self.best["bleu"]:
             self.best = {"step": self.step, "bleu": scores["bleu"]}
-        self.note(**scores, tokens=self.n_tokens, seconds=self.seconds)
+        self._log(**scores)
         return (
             f"step {self.step}: validation loss {scores['val_loss']:.3f}, "
             f"greedy BLEU {scores['bleu']:.2f}, {self.seconds / 60:.1f} minutes"
         )
 
     def _validation_batches(self) -> Iterator[Batch]:
-        """This rank's share; unlike in training, no batch may be left out."""
+        """Yield this rank's share; unlike in training, no batch may be left out."""
         pairs, ranks = self.validation_pairs, self.ranks
         batches = token_batches(pairs.lengths, self.run.max_tokens)
         for indices in batches[ranks.rank :: ranks.world_size]:
@@ -152,20 +379,19 @@ class Trainer(ResumableRun):
 
     @contextlib.contextmanager
     def _whole_model(self) -> Iterator[nn.Module]:
-        """What validation computes with.
+        """Lend the whole model for validation.
 
-        A model that is cut up would gather every layer again for each token that it translates,
-        on all ranks in step, however long their sentences are. One whole copy is cheaper.
+        A sharded model would gather every layer again for each token that it translates, on all
+        ranks in step, however long their sentences are. One whole copy is cheaper.
         """
-        if not self.is_cut:
-            yield self.model
-            return
-        whole = self.translator.model
-        copy_weights(self.shared, whole)
-        yield InPrecision(whole.to(self.device), self.dtype)
-        whole.to("cpu")
+        if self.is_sharded:
+            copy_weights(self.parallel, self.loss)
+            self.loss.to(self.device)
+        yield self.loss
+        if self.is_sharded:
+            self.loss.to("cpu")
 
-    def note(self, **values: int | float) -> None:
-        """A line in the log, which only rank 0 keeps."""
+    def _log(self, **values: int | float) -> None:
+        """Write a line of the log, which only rank 0 keeps."""
         if self.ranks.is_main:
-            self.log(self.step, **values)
+            self.log(self.step, **values, tokens=self.n_tokens, seconds=self.seconds)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from transformer_lib.batching import Batch
-from transformer_lib.data.corpora import ParallelText
+from transformer_lib.data.text import ParallelText
 from transformer_lib.train.ranks import ALONE, Ranks
 from transformer_lib.training import Evaluation, evaluate
 from transformer_lib.translate.evaluation import RAW
@@ -34,7 +34,7 @@ def validation_scores(
     """
     rank, n = ranks.rank, ranks.world_size
     evaluation = Evaluation(0.0, 0.0, 0)
-    with ranks.together():
+    with ranks.raise_on_all_ranks():
         batches = list(batches)
         if batches or n == 1:  # a single process without batches gets the error of `evaluate`
             evaluation = evaluate(model, batches, translator.model.config.pad_id)

@@ -1,0 +1,253 @@
+"""`transformer-lib train`: every field of the three configurations as a flag."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from transformer_lib.cli.common import Device, choose_device, set_threads
+from transformer_lib.config import ModelConfig
+from transformer_lib.data.files import list_checkpoints
+from transformer_lib.data.prepared import Prepared
+from transformer_lib.train.dry_run import check_space, forecast
+from transformer_lib.train.folder import Resume
+from transformer_lib.train.ranks import join
+from transformer_lib.train.settings import RunConfig
+from transformer_lib.train.trainer import Trainer
+from transformer_lib.training import TrainConfig
+
+__all__ = ["ModelFlags", "TrainFlags", "train"]
+
+AGAIN = "to resume: the same command with --resume auto"
+
+
+@dataclass(frozen=True)
+class ModelFlags:
+    """Sizes of the model; the preset has the defaults.
+
+    Args:
+        d_model: width of all vectors between the sub-layers.
+        n_heads: attention heads; they divide d_model.
+        n_layers: encoder layers, and as many decoder layers.
+        d_ff: inner width of the feed-forward network.
+        dropout: share dropped after every sub-layer and after embedding + position.
+        max_len: number of positions.
+        norm_first: pre-norm instead of the paper's post-norm.
+        tie_embeddings: one matrix for source, target and output if they share a vocabulary.
+        positions: encoding of the order of the tokens.
+    """
+
+    d_model: int | None = None
+    n_heads: int | None = None
+    n_layers: int | None = None
+    d_ff: int | None = None
+    dropout: float | None = None
+    max_len: int | None = None
+    norm_first: bool | None = None
+    tie_embeddings: bool | None = None
+    positions: Literal["sinusoidal", "learned", "none"] | None = None
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    """Loss, learning rate and Adam; the defaults are the paper's.
+
+    Args:
+        peak_rate: highest learning rate; the paper's (d_model · warmup)^-0.5 when left out.
+        warmup: number of steps until the peak.
+        cooldown: share of the steps, at the end, over which the rate falls to 0; the paper has 0.
+        smoothing: of the labels.
+        max_grad_norm: longer gradients are clipped to this length.
+        betas: Adam's decay rates.
+        eps: added to Adam's divisor.
+    """
+
+    peak_rate: float | None = None
+    warmup: int = 4000
+    cooldown: float = 0.0
+    smoothing: float = 0.1
+    max_grad_norm: float = math.inf
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-9
+
+
+def train(
+    data: Annotated[Path, Positional, arg(metavar="DATA")],
+    out: Annotated[Path, Positional, arg(metavar="OUT")],
+    /,
+    model: ModelFlags,
+    rates: TrainFlags,
+    run: RunConfig,
+    preset: Literal["tiny", "base", "big"] = "tiny",
+    device: Device = "auto",
+    threads: int | None = None,
+    validation: str = "val",
+    resume: Resume = "no",
+    dry_run: bool = False,
+) -> int:
+    """Train a model, validate and save on a schedule, and resume after an interruption.
+
+    Args:
+        data: a folder that `prepare` wrote.
+        out: the folder of this run.
+        model: sizes of the model.
+        rates: loss and optimiser.
+        run: length and schedule.
+        preset: sizes to start from: tiny (4 layers, 128), base and big (the paper's).
+        device: auto takes a GPU if there is one.
+        threads: CPU threads; torch's choice when left out.
+        validation: the split to validate on.
+        dry_run: check settings, data, disk and memory, time a few steps, and write nothing.
+        resume: continue in `out`: from the latest checkpoint, or (auto) from the latest whole one.
+    """
+    set_threads(threads)
+    check_flags(preset, model, rates, run.steps)
+    with join(partial(choose_device, device), run.wait_minutes) as ranks:
+        with ranks.raise_on_all_ranks():
+            corpus = Prepared(data)
+            config = model_config(corpus, preset, model)
+            schedule = train_config(rates, config, run.steps)
+        options = {"device": ranks.device, "validation": validation, "ranks": ranks}
+        trainer = Trainer(corpus, config, schedule, run, out, **options)
+        with ranks.raise_on_all_ranks():
+            if dry_run:
+                return print_forecast(trainer, resume)
+            if ranks.is_main:  # it alone writes there
+                check_space(trainer)
+        say = partial(print, flush=True) if ranks.is_main else (lambda message: None)
+        trainer.start(resume, say=say)
+        with explain_how_to_resume(trainer):
+            reason = trainer.fit()
+    best = trainer.best
+    say(f"{reason}: step {trainer.step}, {trainer.seconds / 60:.1f} minutes of training")
+    if best["step"]:
+        say(f"best validation BLEU {best['bleu']:.2f} at step {best['step']}")
+    say(f"{last_saved(trainer)}; {next_command(trainer, reason)}")
+    stopped = {signal.SIGINT.name: 130, signal.SIGTERM.name: 143}
+    return stopped.get(reason, 0)
+
+
+def check_flags(preset: str, model: ModelFlags, rates: TrainFlags, steps: int) -> None:
+    """Raise an error that lists all wrong settings at once, before any data is read."""
+    problems, sizes = [], ModelConfig.tiny(4)
+    try:
+        sizes = getattr(ModelConfig, preset)(4, **_given(model))
+    except ValueError as error:
+        problems.append(str(error))
+    try:
+        train_config(rates, sizes, steps)
+    except ValueError as error:
+        problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def print_forecast(trainer: Trainer, resume: Resume) -> int:
+    """Print the resources that a run would need.
+
+    Raises:
+        MemoryError: the run needs more memory than there is.
+    """
+    needs = forecast(trainer, resume)
+    if trainer.ranks.is_main:
+        print(needs.table())
+    if needs.memory_free is not None and needs.memory > needs.memory_free:
+        raise MemoryError("this is more memory than there is: a smaller --max-tokens needs less")
+    if trainer.ranks.is_main:
+        print("a dry run: nothing was written")
+    return 0
+
+
+def model_config(corpus: Prepared, preset: str, flags: ModelFlags) -> ModelConfig:
+    """Return the preset's sizes with the flags' changes, for the corpus's vocabularies.
+
+    Source and target share a vocabulary if the two files are the same, not merely of one size.
+    """
+    sizes = getattr(ModelConfig, preset)(len(corpus.src_vocab), **_given(flags))
+    shared = corpus.src_vocab.to_bytes() == corpus.tgt_vocab.to_bytes()
+    return replace(sizes, tgt_vocab_size=len(corpus.tgt_vocab), shared_vocabulary=shared)
+
+
+def train_config(flags: TrainFlags, config: ModelConfig, steps: int) -> TrainConfig:
+    """Return the flags as a `TrainConfig`: the paper's rate by default, the cooldown in steps."""
+    if not 0 <= flags.cooldown <= 1:
+        raise ValueError(f"--cooldown is a share between 0 and 1, got {flags.cooldown}")
+    values = _given(flags) | {"pad_id": config.pad_id}
+    if "peak_rate" not in values and flags.warmup > 0:  # else TrainConfig names the problem
+        values["peak_rate"] = (config.d_model * flags.warmup) ** -0.5
+    start = round(steps * (1 - flags.cooldown))
+    return TrainConfig(**(values | {"cooldown": (start, steps) if start < steps else None}))
+
+
+def last_saved(trainer: Trainer) -> str:
+    """Name the checkpoint from which the run can resume."""
+    checkpoints = list_checkpoints(trainer.checkpoints)
+    if not checkpoints:
+        return "no checkpoint was saved yet"
+    step = int(checkpoints[-1].name.removeprefix("step-"))
+    return f"saved: step {step} in {trainer.checkpoints}"
+
+
+def next_command(trainer: Trainer, reason: str) -> str:
+    """Say what to do next; the same command alone would stop at once at the limit it reached."""
+    if reason == "all steps done":
+        if trainer.config.cooldown:
+            return "the run is complete: its rate has cooled down"
+        return f"{AGAIN} and more --steps"
+    if "steps are done" in reason:
+        return f"{AGAIN} and more --max-steps"
+    if "minutes are over" in reason:
+        return f"{AGAIN} and more --max-minutes (they count from the first start)"
+    if reason.startswith("no better BLEU"):
+        return f"{AGAIN} and a larger --patience"
+    return AGAIN
+
+
+@contextmanager
+def explain_how_to_resume(trainer: Trainer) -> Iterator[None]:
+    """Add the last checkpoint and how to resume to any error."""
+    try:
+        yield
+    except FloatingPointError as error:
+        # the same steps from a checkpoint would come to the same end, to the bit
+        hint = "start a new run with a lower --peak-rate, or with --precision fp32"
+        raise _reworded(error, f"{error}; {last_saved(trainer)}; {hint}") from error
+    except KeyboardInterrupt as error:
+        message = f"interrupted at once, at step {trainer.step}; {_or_anew(trainer)}"
+        raise _reworded(error, message) from error
+    except OSError as error:
+        named = error.filename or str(trainer.folder) in str(error)
+        message = str(error) if named else f"{trainer.folder}: {error}"
+        message += f"; {_or_anew(trainer)}, once there is room or the disk is back"
+        raise _reworded(error, message, OSError) from error
+    except (RuntimeError, MemoryError) as error:
+        in_memory = isinstance(error, MemoryError) or "memory" in str(error).lower()
+        hint = "; less memory: a smaller --max-tokens needs a new run" * in_memory
+        message = f"{str(error) or 'out of memory'}; {_or_anew(trainer)}{hint}"
+        raise _reworded(error, message, RuntimeError) from error
+
+
+def _reworded(
+    error: BaseException, message: str, kind: type[BaseException] | None = None
+) -> BaseException:
+    """Return an error with another text and, if given, of another kind, with the same marks."""
+    new = (kind or type(error))(message)
+    new.__dict__.update(error.__dict__)
+    return new
+
+
+def _or_anew(trainer: Trainer) -> str:
+    return f"{last_saved(trainer)}; {AGAIN}"
+
+
+def _given(flags: Any) -> dict[str, Any]:
+    values = {field.name: getattr(flags, field.name) for field in fields(flags)}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,126 @@
+"""The folder of a run: its lock, its log, and the checkpoint to resume from."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from transformer_lib.data.files import CheckpointError, list_checkpoints, set_aside, write_text
+
+__all__ = ["Resume", "RunLog", "choose_checkpoint", "lock_folder", "progress_bar"]
+
+Resume = Literal["no", "latest", "auto"]
+NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}  # the file system has none
+
+
+def lock_folder(folder: Path) -> FileLock:
+    """Let no second training into a folder until the lock is released or the process ends.
+
+    On a file system without locks, every training is let in.
+
+    Raises:
+        ValueError: another training is running there.
+    """
+    lock = FileLock(folder / ".lock", timeout=0, fallback_to_soft=False, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"{folder}: another training is running there") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return lock
+
+
+def choose_checkpoint(
+    folder: Path,
+    resume: Resume,
+    restore: Callable[[Path], None],
+    say: Callable[[str], Any],
+) -> Path | None:
+    """Restore the newest checkpoint that may be used, and return it; None to start anew.
+
+    Args:
+        folder: of the run.
+        resume: "no" refuses a run with checkpoints; "latest" takes the newest; "auto" the newest
+            that is whole, and renames damaged ones.
+
+    Raises:
+        ValueError: there is no checkpoint for "latest", or one for "no".
+        CheckpointError: the newest is damaged ("latest"), or all are ("auto").
+    """
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    if checkpoints and resume == "no":
+        raise ValueError(f"{folder} holds a run already: add --resume auto, or choose another")
+    if resume == "latest" and not checkpoints:
+        raise ValueError(f"{folder} holds no checkpoint to resume from")
+    damaged: dict[Path, str] = {}
+    for checkpoint in reversed(checkpoints):
+        try:
+            restore(checkpoint)
+        except CheckpointError as error:
+            if resume == "latest":
+                raise
+            damaged[checkpoint] = str(error)
+            continue
+        for skipped, reason in damaged.items():  # renamed only once there is a way to resume
+            say(f"skipped: {reason}; it is now called {set_aside(skipped).name}")
+        return checkpoint
+    if damaged:  # to start anew here would empty the log
+        reason = next(iter(damaged.values()))
+        raise CheckpointError(f"{reason}; no checkpoint there can be used: start anew elsewhere")
+    return None
+
+
+class RunLog:
+    """One JSON object per line in `log.jsonl`, and TensorBoard's curves if it is installed.
+
+    Args:
+        first_step: lines of later steps are removed: those steps will be repeated.
+    """
+
+    def __init__(self, folder: Path, first_step: int = 0) -> None:
+        self.path = folder / "log.jsonl"
+        lines = [line for line in self.read(self.path) if line["step"] <= first_step]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        except ImportError:
+            self.board = None
+
+    @staticmethod
+    def read(path: Path) -> list[dict[str, Any]]:
+        """Return all whole lines; a crash may have torn the last one."""
+        lines = []
+        for text in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
+                break
+            if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+                break
+            lines.append(line)
+        return lines
+
+    def __call__(self, step: int, **values: int | float) -> None:
+        """Record the values of a step."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items() if self.board else ():
+            self.board.add_scalar(name, value, step)
+
+
+def progress_bar(done: int, total: int, quiet: bool) -> tqdm:
+    """Return a bar of steps done, speed and time left; in a log file, a line now and then."""
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    options = {"mininterval": interval, "disable": quiet, "dynamic_ncols": True}
+    return tqdm(initial=done, total=total, unit="step", **options)

@@ -17,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from transformer_lib.decoding import beam_search, greedy_decode
+from transformer_lib.translate.search import beam_search, greedy_decode
 
 PACKAGE = "transformer_lib"
 DEVICE = "meta"

@@ -194,23 +194,6 @@ def test_the_fast_path_is_torchs_kernel(monkeypatch):
     assert calls == [1]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_on_a_cpu_torchs_kernel_gets_32_bits_or_more(monkeypatch, dtype):
-    """Its 16-bit backward pass is many times slower there."""
-    seen, kernel = [], F.scaled_dot_product_attention
-
-    def spy(*inputs, **options):
-        seen.extend(tensor.dtype for tensor in inputs)
-        assert not torch.is_autocast_enabled("cpu")
-        return kernel(*inputs, **options)
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    inputs = [tensor.to(dtype) for tensor in query_key_value()]
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
-        assert attend(*inputs, padding()).dtype == dtype
-    assert seen == [torch.promote_types(dtype, torch.float32)] * 3
-
-
 # Heads
 
 
@@ -343,22 +326,6 @@ def test_one_new_token_needs_no_mask():
     with torch.no_grad():
         steps = [layer(x[:, [t]], x[:, [t]], cache=cache) for t in range(6)]
         close(torch.cat(steps, dim=1), layer(x, x, causal_mask(6)))
-
-
-def test_cross_attention_reads_a_full_cache():
-    layer = MultiHeadAttention(D, H).double()
-    x, memory = random(B, Q, D), random(B, K, D)
-    cache = KeyValueCache.of(*layer.project(memory))
-    close(layer(x, None, padding(), cache=cache), layer(x, memory, padding()))
-    assert cache.length == K
-
-
-def test_the_beams_of_a_sentence_share_one_row_of_keys():
-    layer = MultiHeadAttention(D, H).double()
-    x, memory = random(B * 3, 1, D), random(B, K, D)
-    shared = KeyValueCache.of(*layer.project(memory))
-    of_its_own = layer(x, memory.repeat_interleave(3, dim=0), padding().repeat_interleave(3, dim=0))
-    close(layer(x, None, padding(), cache=shared), of_its_own)
 
 
 def filled_cache(length=4, max_len=6):

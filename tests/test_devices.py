@@ -13,18 +13,18 @@ from transformer_lib import (
     Transformer,
     average_weights,
     collate,
-    decoding,
     evaluate,
     make_optimizer,
     train_step,
 )
 from transformer_lib.data.files import list_checkpoints
 from transformer_lib.lessons import probes
-from transformer_lib.train.chunked_loss import chunked_batch_loss
-from transformer_lib.train.runs import RunConfig
+from transformer_lib.masks import teacher_forcing
+from transformer_lib.train.losses import TrainingLoss
+from transformer_lib.train.settings import RunConfig
 from transformer_lib.train.trainer import Trainer
-from transformer_lib.training import batch_loss
-from transformer_lib.translate.inference import InferenceModel, for_inference
+from transformer_lib.translate import search
+from transformer_lib.translate.inference import FastDecoder, PlainDecoder
 from transformer_lib.translate.translator import Translator
 
 KINDS = [  # with seeds whose beams end in part
@@ -35,8 +35,8 @@ KINDS = [  # with seeds whose beams end in part
 BATCH = collate([([9, 3], [2, 4, 3]), ([5, 6, 7, 3], [2, 8, 9, 10, 3]), ([4, 8, 3], [2, 5, 3])])
 CONFIG = TrainConfig(peak_rate=2e-3, warmup=20, max_grad_norm=1.0)
 SEARCHES = {
-    "greedy": lambda model, src: decoding.greedy_decode(model, src, extra=6),
-    "beam": lambda model, src: beam.beam_search(model, src, extra=6, beam_size=3, n_best=2),
+    "greedy": lambda model, src: search.greedy_decode(model, src, extra=6),
+    "beam": lambda model, src: search.beam_search(model, src, extra=6, beam_size=3, n_best=2),
 }
 
 
@@ -65,17 +65,14 @@ def test_the_other_device_is_strict():
         assert there.tolist() == [1.0, 5.0] and here.tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("loss_of", [batch_loss, chunked_batch_loss(4)])
 @pytest.mark.parametrize("changes", KINDS, ids=str)
-def test_steps_of_training(changes, loss_of):
+def test_steps_of_training(changes):
     local, remote = twins(**changes)
     optimizer = make_optimizer(local, CONFIG)
-    expected = [train_step(local, optimizer, BATCH, i, CONFIG, loss_of=loss_of) for i in (1, 2, 3)]
+    expected = [train_step(local, optimizer, BATCH, i, CONFIG) for i in (1, 2, 3)]
     with elsewhere():
         optimizer, batch = make_optimizer(remote.to(DEVICE), CONFIG), BATCH.to(DEVICE)
-        found = [
-            train_step(remote, optimizer, batch, i, CONFIG, loss_of=loss_of) for i in (1, 2, 3)
-        ]
+        found = [train_step(remote, optimizer, batch, i, CONFIG) for i in (1, 2, 3)]
         assert all(isinstance(p, Remote) for p in remote.parameters())
         scores = evaluate(remote, [batch])
         mean = average_weights([remote.state_dict(), remote.state_dict()])
@@ -84,41 +81,38 @@ def test_steps_of_training(changes, loss_of):
     assert scores == pytest.approx(evaluate(local, [BATCH]), rel=1e-4)
 
 
-@pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("kind", SEARCHES)
+@pytest.mark.parametrize("decoder", [FastDecoder, PlainDecoder])
 @pytest.mark.parametrize("changes", KINDS, ids=str)
-def test_translating(changes, fast, search):
+def test_translating(changes, decoder, kind):
     local, remote = (model.eval() for model in twins(**changes))
-    expected = flat(SEARCHES[search](local, BATCH.src))
-    if search == "beam":
+    expected = flat(SEARCHES[kind](local, BATCH.src))
+    if kind == "beam":
         assert {h.finished for h in expected} == {True, False}
     with elsewhere():
-        remote.to(DEVICE)
-        model = for_inference(remote) if fast else remote
-        assert isinstance(model, InferenceModel) is fast
-        found = flat(SEARCHES[search](model, BATCH.src.to(DEVICE)))
+        found = flat(SEARCHES[kind](decoder(remote.to(DEVICE)), BATCH.src.to(DEVICE)))
     assert [h.ids for h in found] == [h.ids for h in expected]
     scores = [[h.score for h in several] for several in (found, expected)]
     assert scores[0] == pytest.approx(scores[1], rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    "loss_of, n_batches", [(batch_loss, 1), (batch_loss, 2), (chunked_batch_loss(4), 1)]
-)
-def test_nothing_is_waited_for_between_the_first_embedding_and_the_last_gradient(
-    loss_of, n_batches
-):
+@pytest.mark.parametrize("n_batches", [1, 2])
+@pytest.mark.parametrize("rows", [0, 4])
+def test_nothing_is_waited_for_between_the_first_embedding_and_the_last_gradient(n_batches, rows):
     """Else a GPU would stand still in the middle of a step while the next orders are written."""
     _, remote = twins(dropout=0.1)
     with elsewhere():
-        optimizer, batch = make_optimizer(remote.to(DEVICE), CONFIG), BATCH.to(DEVICE)
+        loss_of = TrainingLoss(remote.to(DEVICE), CONFIG, rows=rows)
+        batch = BATCH.to(DEVICE)
         CALLS.clear()
-        train_step(remote, optimizer, [batch] * n_batches, 1, CONFIG, loss_of=loss_of)
-        places = [i for i, name in enumerate(CALLS) if name.startswith("embedding")]
-    start, end = places[0], places[-1]
-    assert CALLS[end] == "embedding_dense_backward"
-    assert "WAIT" not in CALLS[start:end]
-    assert "WAIT" in CALLS[:start] and "WAIT" in CALLS[end:]  # it can see them
+        for _ in range(n_batches):
+            loss_of(batch.src, *teacher_forcing(batch.tgt)).backward()
+            if "first" not in CALLS:
+                CALLS.append("first")
+        positions = [i for i, name in enumerate(CALLS) if name.startswith("embedding")]
+    ends = [i for i in positions if CALLS[i] == "embedding_dense_backward"]
+    start = positions[0]
+    assert ends and "WAIT" not in CALLS[start : ends[0]]
 
 
 def test_a_beam_asks_for_all_that_ends_at_once():
@@ -127,9 +121,9 @@ def test_a_beam_asks_for_all_that_ends_at_once():
         found = [[] for _ in range(n)]
         with elsewhere():
             ends, endings = torch.ones(n, 3, dtype=torch.bool), torch.zeros(n, 3)
-            beams = beam.Beams(n, 3, bos_id=2, like=BATCH.src.to(DEVICE))
+            beams = search.Beams(n, 3, bos_id=2, like=BATCH.src.to(DEVICE))
             CALLS.clear()
-            beam.collect(found, beams, beams.ids, endings.to(DEVICE), ends.to(DEVICE), alpha=0.6)
+            search.collect(found, beams, beams.ids, endings.to(DEVICE), ends.to(DEVICE), alpha=0.6)
             waits.append(CALLS.count("WAIT"))
         assert [len(hypotheses) for hypotheses in found] == [3] * n
     assert 0 < waits[0] == waits[1]

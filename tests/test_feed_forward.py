@@ -1,7 +1,5 @@
 """LayerNorm, the feed-forward network and the residual frame against torch's own and formulas."""
 
-import math
-
 import pytest
 import torch
 from torch import nn
@@ -15,7 +13,6 @@ from transformer_lib import (
     layer_norm,
     padding_mask,
 )
-from transformer_lib.feed_forward import Dropout
 
 D, HIDDEN = 16, 40
 orders = pytest.mark.parametrize("norm_first", [False, True], ids=["post-norm", "pre-norm"])
@@ -209,43 +206,3 @@ def test_an_encoder_layer_equals_torchs(norm_first):
     of = dict(zip(map(id, flat), found[1:], strict=True))
     for name, gradient in zip(names, wanted[1:], strict=True):
         close(torch.cat([of[id(tensor)] for tensor in parts[name]]), gradient)
-
-
-# Dropout
-
-
-@pytest.mark.parametrize("p", [0.1, 0.3, 0.75])
-@pytest.mark.parametrize("size", [400_000, 399_997])
-def test_every_entry_is_dropped_with_the_same_probability(p, size):
-    dropped = Dropout(p)(torch.ones(size)) == 0
-    slack = 5 * math.sqrt(p * (1 - p) / (size // 4))  # five standard deviations
-    for lane in range(4):  # four decisions are made at a time
-        assert dropped[lane::4].double().mean() == pytest.approx(p, abs=slack)
-    for distance in (1, 2, 3, 4, size // 2):  # and no two depend on each other
-        both = (dropped[distance:] & dropped[:-distance]).double().mean()
-        assert both == pytest.approx(p * p, abs=slack)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_what_is_kept_is_scaled_and_so_is_its_gradient(dtype):
-    x = torch.randn(7, 5, 3, dtype=dtype, requires_grad=True)
-    y = Dropout(0.4)(x.transpose(0, 2))
-    kept = (y != 0).to(dtype)
-    assert y.dtype == dtype and 0 < kept.mean() < 1
-    torch.testing.assert_close(y, x.transpose(0, 2) * kept * torch.tensor(1 / 0.6, dtype=dtype))
-    (gradient,) = torch.autograd.grad(y.sum(), x)
-    torch.testing.assert_close(gradient.transpose(0, 2), kept * torch.tensor(1 / 0.6, dtype=dtype))
-
-
-def test_dropout_draws_from_torchs_generator():
-    x, draws = torch.ones(1000), []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        draws.append(Dropout(0.5)(x))
-    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
-
-
-def test_dropout_of_nothing_and_in_evaluation_is_the_same_tensor():
-    x = torch.randn(5)
-    assert Dropout(0.0)(x) is x
-    assert Dropout(0.5).eval()(x) is x

@@ -4,6 +4,7 @@ import io
 import math
 from dataclasses import FrozenInstanceError
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -51,6 +52,7 @@ def unchecked(**changes):
     config = object.__new__(ModelConfig)
     config.__dict__.update(vars(ModelConfig(10, 10)) | changes)
     config.__post_init__()
+    return config
 
 
 def test_one_error_lists_all_problems():
@@ -85,6 +87,8 @@ def test_every_size_is_a_whole_number_of_at_least_1(name, value):
         ({"dropout": -0.1}, "dropout must be at least 0 and below 1, got -0.1"),
         ({"dropout": math.nan}, "dropout must be"),
         ({"n_heads": 7, "dropout": 1.5}, "divisible by n_heads=7; dropout must be"),
+        ({"shared_vocabulary": True}, "a shared vocabulary has one size, got 10 and 12"),
+        ({"max_len": 2**20}, "max_len=1048576 needs a table of positions over 1 GiB"),
     ],
 )
 def test_a_size_that_cannot_be_is_refused(changes, message):
@@ -93,7 +97,10 @@ def test_a_size_that_cannot_be_is_refused(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("pad_id", 1.5), ("pad_id", True), ("pad_id", None), ("dropout", "0.1")]
+    ("name", "value"),
+    [("pad_id", 1.5), ("pad_id", True), ("pad_id", None), ("dropout", "0.1")]
+    + [(name, 1) for name in ("norm_first", "tie_embeddings", "shared_vocabulary")]
+    + [("tie_embeddings", "no")],
 )
 def test_a_value_of_another_kind_is_a_problem_like_any_other(name, value):
     with pytest.raises(ValueError, match=rf"invalid ModelConfig: {name}.*{value!r}"):
@@ -103,6 +110,11 @@ def test_a_value_of_another_kind_is_a_problem_like_any_other(name, value):
 def test_problems_between_the_sizes_are_all_listed():
     with pytest.raises(ValueError, match=r"divisible by n_heads=4; .*even d_model.*; pad_id=99"):
         ModelConfig(10, 10, d_model=15, n_heads=4, pad_id=99)
+
+
+def test_numpys_integers_are_sizes_and_become_pythons():
+    config = unchecked(d_model=np.int64(64), pad_id=np.uint8(3))
+    assert config.d_model == 64 and type(config.d_model) is type(config.pad_id) is int
 
 
 def test_what_is_allowed():
@@ -351,13 +363,16 @@ def test_gradcheck_of_every_weight(norm_first):
 
 @pytest.mark.parametrize(
     ("sizes", "tied", "matrices"),
-    [((20, 20), True, "TTT"), ((20, 20), False, "STP"), ((20, 30), True, "STT"),
-     ((20, 30), False, "STP")],
-)  # fmt: skip
+    [
+        ((20, 20), {"shared_vocabulary": True}, "TTT"),
+        ((20, 20), {}, "STT"),  # two vocabularies of one size by chance
+        ((20, 20), {"shared_vocabulary": True, "tie_embeddings": False}, "STP"),
+        ((20, 30), {}, "STT"),
+        ((20, 30), {"tie_embeddings": False}, "STP"),
+    ],
+)
 def test_which_matrices_are_one(sizes, tied, matrices):
-    model = Transformer(
-        ModelConfig(*sizes, d_model=8, n_heads=2, n_layers=1, d_ff=8, tie_embeddings=tied)
-    )
+    model = Transformer(ModelConfig(*sizes, d_model=8, n_heads=2, n_layers=1, d_ff=8, **tied))
     three = [model.src_embedding.weight, model.tgt_embedding.weight, model.output_projection.weight]
     assert [tuple(w.shape) for w in three] == [(sizes[0], 8), (sizes[1], 8), (sizes[1], 8)]
     for one, its in zip(three, matrices, strict=True):
@@ -487,10 +502,6 @@ def test_a_sequence_that_is_too_long_is_refused(positions):
     model.decode(TGT, memory, SRC, cache)
     with pytest.raises(ValueError, match="sequence of 7 positions"):
         model.decode(TGT[:, :1], memory, SRC, cache)
-
-
-def test_without_positions_no_sequence_is_too_long():
-    assert tiny(positions="none", max_len=1)(SRC, TGT).isfinite().all()
 
 
 @pytest.mark.parametrize(

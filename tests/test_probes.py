@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from transformer_lib import ModelConfig, MultiHeadAttention, Transformer, probes
 from transformer_lib.attention import merge_heads, split_heads
+from transformer_lib.decoding import beam_sentence
 from transformer_lib.masks import padding_mask
 
 

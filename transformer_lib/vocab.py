@@ -232,8 +232,9 @@ def train_subwords(texts: Iterable[str], size: int) -> bytes:
 class SubwordVocab(Vocab):
     """Frequent pieces of words: byte-pair encoding by sentencepiece, from the bytes of a model.
 
-    No word is unknown as long as its letters are known; spaces are part of the pieces
-    (drawn as ▁), so joining them gives the sentence back exactly.
+    No word is unknown as long as its letters are known. Spaces are part of the pieces (drawn
+    as ▁), so joining the pieces restores the sentence, except that a literal ▁ in a text is
+    read as a space.
     """
 
     def __init__(self, model: bytes) -> None:

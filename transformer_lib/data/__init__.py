@@ -1,4 +1,34 @@
-"""Files that are whole or absent, text read line by line, and corpora prepared for training.
+"""Data: what lies on the disk, how it gets there, and how it is read back.
 
-Knows the paper's code (to read models and vocabularies), and nothing of the rooms above.
+`text` and `multi30k` give aligned sentences, `encoding` prepares a corpus from them, and `prepared`
+opens it. `files` writes folders that are whole or absent, and `reading` distrusts what is in them.
 """
+
+from transformer_lib.data.encoding import LengthFilter, learn_vocabularies, prepare
+from transformer_lib.data.extras import needs
+from transformer_lib.data.files import CheckpointError, check_folder, list_checkpoints, write_folder
+from transformer_lib.data.prepared import Prepared
+from transformer_lib.data.text import (
+    ConcatenatedText,
+    PairFiles,
+    ParallelText,
+    read_lines,
+    read_pairs,
+)
+
+__all__ = [
+    "CheckpointError",
+    "ConcatenatedText",
+    "LengthFilter",
+    "PairFiles",
+    "ParallelText",
+    "Prepared",
+    "check_folder",
+    "learn_vocabularies",
+    "list_checkpoints",
+    "needs",
+    "prepare",
+    "read_lines",
+    "read_pairs",
+    "write_folder",
+]

@@ -1,30 +1,38 @@
-"""Folders on disk that are either whole or absent.
+"""Folders and files on disk that are either whole or absent.
 
 A folder is written under a temporary name, every file is flushed to the disk, a manifest with the
-size and sha256 of each comes last, and one rename makes it visible. Whoever opens it compares the
-manifest first.
+kind of the folder and the size and sha256 of each file comes last, and one rename makes it visible.
+Readers compare the folder with its manifest first.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import itertools
 import json
 import math
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Callable, Iterable
+import stat
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 __all__ = [
     "MANIFEST",
     "CheckpointError",
+    "Kind",
     "check_folder",
     "check_free",
+    "contents_sha256",
+    "file_sha256",
     "list_checkpoints",
     "plain",
+    "remove_folder",
     "set_aside",
     "sweep",
     "to_json",
@@ -32,47 +40,64 @@ __all__ = [
     "write_text",
 ]
 
+Kind = Literal["model", "checkpoint", "corpus", "export"]
 MANIFEST = "manifest.json"
 TEMPORARY = ".writing-"
 REPLACED = ".replaced-"
+# Left behind by a writer that was killed: what it was, the process, which of its names it was for.
+LEFTOVER = re.compile(r"(\.writing-|\.replaced-)(\d+)-([0-9a-f]{8})-\d+-(.+)", re.S)
+PROCESS = secrets.token_hex(4)  # tells this process from an earlier one with the same number
+COUNTER = itertools.count()
 
 
 class CheckpointError(ValueError):
     """A folder is not what was written into it; the message names the file."""
 
 
-def write_folder(folder: str | Path, fill: Callable[[Path], None], *, replace: bool = True) -> Path:
-    """Writes a folder as a whole, or leaves everything as it was.
+class Manifest(NamedTuple):
+    """The kind of a folder, and the size and sha256 of each of its files."""
+
+    kind: str
+    files: dict[str, dict[str, Any]]
+
+
+def write_folder(
+    folder: str | Path, fill: Callable[[Path], None], *, kind: Kind, replace: bool = True
+) -> Path:
+    """Write a folder as a whole, or leave everything as it was.
 
     Args:
-        folder: its final name.
+        folder: its final path.
         fill: writes the files into the folder it is given.
-        replace: whether an earlier folder of the same kind may go; one of another kind never goes.
+        kind: recorded in the manifest.
+        replace: allow replacing an earlier folder of the same kind that holds nothing else.
 
     Raises:
-        FileExistsError: the name is taken.
+        FileExistsError: the path is taken, or another process wrote to it meanwhile.
         OSError: the disk is full or read-only; the message names the path.
     """
     folder = Path(folder)
-    check_free(folder, replace=replace)
-    temporary = folder.with_name(f"{TEMPORARY}{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    sweep(folder.parent, folder.name)
+    before = check_free(folder, kind, replace=replace)
+    temporary = _temporary(folder)
     try:
         temporary.mkdir(parents=True)
         fill(temporary)
-        manifest = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
-        check_free(folder, replace=replace, files=manifest)
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+        assert None not in files.values(), "a folder of ours holds files, no folders"
+        (temporary / MANIFEST).write_text(json.dumps({"kind": kind, **files}, indent=2) + "\n")
         usual = (temporary / MANIFEST).stat().st_mode
         for path in temporary.iterdir():
             path.chmod(usual)  # safetensors lets nobody else read
             _flush(path)
         _flush(temporary)
+        if check_free(folder, kind, replace=replace) != before:
+            raise FileExistsError(f"{folder} was replaced by another process meanwhile")
         _move_into_place(temporary, folder)
-    except ValueError:
+    except (ValueError, FileExistsError):
         raise
     except Exception as error:  # safetensors and torch have errors of their own for a full disk
-        if isinstance(error, FileExistsError) or getattr(error, "filename", None):
+        if getattr(error, "filename", None):
             raise
         raise OSError(f"{folder} could not be written: {error}") from error
     finally:
@@ -80,54 +105,67 @@ def write_folder(folder: str | Path, fill: Callable[[Path], None], *, replace: b
     return folder
 
 
-def check_free(
-    folder: str | Path, *, replace: bool = False, files: Iterable[str] | None = None
-) -> None:
-    """Refuses a name that is taken by something that must not go.
+def check_free(folder: str | Path, kind: Kind, *, replace: bool = False) -> Manifest | None:
+    """Raise if the path may not be written, and return the manifest of what will be replaced.
 
     Args:
-        replace: whether a folder that this library wrote may go.
-        files: names of the new files; an old folder without one of their `.json` is another kind.
+        kind: of the folder to be written. Only a folder of the same kind is replaced, so a
+            checkpoint is replaced by nothing but a checkpoint.
+        replace: allow replacing a folder at all.
 
     Raises:
-        FileExistsError: the name is taken.
+        FileExistsError: the path is taken.
+        OSError: what is there cannot be read.
     """
     folder = Path(folder)
     if not folder.exists() or _is_empty(folder):
-        return
-    old = _read_manifest(folder)
-    if old is None:
+        return None
+    try:
+        manifest = _read_manifest(folder)
+    except CheckpointError:
+        manifest = None
+    if manifest is None:
         raise FileExistsError(f"{folder} exists and is not one of ours: choose another name")
+    if manifest.kind != kind:
+        raise FileExistsError(f"{folder} holds another kind, {manifest.kind}: choose another name")
     if not replace:
         raise FileExistsError(f"{folder} exists: choose another name, or add --force")
-    if files is not None and not {name for name in files if name.endswith(".json")} & {*old}:
-        raise FileExistsError(f"{folder} holds something else of ours: choose another name")
+    ours = {MANIFEST, *manifest.files}
+    foreign = sorted(p.name for p in folder.iterdir() if p.name not in ours or p.is_dir())
+    if foreign:
+        raise FileExistsError(
+            f"{folder} also holds {foreign[0]!r}, which is not ours: choose another name"
+        )
+    return manifest
 
 
 def _move_into_place(temporary: Path, folder: Path) -> None:
-    """One rename; a folder that is replaced steps aside and goes once the new one is there."""
-    old = folder.with_name(f"{REPLACED}{folder.name}")
-    _bring_back(old)
-    if folder.exists():
-        folder.rename(old)
+    """Rename the new folder; one that is replaced steps aside until the new one is there."""
+    aside = _temporary(folder, REPLACED)
     try:
+        if folder.exists():
+            folder.rename(aside)
         temporary.rename(folder)
-    except BaseException:
-        _bring_back(old)
+    except BaseException as error:
+        _bring_back(aside, folder)
+        if getattr(error, "errno", None) in (errno.ENOTEMPTY, errno.EEXIST):
+            raise FileExistsError(f"{folder} was written by another process meanwhile") from error
         raise
     _flush(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
-def _bring_back(old: Path) -> None:
-    """A folder that stepped aside returns, unless its successor is there."""
-    final = old.with_name(old.name.removeprefix(REPLACED))
-    if old.exists():
-        shutil.rmtree(old) if final.exists() else old.rename(final)
+def _bring_back(aside: Path, folder: Path) -> None:
+    """Restore a folder that stepped aside, unless its successor is there."""
+    if folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            aside.rename(folder)
 
 
 def check_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
-    """Compares every file with the manifest.
+    """Compare every file with the manifest.
 
     Args:
         names: files that have to be there.
@@ -135,18 +173,17 @@ def check_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
     Raises:
         FileNotFoundError: there is no such folder.
         CheckpointError: a file or the manifest is missing, or is not what was written.
+        OSError: a file cannot be read now, which says nothing about its contents.
     """
     folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
-        told = f"{folder} is not a folder that this library wrote: no {MANIFEST}"
-        raise CheckpointError(told) if folder.is_dir() else FileNotFoundError(told)
     manifest = _read_manifest(folder)
     if manifest is None:
-        raise CheckpointError(f"{folder / MANIFEST} is damaged: it is not a list of files")
-    for name in {*names, *manifest}:
-        if not (folder / name).is_file() or name not in manifest:
+        message = f"{folder} is not a folder that this library wrote: no {MANIFEST}"
+        raise CheckpointError(message) if folder.is_dir() else FileNotFoundError(message)
+    for name in dict.fromkeys([*names, *manifest.files]):
+        found, expected = _fingerprint(folder / name), manifest.files.get(name)
+        if found is None or expected is None:
             raise CheckpointError(f"{folder / name} is missing")
-        found, expected = _fingerprint(folder / name), manifest[name]
         if found != expected:
             raise CheckpointError(
                 f"{folder / name} is damaged: {found['bytes']} bytes with sha256 "
@@ -155,51 +192,100 @@ def check_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
     return folder
 
 
-def list_checkpoints(folder: str | Path) -> list[Path]:
-    """The folders `step-…` in it, oldest first; whether they are whole, `check_folder` tells.
+def contents_sha256(folder: str | Path) -> str:
+    """Return one hash for all files of a folder. It does not depend on the manifest's version."""
+    manifest = _read_manifest(Path(folder))
+    files = json.dumps(manifest.files if manifest else {}, indent=2) + "\n"
+    return hashlib.sha256(files.encode()).hexdigest()
 
-    One that has lost its manifest is among them: whoever wants the newest has to hear of it.
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 sum of a file as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def list_checkpoints(folder: str | Path) -> list[Path]:
+    """List the folders `step-…`, oldest first, without checking them.
+
+    One that has lost its manifest is included: whoever asks for the newest has to hear of it.
     """
-    found = [
+    checkpoints = [
         path
         for path in Path(folder).glob("step-*")
         if path.name.removeprefix("step-").isdecimal() and path.is_dir() and not _is_empty(path)
     ]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(checkpoints, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def set_aside(checkpoint: Path) -> Path:
-    """Renames a damaged checkpoint, so that nobody takes it for a good one."""
+    """Rename a damaged checkpoint, so that nobody takes it for a good one."""
     endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
     names = (checkpoint.with_name(f"damaged-{checkpoint.name}{ending}") for ending in endings)
     return checkpoint.rename(next(name for name in names if not name.exists()))
 
 
-def sweep(folder: str | Path) -> None:
-    """Takes away what an interrupted save left behind; a folder that stepped aside comes back."""
-    for old in Path(folder).glob(f"{REPLACED}*"):
-        _bring_back(old)
-    for orphan in Path(folder).glob(f"{TEMPORARY}*"):
-        shutil.rmtree(orphan)
+def remove_folder(folder: Path) -> None:
+    """Remove a folder. It is renamed first, so that nobody finds a part of it."""
+    shutil.rmtree(folder.rename(_temporary(folder)))
+
+
+def sweep(folder: str | Path, name: str | None = None) -> None:
+    """Remove what killed writers left in a folder, and restore what they had moved aside.
+
+    Args:
+        name: of the file or folder they were writing; any when None.
+    """
+    for path in Path(folder).glob(".*"):
+        match = LEFTOVER.fullmatch(path.name)
+        if match is None or name not in (None, match[4]) or not _is_gone(int(match[2]), match[3]):
+            continue
+        if match[1] == REPLACED:
+            _bring_back(path, path.with_name(match[4]))
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_gone(number: int, process: str) -> bool:
+    """True if the process no longer runs. On Windows, where asking would end it, always True."""
+    if number == os.getpid():
+        return process != PROCESS
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass
+    return False
+
+
+def _temporary(path: Path, prefix: str = TEMPORARY) -> Path:
+    """Return a name beside the path that no other writer uses."""
+    return path.with_name(f"{prefix}{os.getpid()}-{PROCESS}-{next(COUNTER)}-{path.name}")
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replaces a file by one rename, so that it is never half written."""
+    """Replace a file by one rename, so that it is never half written."""
     path = Path(path)
-    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    sweep(path.parent, path.name)
+    temporary = _temporary(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         _flush(temporary)
         temporary.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not tell where
+        error.filename = str(path)  # a full disk names nothing, other errors the temporary
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def plain(value: Any) -> Any:
-    """The same value for a JSON file: infinity and NaN, which JSON does not know, become null."""
+    """Return the same value for a JSON file: infinity and NaN, which JSON lacks, become null."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -208,49 +294,91 @@ def plain(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """A JSON text that every reader understands."""
+    """Return a JSON text that every reader understands."""
     return json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest, if it has the shape of ours."""
+def _read_manifest(folder: Path) -> Manifest | None:
+    """Read the manifest of a folder; None if there is none.
+
+    Raises:
+        CheckpointError: it is not a list of files.
+        OSError: it cannot be read now.
+    """
+    path = folder / MANIFEST
     try:
-        noted = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        text = path.read_bytes() if _is_file(path) else None
+    except FileNotFoundError:
         return None
-    ours = isinstance(noted, dict) and all(itertools.starmap(_is_entry, noted.items()))
-    return noted if ours else None
+    if text is None:
+        return None
+    try:
+        entries = json.loads(text.decode("utf-8"))
+        kind = entries.pop("kind") if isinstance(entries.get("kind"), str) else None
+    except (ValueError, RecursionError, AttributeError):
+        entries, kind = {"": None}, None
+    known = kind is None or kind in get_args(Kind)
+    if not (known and all(itertools.starmap(_is_entry, entries.items()))):
+        raise CheckpointError(f"{path} is damaged: it is not a list of files")
+    return Manifest(kind or _infer_kind(entries), entries)
 
 
-def _is_entry(name: str, noted: object) -> bool:
-    """Size and sha256 of a file in the folder itself, all fit for an error of one line."""
+def _is_entry(name: str, entry: object) -> bool:
+    """True for size and sha256 of a file in the folder itself, fit for an error of one line."""
     return (
-        isinstance(noted, dict)
-        and noted.keys() == {"bytes", "sha256"}
-        and isinstance(noted["bytes"], int)
-        and re.fullmatch("[0-9a-f]{64}", str(noted["sha256"])) is not None
+        isinstance(entry, dict)
+        and entry.keys() == {"bytes", "sha256"}
+        and isinstance(entry["bytes"], int)
+        and re.fullmatch("[0-9a-f]{64}", str(entry["sha256"])) is not None
         and name.isprintable()
         and Path(name).name == name
     )
 
 
+def _infer_kind(names: Collection[str]) -> Kind:
+    """Tell the kind of a folder from its files: old manifests do not state it."""
+    if "training.pt" in names:
+        return "checkpoint"
+    if "corpus.json" in names:
+        return "corpus"
+    model = {"config.json", "model.safetensors", "source.vocab"}
+    return "model" if model <= {*names} else "export"
+
+
+def _is_file(path: Path) -> bool:
+    """True for an ordinary file. Unlike pathlib's, it raises where it cannot find out."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and not any(folder.iterdir())
+    """True for a folder without entries, and for one that has just been removed."""
+    try:
+        return folder.is_dir() and not any(folder.iterdir())
+    except FileNotFoundError:
+        return True
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+def _fingerprint(path: Path) -> dict[str, Any] | None:
+    """Return size and sha256 of a file; None if it is missing."""
+    if not _is_file(path):
+        return None
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _flush(path: Path) -> None:
-    """Makes the system write file or folder to the disk now."""
+    """Make the system write a file or a folder to the disk now."""
     is_folder = path.is_dir()
     if is_folder and os.name == "nt":  # Windows opens no folder
         return
     number = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)  # and flushes no read-only file
     try:
         os.fsync(number)
+    except OSError as error:
+        # Some file systems flush no folder, which is no fault of what was written.
+        if not (is_folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
     finally:
         os.close(number)

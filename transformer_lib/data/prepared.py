@@ -1,70 +1,37 @@
-"""A parallel corpus as a training wants it: filtered pairs as ids on disk, mapped into memory.
+"""Prepared corpora: ids on disk, mapped into memory, in batches whose order needs little of it.
 
 A prepared folder holds `corpus.json`, the two vocabularies, and for every split the ids of all
-sentences one behind the other with the places where each ends. The text of the smaller splits is
-kept too, because a score is counted on text that a person wrote, never on ids.
+sentences, one after the other, with the positions where each ends. The text of the smaller splits
+is kept too, because scores compare with text that a person wrote, never with ids.
+
+The order of the pairs is drawn anew for every (seed, epoch). A corpus too large for one list of
+all pairs is shuffled shard by shard.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+import mmap
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from transformer_lib.data.corpora import ParallelText
-from transformer_lib.data.encoding import Encoders, Limits, SplitWriter
-from transformer_lib.data.files import MANIFEST, check_folder, write_folder
-from transformer_lib.data.reading import load_vocab, read_json
-from transformer_lib.data.shards import IdPairs
-from transformer_lib.data.textfiles import PairFiles, progress
-from transformer_lib.vocab import SubwordVocab, Vocab, WordVocab
+import numpy as np
 
-__all__ = ["Extended", "IdPairs", "Limits", "Prepared", "learn_vocabularies", "prepare"]
+from transformer_lib.batching import Batch, IdPair, collate, token_batches
+from transformer_lib.data.files import check_folder, contents_sha256
+from transformer_lib.data.reading import load_sentences, load_vocab, read_json
+from transformer_lib.data.text import ParallelText
 
-Say = Callable[[str], None]
-SAMPLE_PAIRS = 200_000  # a vocabulary is learned from so many pairs; its frequent pieces settle
+__all__ = ["SHARD_PAIRS", "SIDES", "IdPairs", "Prepared", "count_shards", "shards"]
 
-
-class Extended:
-    """A text and more behind it: of the others, each pair that is not there yet.
-
-    What was seen is remembered as a number for every pair, about 60 bytes.
-
-    Attributes:
-        dropped: after `blocks`, how many pairs were left out, by reason.
-    """
-
-    def __init__(self, first: ParallelText | PairFiles, others: Sequence[PairFiles]) -> None:
-        self.texts, self.name = (first, *others), first.name
-        self.dropped: Counter[str] = Counter()
-
-    def __len__(self) -> int:
-        return sum(map(len, self.texts))
-
-    def blocks(self) -> Iterator[Iterable[tuple[str, str]]]:
-        """All of the first text, then what is new in the others, some thousand pairs at a time."""
-        first, *others = self.texts
-        self.dropped = Counter(getattr(first, "dropped", {}))
-        seen: set[int] = set()
-        for block in first.blocks():
-            seen.update(map(hash, block))
-            yield block
-        for block in chain.from_iterable(text.blocks() for text in others):
-            new = {hash(pair): pair for pair in block}
-            self.dropped["already there"] += len(block) - len(new.keys() - seen)
-            yield [pair for number, pair in new.items() if number not in seen]
-            seen.update(new)
-
-
-Text = ParallelText | PairFiles | Extended
+SIDES = ("src", "tgt")
+SHARD_PAIRS = 2**18  # pairs that are shuffled together: some 50 MB of Python lists
+BLOCK_PAIRS = 2**10  # pairs that stay together on disk, so that a read is long enough
 
 
 class Prepared:
-    """A prepared corpus, opened.
+    """A prepared corpus that is open for reading.
 
     Args:
         folder: where `prepare` wrote it.
@@ -76,7 +43,7 @@ class Prepared:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = check_folder(folder, ["corpus.json", "source.vocab", "target.vocab"])
-        self.sha256 = hashlib.sha256((self.folder / MANIFEST).read_bytes()).hexdigest()
+        self.sha256 = contents_sha256(self.folder)
         self.about = read_json(self.folder / "corpus.json", {"name": str, "splits": dict})
         self.src_vocab, self.tgt_vocab = (
             load_vocab(self.folder / f"{side}.vocab") for side in ("source", "target")
@@ -88,7 +55,7 @@ class Prepared:
         return list(self.about["splits"])
 
     def pairs(self, split: str) -> IdPairs:
-        """The ids of a split.
+        """Open the ids of a split.
 
         Raises:
             ValueError: there is no such split.
@@ -97,10 +64,10 @@ class Prepared:
         return IdPairs(self.folder, split)
 
     def text(self, split: str) -> ParallelText:
-        """The sentences of a split, all of them, in order.
+        """Read all sentences of a split, in order.
 
-        Of the training split only ids are kept: they are turned back into text, without what the
-        vocabulary does not know.
+        Only ids are kept of the training split. They are decoded, without what the vocabulary
+        does not know.
         """
         self._check(split)
         if split == self.splits[0]:
@@ -121,101 +88,131 @@ class Prepared:
             raise ValueError(f"no split {split!r} here; there are {', '.join(self.splits)}")
 
 
-def learn_vocabularies(
-    train: ParallelText | PairFiles,
-    kind: str,
-    size: int,
-    languages: tuple[str, str],
+def count_shards(n_pairs: int, size: int = SHARD_PAIRS) -> int:
+    """Return the number of shards of a corpus: one if it fits into one."""
+    return -(-n_pairs // size)
+
+
+def shards(
+    n_pairs: int,
     *,
-    sample: int = SAMPLE_PAIRS,
-) -> tuple[Vocab, Vocab]:
-    """Source and target vocabulary from the training text alone.
+    seed: int = 0,
+    epoch: int = 0,
+    size: int = SHARD_PAIRS,
+    block: int = BLOCK_PAIRS,
+) -> Iterator[list[range]]:
+    """Split a corpus into shards of about equal size, each a mixture of blocks from everywhere.
+
+    Every pair is in exactly one shard. Which blocks meet in a shard is drawn from (seed, epoch)
+    alone, so every process computes the same shards. Memory holds one number per block, not per
+    pair.
 
     Args:
-        kind: "subwords" for one joint vocabulary of `size` pieces, or "words" for two of whole
-            words, at most `size` each, seen twice or more.
-        languages: ISO codes, for the words' tokenizer.
-        sample: from files with more pairs than that, so many are drawn and learned from, always
-            the same; a letter that is only in the others will be unknown.
+        n_pairs: number of pairs in the corpus.
+        size: most pairs of a shard, approximately: blocks are not split.
+        block: number of consecutive pairs that stay together.
 
-    Raises:
-        ValueError: another kind, a size that the text cannot give, or no pair of sentences.
+    Returns:
+        For every shard, ranges of pair numbers, in their order on the disk.
     """
-    if kind not in ("subwords", "words"):
-        raise ValueError(f"a vocabulary has subwords or words, not {kind!r}")
-    pairs = train.sample(sample) if isinstance(train, PairFiles) else list(train)
-    if not pairs:
-        raise ValueError(f"{train.name}: there is no pair of two sentences to learn from")
-    texts = [[pair[side] for pair in pairs] for side in (0, 1)]
-    if kind == "subwords":
-        joint = SubwordVocab.train(chain(*texts), size=size)
-        return joint, joint
-    words = zip(texts, languages, strict=True)
-    src, tgt = (WordVocab.train(text, code, max_size=size) for text, code in words)
-    return src, tgt
+    n_shards = count_shards(n_pairs, size)
+    if n_shards <= 1:
+        yield [range(n_pairs)]
+        return
+    starts = list(range(0, n_pairs, block))
+    random.Random(f"{seed} {epoch} shards").shuffle(starts)
+    for number in range(n_shards):
+        part = starts[number * len(starts) // n_shards : (number + 1) * len(starts) // n_shards]
+        yield [range(start, min(start + block, n_pairs)) for start in sorted(part)]
 
 
-def prepare(
-    texts: Mapping[str, Text],
-    vocabularies: tuple[Vocab, Vocab],
-    folder: str | Path,
-    *,
-    limits: Limits | None = None,
-    about: Mapping[str, Any] | None = None,
-    say: Say = print,
-    replace: bool = True,
-    workers: int = 1,
-) -> Prepared:
-    """Writes a prepared folder: the same bytes, whatever the number of workers.
+class IdPairs(Sequence[IdPair]):
+    """Sentence pairs as ids that stay on disk until they are read.
 
     Args:
-        texts: split to text; the first is the one to train on, and the only one whose pairs are
-            dropped where they break the limits: a test set is scored whole.
-        about: what else to note in `corpus.json`.
-        say: gets a line for every split, with what was dropped and why.
-        replace: whether an earlier prepared folder of this name may go.
-        workers: processes that encode; a script that asks for more than one needs
-            `if __name__ == "__main__":`, as with all of Python's processes.
-
-    Raises:
-        ValueError: a text is not as it has to be, or no pair of a split is left.
-        OSError: the disk is full or read-only; the message names the path.
+        folder: a prepared folder.
+        split: name of the split.
     """
-    limits = limits or Limits()
-    training = next(iter(texts))
 
-    def fill(temporary: Path) -> None:
-        for vocab, side in zip(vocabularies, ("source", "target"), strict=True):
-            vocab.save(temporary / f"{side}.vocab")
-        splits = {}
-        with Encoders(vocabularies, workers) as encode:
-            for split, text in texts.items():
-                chosen = limits if split == training else None
-                with SplitWriter(temporary, split, keep_text=chosen is None) as writer:
-                    splits[split] = _write_split(writer, split, text, encode, chosen)
-                say(_summary(split, splits[split]))
-        corpus = {"name": texts[training].name, **(about or {}), "splits": splits}
-        (temporary / "corpus.json").write_text(json.dumps(corpus, indent=2) + "\n")
+    def __init__(self, folder: str | Path, split: str) -> None:
+        self._ids, self._ends = {}, {}
+        for side in SIDES:
+            self._ids[side], self._ends[side] = load_sentences(Path(folder) / f"{split}.{side}")
+        if len(self._ends["src"]) != len(self._ends["tgt"]):
+            raise ValueError(f"{folder}: {split} has more sentences on one side than on the other")
+        self._release()
 
-    return Prepared(write_folder(folder, fill, replace=replace))
+    def _release(self) -> None:
+        """Free the memory of what was read. The files stay those that were opened first, even if
+        the folder is prepared again during training."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            for array in (*self._ids.values(), *self._ends.values()):
+                array.base.madvise(mmap.MADV_DONTNEED)
 
+    def __len__(self) -> int:
+        return len(self._ends["src"]) - 1
 
-def _write_split(
-    writer: SplitWriter, split: str, text: Text, encode: Encoders, limits: Limits | None
-) -> dict[str, Any]:
-    with progress(f"{split}: encoding", total=len(text)) as bar:
-        for block in encode(text.blocks(), limits):
-            writer.add(block)
-            bar.update(len(block.lengths[0]) + block.dropped.total())
-    before = getattr(text, "dropped", {})  # by whoever read it
-    writer.dropped.update({reason: n for reason, n in before.items() if n})
-    if not writer.pairs:
-        raise ValueError(f"{split}: every pair was dropped: {dict(writer.dropped)}")
-    return writer.summary()
+    def __getitem__(self, i: int) -> IdPair:
+        if not 0 <= i < len(self):
+            raise IndexError(f"no pair {i}: there are {len(self)}")
+        return self._side("src", i), self._side("tgt", i)
 
+    def _side(self, side: str, i: int) -> list[int]:
+        start, end = self._ends[side][i : i + 2]
+        return self._ids[side][start:end].tolist()
 
-def _summary(split: str, found: Mapping[str, Any]) -> str:
-    line = f"{split}: {found['pairs']:,} pairs, {found['src_tokens']:,} source tokens"
-    line += f", {found['tgt_tokens']:,} target tokens"
-    reasons = "; ".join(f"{n:,} {reason}" for reason, n in found["dropped"].items())
-    return f"{line}; dropped: {reasons}" if reasons else line
+    def _lengths(self, side: str, pairs: range) -> np.ndarray:
+        return np.diff(self._ends[side][pairs.start : pairs.stop + 1])
+
+    def _lengths_of(self, blocks: Sequence[range]) -> list[tuple[int, int]]:
+        src, tgt = (
+            np.concatenate([self._lengths(side, pairs) for pairs in blocks]).tolist()
+            for side in SIDES
+        )
+        return list(zip(src, tgt, strict=True))
+
+    @property
+    def lengths(self) -> list[tuple[int, int]]:
+        """Source and target length of every pair, in tokens, without reading the ids.
+
+        One list of all pairs: not for a corpus larger than the memory, see `longest`.
+        """
+        return self._lengths_of([range(len(self))])
+
+    @property
+    def longest(self) -> tuple[int, int]:
+        """Tokens of the longest source and of the longest target."""
+        starts = range(0, len(self), SHARD_PAIRS)
+        parts = [range(start, min(start + SHARD_PAIRS, len(self))) for start in starts]
+        longest = [0, 0]
+        for part in parts:
+            for i, side in enumerate(SIDES):
+                longest[i] = max(longest[i], int(self._lengths(side, part).max()))
+            self._release()
+        return longest[0], longest[1]
+
+    def batches(self, max_tokens: int, *, start: int = 0, **draw: int) -> Iterator[Batch]:
+        """Yield all pairs once, in batches as `epoch_batches` gives them.
+
+        A corpus of more than `SHARD_PAIRS` pairs is shuffled shard by shard, see `shards`, so that
+        memory does not grow with it; a smaller one is one shard.
+
+        Args:
+            start: number of batches to skip.
+            draw: seed, epoch, rank and world_size, as in `token_batches`. Every rank gets the
+                same number of batches, and reads the ids of its own only.
+        """
+        for indices in islice(self._batch_indices(max_tokens, draw), start, None):
+            yield collate([self[i] for i in indices])
+
+    def _batch_indices(self, max_tokens: int, draw: Mapping[str, int]) -> Iterator[list[int]]:
+        order = {key: draw[key] for key in ("seed", "epoch") if key in draw}
+        sharded = shards(len(self), size=SHARD_PAIRS, block=BLOCK_PAIRS, **order)
+        for number, blocks in enumerate(sharded):
+            self._release()
+            indices = [i for block in blocks for i in block]
+            # a draw of its own for every shard; with one shard it is that of the epoch
+            own = draw.get("epoch", 0) * count_shards(len(self), SHARD_PAIRS) + number
+            draws = {**draw, "epoch": own}
+            for batch in token_batches(self._lengths_of(blocks), max_tokens, **draws):
+                yield [indices[i] for i in batch]

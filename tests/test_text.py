@@ -1,0 +1,268 @@
+"""Aligned text, whole or block by block: no line is lost, and every complaint names its place."""
+
+import gzip
+import os
+import tempfile
+import tracemalloc
+import unicodedata
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from transformer_lib.data import text as module
+from transformer_lib.data.text import PairFiles, ParallelText, read_lines, read_pairs
+
+NOT_LINE_ENDS = ["\u2028", "\u2029", "\u0085", "\v", "\f", "\x1c", "\x1d", "\x1e", "\r"]
+SETTINGS = settings(database=None, deadline=None, derandomize=True)
+
+
+def write(folder, name, content):
+    path = Path(folder) / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def pair(folder, source, target):
+    return write(folder, "a.src", source), write(folder, "a.tgt", target)
+
+
+def files(folder, source, target):
+    return PairFiles(*pair(folder, source, target), "text")
+
+
+def whole_pairs(text):
+    return [pair for block in text.blocks() for pair in block if all(pair)]
+
+
+@contextmanager
+def at_most(n_bytes):
+    """Less memory is taken than that."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < n_bytes
+    finally:
+        tracemalloc.stop()
+
+
+# --- one file
+
+
+@pytest.mark.parametrize("mark", NOT_LINE_ENDS, ids=ascii)
+def test_only_a_line_feed_ends_a_line(tmp_path, mark):
+    assert read_lines(write(tmp_path, "a", f"one{mark}two\nthree\n")) == ["one two", "three"]
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        ("a b\nc\n", ["a b", "c"]),
+        ("a b\nc", ["a b", "c"]),
+        ("a b\r\nc\r\n", ["a b", "c"]),
+        ("a b\r\nc", ["a b", "c"]),
+        ("a\n\n", ["a", ""]),
+        ("", []),
+    ],
+    ids=ascii,
+)
+def test_line_ends_of_every_system_with_and_without_the_last(tmp_path, content, lines):
+    assert read_lines(write(tmp_path, "a", content)) == lines
+
+
+@pytest.mark.parametrize(
+    "line", ["ein\tHund", "ein\u00a0Hund", "ein  Hund", "ein Hund  ", " ein Hund"]
+)
+def test_every_run_of_spaces_is_one_space(tmp_path, line):
+    assert read_lines(write(tmp_path, "a", line)) == ["ein Hund"]
+
+
+def test_byte_order_mark_is_dropped_and_accents_are_composed(tmp_path):
+    decomposed = unicodedata.normalize("NFD", "über")
+    assert decomposed != "über"
+    path = write(tmp_path, "a", b"\xef\xbb\xbf" + f"{decomposed} <pad> <eos>\n".encode())
+    assert read_lines(path) == ["über <pad> <eos>"]  # names of special tokens are plain text
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        (b"gut\nsch\xf6n\n", "line 2, byte 4: 0xf6"),  # Latin-1
+        ("gut\n".encode("utf-16"), "line 1, byte 1: 0xff"),
+        (b"a\xed\xa0\x80", "line 1, byte 2: 0xed"),  # half of a surrogate pair
+    ],
+)
+def test_bytes_that_are_not_utf8_are_named(tmp_path, content, where):
+    path = write(tmp_path, "latin.txt", content)
+    with pytest.raises(ValueError) as caught:
+        read_lines(path)
+    assert f"{path}, {where} is not UTF-8" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [gzip.compress(b"abc" * 99)[:-9], b"abc\n"])
+def test_a_broken_gzip_file_is_named(tmp_path, content):
+    with pytest.raises(ValueError, match=r"a\.gz is not a whole gzip file"):
+        read_lines(write(tmp_path, "a.gz", content))
+
+
+def test_a_gzip_bomb_is_not_unpacked(tmp_path):
+    path = write(tmp_path, "bomb.gz", gzip.compress(bytes(50_000_000), compresslevel=1))
+    with at_most(5_000_000), pytest.raises(ValueError, match="more than 1000 bytes"):
+        read_lines(path, max_bytes=1000)
+    path = write(tmp_path, "exact.txt", "a" * 1000)
+    assert read_lines(path, max_bytes=1000) == ["a" * 1000]
+
+
+def test_a_line_without_end_is_not_taken_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_LINE_BYTES", 1000)
+    bomb = gzip.compress(b"fine\n" + bytes(50_000_000), compresslevel=1)
+    path = write(tmp_path, "bomb.gz", bomb)
+    words = r"bomb\.gz, line 2 has more than 1000 bytes"
+    with at_most(5_000_000), pytest.raises(ValueError, match=words):
+        list(PairFiles(path, path, "bomb").blocks())
+    text = files(tmp_path, "a" * 1000 + "\n", "b" * 1000)
+    assert whole_pairs(text) == [("a" * 1000, "b" * 1000)]
+
+
+LINES = st.lists(
+    st.text(
+        st.characters(exclude_characters="\n", exclude_categories=["Cs"])
+        | st.sampled_from(NOT_LINE_ENDS)
+    )
+)
+
+
+@SETTINGS
+@given(LINES, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans())
+@example(["a\u2028b", "", "c\r"], "\r\n", True, True)
+def test_any_lines_come_back_one_by_one(lines, end, last_end, packed):
+    content = end.join(lines) + end * (last_end or lines[-1:] in ([], [""]))
+    content = content.encode() if lines else b""
+    with tempfile.TemporaryDirectory() as folder:
+        if packed:
+            path = write(folder, "a.gz", gzip.compress(content, compresslevel=1))
+        else:
+            path = write(folder, "a", content)
+        found = read_lines(path)
+    spaced = [unicodedata.normalize("NFC", line.replace("\ufeff", "")) for line in lines]
+    assert found == [" ".join(line.split()) for line in spaced]
+
+
+# --- two files
+
+
+def test_pairs_know_their_length_and_come_in_order(tmp_path):
+    paths = pair(tmp_path, "eins\nzwei\n", "one\ntwo")
+    pairs = read_pairs(*paths)
+    assert (pairs.source, pairs.target) == (("eins", "zwei"), ("one", "two"))
+    assert len(pairs) == 2 and list(pairs) == [("eins", "one"), ("zwei", "two")]
+    assert pairs.dropped == {"empty line": 0}
+    assert pairs.name == f"{paths[0]} | {paths[1]}"
+    assert hash(pairs) == hash(read_pairs(*paths))
+
+
+@pytest.mark.parametrize(("n_source", "n_target"), [(0, 1), (7, 3), (3, 7), (6, 8), (9, 0)])
+def test_unequal_numbers_of_lines_are_refused_with_both_counts(
+    tmp_path, monkeypatch, n_source, n_target
+):
+    monkeypatch.setattr(module, "BLOCK_PAIRS", 3)
+    text = files(tmp_path, "a\n" * n_source, "b\n" * n_target)
+    words = rf"a\.src has {n_source} lines, but .*a\.tgt has {n_target};"
+    for read in (len, whole_pairs, lambda text: read_pairs(*text.paths)):
+        with pytest.raises(ValueError, match=words):
+            read(text)
+    with pytest.raises(ValueError, match="x: 2 source sentences, but 1 target"):
+        ParallelText(source=("a", "b"), target=("a",), name="x")
+
+
+def test_an_empty_line_drops_its_pair_and_shifts_nobody(tmp_path):
+    source = "eins\n\ndrei\n \u00a0\nfünf\n\nsieben"
+    pairs = read_pairs(*pair(tmp_path, source, "one\ntwo\n\nfour\nfive\n\nseven"))
+    assert list(pairs) == [("eins", "one"), ("fünf", "five"), ("sieben", "seven")]
+    assert pairs.dropped == {"empty line": 4}
+
+
+def test_files_without_one_whole_pair_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="hold no pair"):
+        read_pairs(*pair(tmp_path, "\n\n", "a\nb\n"))
+
+
+LINE = st.text(st.sampled_from([*"ab \t", *NOT_LINE_ENDS, "\ufeff", "\xa0", "\u0308"]), max_size=6)
+
+
+@SETTINGS
+@given(st.lists(st.tuples(LINE, LINE), max_size=12), st.integers(1, 5), st.booleans())
+@example([("a\u2028b", "x"), ("", "y"), ("z", "\ufeff"), ("c", "d")], 2, True)
+def test_what_is_kept_is_what_was_paired_at_once_and_block_by_block(pairs, size, packed):
+    normal = [(module.normalize_text(s), module.normalize_text(t)) for s, t in pairs]
+    expected = [both for both in normal if all(both)]
+    contents = ["".join(f"{both[side]}\n" for both in pairs).encode() for side in (0, 1)]
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK_PAIRS", size)
+        text = files(folder, *contents)
+        if packed:
+            paths = [write(folder, f"{i}.gz", gzip.compress(contents[i], 1)) for i in (0, 1)]
+            text = PairFiles(*paths, "packed")
+        assert len(text) == len(pairs)
+        assert all(len(block) <= size for block in text.blocks())
+        assert whole_pairs(text) == expected
+        if expected:
+            found = read_pairs(*text.paths)
+            assert list(found) == expected
+            assert found.dropped == {"empty line": len(pairs) - len(expected)}
+
+
+def test_a_byte_that_is_not_utf8_is_named_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_PAIRS", 3)
+    text = files(tmp_path, "a\n" * 10, b"gut\n" * 7 + b"sch\xf6n\n" + b"gut\n" * 2)
+    with pytest.raises(ValueError, match=r"a\.tgt, line 8, byte 4: 0xf6 is not UTF-8"):
+        len(text)
+
+
+def test_long_lines_make_small_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_BYTES", 1000)
+    text = files(tmp_path, f"{'a' * 300}\n" * 9, f"{'b' * 300}\n" * 9)
+    sizes = [(block.first, len(block)) for block in text.blocks()]
+    assert sizes == [(1, 2), (3, 2), (5, 2), (7, 2), (9, 1)]
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_PAIRS", 100)
+
+    def peak(lines):
+        text = files(tmp_path, "ein Hund bellt laut\n" * lines, "a dog barks loudly\n" * lines)
+        tracemalloc.start()
+        try:
+            assert len(text) == lines and len(text.sample(50)) == 50
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(8_000) < 1.1 * peak(1_000) + 20_000
+
+
+def test_what_can_be_read_only_once_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is read more than once: write it to a file first"):
+        PairFiles(tmp_path / "pipe", tmp_path / "pipe", "x")
+    with pytest.raises(FileNotFoundError):
+        len(PairFiles(tmp_path / "none", tmp_path / "none", "x"))
+    with pytest.raises(IsADirectoryError):
+        len(PairFiles(tmp_path, tmp_path, "x"))
+
+
+def test_a_sample_is_always_the_same_and_from_everywhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_PAIRS", 3)
+    lines = [f"{i}\n" for i in range(1000)]
+    text = files(tmp_path, "".join(lines), "".join(lines))
+    found = text.sample(100)
+    numbers = [int(source) for source, target in found if source == target]
+    assert len(found) == len(set(numbers)) == 100
+    assert numbers == sorted(numbers) and text.sample(100) == found
+    assert all(5 <= sum(i // 250 == quarter for i in numbers) <= 50 for quarter in range(4))
+    assert text.sample(1000) == text.sample(5000) == [(line[:-1],) * 2 for line in lines]
+    text = files(tmp_path, "a\n\nc\n", "x\ny\n \n")
+    assert text.sample(10) == [("a", "x")]  # no empty sides

@@ -1,0 +1,64 @@
+"""The one progress bar of the library: tqdm's where it is installed, else nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+__all__ = ["progress_bar"]
+
+
+class _NoBar:
+    """Accept what a bar of tqdm accepts, and show nothing but messages."""
+
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self, n: int = 1) -> None:
+        """Count n more."""
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        """Set the text after the bar."""
+
+    @staticmethod
+    def write(message: str, file: Any = None) -> None:
+        """Print a line that does not disturb the bar."""
+        print(message, file=file)
+
+
+def progress_bar(
+    what: str | None = None,
+    total: int | None = None,
+    *,
+    unit: str = " pairs",
+    done: int = 0,
+    delay: float = 0.0,
+    quiet: bool = False,
+) -> Any:
+    """Return a progress bar for standard error; in a log file it adds a line every 30 seconds.
+
+    Args:
+        what: text before the bar.
+        total: how many units there are, if that is known.
+        done: how many of them were done before.
+        delay: seconds before the bar appears at all.
+        quiet: show nothing.
+    """
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return _NoBar()
+    return tqdm(
+        desc=what,
+        total=total,
+        initial=done,
+        unit=unit,
+        unit_scale=unit == " pairs",
+        delay=delay,
+        disable=quiet,
+        mininterval=0.5 if sys.stderr.isatty() else 30.0,
+        dynamic_ncols=True,
+    )

@@ -1,0 +1,317 @@
+"""Parallel text, line by line: every line is checked, and large files are never held whole.
+
+Line i of one file is the translation of line i of the other, so no line may be split or lost on
+one side only. Only a line feed ends a line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import random
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import BufferedIOBase
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from transformer_lib.data.progress import progress_bar
+from transformer_lib.vocab import normalize_text
+
+__all__ = [
+    "ConcatenatedText",
+    "Block",
+    "PairFiles",
+    "ParallelText",
+    "Text",
+    "read_lines",
+    "read_pairs",
+]
+
+MAX_TEXT_BYTES = 2**30  # of one file read at once, unpacked: a gzip file of 1 MB can hold 1 GB
+MAX_LINE_BYTES = 2**24  # of one line: what is longer is no sentence, and would fill the memory
+BLOCK_PAIRS = 4096  # pairs that are encoded together
+BLOCK_BYTES = 2**22  # and most bytes of them, about: long lines make smaller blocks
+
+
+def raw_lines(path: str | Path, max_bytes: int | None = None) -> Iterator[bytes]:
+    """Yield the lines of a file (`.gz`: unpacked) as bytes, without the line feed that ends each.
+
+    Args:
+        max_bytes: most bytes of the whole text; unlimited when None.
+
+    Raises:
+        ValueError: a broken gzip file, a line over 16 MiB, or more than `max_bytes` bytes.
+        OSError: the file cannot be opened.
+    """
+    left = sys.maxsize if max_bytes is None else max_bytes
+    number = 0
+    try:
+        with _open(Path(path)) as file:
+            while line := file.readline(min(MAX_LINE_BYTES, left) + 1):
+                number += 1
+                left -= len(line)
+                if left < 0:
+                    raise ValueError(f"{path} holds more than {max_bytes} bytes of text")
+                text = line.removesuffix(b"\n")
+                if len(text) > MAX_LINE_BYTES:
+                    raise ValueError(
+                        f"{path}, line {number} has more than {MAX_LINE_BYTES} bytes: is this "
+                        "text, one sentence per line?"
+                    )
+                yield text
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole gzip file: {error}") from error
+
+
+def _open(path: Path) -> BufferedIOBase:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def read_lines(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> list[str]:
+    """Read the lines of a UTF-8 text file (`.gz`: unpacked first), each normalized.
+
+    Only a line feed ends a line: U+2028, U+0085, a vertical tab or a lone carriage return
+    inside a sentence become a space. The last line may end without one.
+
+    Raises:
+        ValueError: bytes that are not UTF-8 (file, line and byte are named), a broken gzip
+            file, a line over 16 MiB, or more than `max_bytes` bytes of text.
+        OSError: the file cannot be opened.
+    """
+    lines = enumerate(raw_lines(path, max_bytes), start=1)
+    return [normalize_text(decode_line(line, path, number)) for number, line in lines]
+
+
+def decode_line(line: bytes, path: str | Path, number: int) -> str:
+    """Decode a line; ValueError with file, line and byte where it is not UTF-8."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}, line {number}, byte {error.start + 1}: 0x{line[error.start]:02x} is not "
+            "UTF-8; save the file as UTF-8"
+        ) from error
+
+
+@dataclass(frozen=True)
+class ParallelText:
+    """Sentences and their translations in memory; `source[i]` belongs to `target[i]`.
+
+    Attributes:
+        source: normalized sentences, none of them empty.
+        target: their translations, the same number.
+        name: what to call this text in a report.
+        dropped: number of pairs that were left out, by reason.
+    """
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    name: str
+    dropped: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if len(self.source) != len(self.target):
+            raise ValueError(
+                f"{self.name}: {len(self.source)} source sentences, but {len(self.target)} "
+                "target sentences"
+            )
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Yield the pairs (source, target) in order."""
+        return zip(self.source, self.target, strict=True)
+
+    def blocks(self, size: int = BLOCK_PAIRS) -> Iterator[ParallelText]:
+        """Yield the pairs in order, some thousand at a time."""
+        for start in range(0, len(self), size):
+            sides = (side[start : start + size] for side in (self.source, self.target))
+            yield ParallelText(*sides, self.name)
+
+
+def read_pairs(
+    source_path: str | Path,
+    target_path: str | Path,
+    *,
+    name: str | None = None,
+    max_bytes: int = MAX_TEXT_BYTES,
+) -> ParallelText:
+    """Read two text files whose lines belong together into memory, see `read_lines`.
+
+    A pair with an empty side is dropped as a pair and counted, so its neighbours stay aligned.
+
+    Raises:
+        ValueError: the files differ in their number of lines, no pair is left, or what
+            `read_lines` raises.
+    """
+    paths = (Path(source_path), Path(target_path))
+    pairs = [pair for block in _read_blocks(paths, max_bytes) for pair in block]
+    kept = [pair for pair in pairs if all(pair)]
+    if not kept:
+        raise ValueError(f"{source_path} and {target_path} hold no pair of two sentences")
+    source, target = zip(*kept, strict=True)
+    dropped = {"empty line": len(pairs) - len(kept)}
+    return ParallelText(source, target, name or f"{source_path} | {target_path}", dropped)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive pairs of lines as they are in two files.
+
+    Attributes:
+        first: number of the first line, from 1.
+        source, target: the lines, the same number of each.
+        paths: the files they are from.
+    """
+
+    first: int
+    source: list[bytes]
+    target: list[bytes]
+    paths: tuple[Path, Path]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Yield the pairs of normalized sentences, empty ones too.
+
+        Raises:
+            ValueError: a line is not UTF-8.
+        """
+        return self.pairs(range(self.first, self.first + len(self)))
+
+    def pairs(self, chosen: Container[int]) -> Iterator[tuple[str, str]]:
+        """Yield only the pairs of the lines with these numbers."""
+        for number, pair in enumerate(zip(self.source, self.target, strict=True), self.first):
+            if number in chosen:
+                source, target = map(decode_line, pair, self.paths, (number, number))
+                yield normalize_text(source), normalize_text(target)
+
+    def check(self) -> None:
+        """Raise ValueError with file, line and byte if anything is not UTF-8."""
+        try:
+            for lines in (self.source, self.target):
+                b"\n".join(lines).decode("utf-8")  # much faster than line by line
+        except UnicodeDecodeError:
+            list(self)  # names the line
+
+
+def _read_blocks(paths: tuple[Path, Path], max_bytes: int | None = None) -> Iterator[Block]:
+    """Yield all pairs of lines of two files in order, some thousand at a time.
+
+    Raises:
+        ValueError: the files differ in their number of lines, or what `raw_lines` raises.
+    """
+    first, size = 1, 0
+    source: list[bytes] = []
+    target: list[bytes] = []
+    lines = zip_longest(*(raw_lines(path, max_bytes) for path in paths))
+    for pair in lines:
+        if None in pair:
+            shorter = first - 1 + len(source)
+            longer = shorter + 1 + sum(1 for _ in lines)
+            counts = [shorter if line is None else longer for line in pair]
+            raise ValueError(
+                f"{paths[0]} has {counts[0]} lines, but {paths[1]} has {counts[1]}; "
+                "line i of one must be the translation of line i of the other"
+            )
+        source.append(pair[0])
+        target.append(pair[1])
+        size += len(pair[0]) + len(pair[1])
+        if len(source) == BLOCK_PAIRS or size > BLOCK_BYTES:
+            yield Block(first, source, target, paths)
+            first += len(source)
+            source, target, size = [], [], 0
+    if source:
+        yield Block(first, source, target, paths)
+
+
+class PairFiles:
+    """Two text files of any size whose lines belong together, read again for every pass.
+
+    Args:
+        source, target: the files, plain or `.gz`.
+        name: what to call this text in a report.
+
+    Raises:
+        ValueError: a file that can be read only once, such as a pipe.
+    """
+
+    def __init__(self, source: str | Path, target: str | Path, name: str) -> None:
+        self.paths, self.name = (Path(source), Path(target)), name
+        for path in self.paths:
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise ValueError(f"{path} is read more than once: write it to a file first")
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield all pairs of lines in order; ValueError where the numbers of lines differ."""
+        return _read_blocks(self.paths)
+
+    def __len__(self) -> int:
+        """Return the number of pairs of lines; the first call reads and checks the files.
+
+        Raises:
+            ValueError: what is wrong with the files, before any work is done.
+        """
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
+        count = 0
+        with progress_bar(f"{self.name}: checking", delay=3.0) as bar:
+            for block in self.blocks():
+                block.check()
+                count += len(block)
+                bar.update(len(block))
+        return count
+
+    def sample(self, size: int) -> list[tuple[str, str]]:
+        """Draw at most `size` of the pairs, in their order: always the same ones.
+
+        Each pair has the same chance; those with an empty side are left out afterwards.
+        """
+        numbers = range(1, len(self) + 1)
+        chosen = frozenset(random.Random(0).sample(numbers, min(size, len(self))))
+        return [pair for block in self.blocks() for pair in block.pairs(chosen) if all(pair)]
+
+
+class ConcatenatedText:
+    """A text followed by others, of which each pair is taken that did not appear before.
+
+    A pair that was seen is remembered as a number, about 60 bytes.
+
+    Attributes:
+        dropped: after `blocks`, the number of pairs that were left out, by reason.
+    """
+
+    def __init__(self, first: ParallelText | PairFiles, others: Sequence[PairFiles]) -> None:
+        self.texts, self.name = (first, *others), first.name
+        self.dropped: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return sum(map(len, self.texts))
+
+    def blocks(self) -> Iterator[Iterable[tuple[str, str]]]:
+        """Yield the first text, then what is new in the others, some thousand pairs at a time."""
+        first, *others = self.texts
+        self.dropped = Counter(getattr(first, "dropped", {}))
+        seen: set[int] = set()
+        for block in first.blocks():
+            seen.update(map(hash, block))
+            yield block
+        for block in chain.from_iterable(text.blocks() for text in others):
+            pairs = [pair for pair in block if all(pair)]
+            new = {number: pair for pair in pairs if (number := hash(pair)) not in seen}
+            self.dropped["empty line"] += len(block) - len(pairs)
+            self.dropped["already there"] += len(pairs) - len(new)
+            seen.update(new)
+            yield list(new.values())
+
+
+Text = ParallelText | PairFiles | ConcatenatedText

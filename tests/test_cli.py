@@ -13,13 +13,13 @@ from dataclasses import fields
 from importlib.metadata import version
 
 import pytest
-from transformer_lib.train.runs import RunConfig
 
 from transformer_lib import ModelConfig, TrainConfig, Translator
 from transformer_lib.cli import main
-from transformer_lib.cli.training import ModelFlags, TrainFlags, train_config
+from transformer_lib.cli.train import ModelFlags, TrainFlags, train_config
 from transformer_lib.data.multi30k import SPLITS
 from transformer_lib.train.ranks import known_to_all
+from transformer_lib.train.settings import RunConfig
 from transformer_lib.translate.translator import find_pretrained
 
 GERMAN = ["Ein Hund schläft.", "Eine Katze sieht den Hund.", "Der Garten ist grün.", "Ja ja ja."]
@@ -233,8 +233,8 @@ def test_going_on_after_the_end_trains_further(home, capsys, tmp_path):
             "needs --train SOURCE TARGET",
         ),
         (["prepare", "{data}"], "data exists: choose another name, or add --force"),
-        (["average", "{data}", "{run}"], "data exists: choose another name, or add --force"),
-        (["average", "{data}", "{run}", "--force"], "data holds something else of ours"),
+        (["average", "{data}", "{run}"], "data holds another kind, corpus"),
+        (["average", "{data}", "{run}", "--force"], "data holds another kind, corpus"),
         (["translate", "{run}", "ja", "--file", "{data}/corpus.json"], "or --file, not both"),
         (["translate", "{run}", "--file", "{data}"], "Is a directory"),
         (["translate", "{run}", "ja", "--attention", "{data}"], "is a folder: name a file"),
@@ -284,7 +284,8 @@ def test_every_field_is_a_flag():
     def names(kind):
         return {field.name for field in fields(kind)}
 
-    assert names(ModelFlags) == names(ModelConfig) - {"src_vocab_size", "tgt_vocab_size", "pad_id"}
+    of_the_corpus = {"src_vocab_size", "tgt_vocab_size", "shared_vocabulary", "pad_id"}
+    assert names(ModelFlags) == names(ModelConfig) - of_the_corpus
     assert names(TrainFlags) == names(TrainConfig) - {"pad_id"}
     assert not names(RunConfig) & (names(ModelFlags) | names(TrainFlags))
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from transformer_lib import ModelConfig, TrainConfig
-from transformer_lib.train.runs import RunConfig
+from transformer_lib.train.settings import RunConfig
 
 FOUND = sorted(path for path in (Path(__file__).parent / "fuzz_corpus").glob("*/*"))
 JSON_FILES = ["config", "progress", "manifest", "corpus"]

@@ -1,19 +1,19 @@
-"""The training loop printed in the README is the command's, bit for bit."""
+"""The training loop printed in the README is the command's, bit for bit.
 
-import re
-from pathlib import Path
+Only the command's faster dropout is left out: it draws other random numbers.
+"""
 
+import readme_snippets
 import torch
 
 import transformer_lib
 from transformer_lib import ModelConfig, TrainConfig, train_step
-from transformer_lib.data.corpora import ParallelText
-from transformer_lib.data.prepared import learn_vocabularies, prepare
+from transformer_lib.data.encoding import learn_vocabularies, prepare
+from transformer_lib.data.text import ParallelText
 from transformer_lib.lessons.grammar import grammar_corpus
-from transformer_lib.train.runs import RunConfig
+from transformer_lib.train.settings import RunConfig
 from transformer_lib.train.trainer import Trainer
 
-README = Path(__file__).resolve().parents[1] / "README.md"
 PAIRS = grammar_corpus().train[:120]
 TEXT = ParallelText(tuple(p.source for p in PAIRS), tuple(p.target for p in PAIRS), "train")
 STEPS, SIZE = 8, 120
@@ -21,8 +21,7 @@ STEPS, SIZE = 8, 120
 
 def script():
     """The block of the README, for fewer steps and a smaller vocabulary."""
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.S)
-    (code,) = (block for block in blocks if "make_optimizer" in block)
+    (code,) = (block for block in readme_snippets.blocks() if "make_optimizer" in block)
     for written, here in (
         ("size=4000", f"size={SIZE}"),
         ("(4000, 8000)", f"({STEPS // 2}, {STEPS})"),
@@ -40,7 +39,7 @@ def test_the_script_gives_the_commands_weights(monkeypatch, tmp_path, capsys):
         losses.append(train_step(*arguments).loss)
 
     monkeypatch.setattr(transformer_lib, "train_step", noting)
-    monkeypatch.setattr("transformer_lib.data.corpora.multi30k", lambda *_: TEXT)
+    monkeypatch.setattr("transformer_lib.corpora.multi30k", lambda *_: TEXT)
     names = {}
     exec(script(), names)  # the README's own lines
     assert len(capsys.readouterr().out) > 3 and len(losses) == STEPS
@@ -49,6 +48,7 @@ def test_the_script_gives_the_commands_weights(monkeypatch, tmp_path, capsys):
     corpus = prepare({"train": TEXT, "val": TEXT}, vocabularies, tmp_path / "data", say=len)
     run = RunConfig(steps=STEPS, max_tokens=512, validate_every=STEPS, loss_rows=0)
     rates = TrainConfig(peak_rate=3e-3, warmup=300, cooldown=(STEPS // 2, STEPS))
+    monkeypatch.setattr("transformer_lib.train.trainer.use_fast_dropout", lambda model: None)
     trainer = Trainer(corpus, ModelConfig.tiny(SIZE, norm_first=True), rates, run, tmp_path / "run")
     trainer.log_every = 1
     trainer.start(say=len)

@@ -61,7 +61,6 @@ ROWS = {
     "8,000 subwords": {"vocab": 8000},
     "whole words": {"vocab": "words"},
     "Adam": {"optimizer": "adam", "peak-rate": 3e-3},
-    "BPE-dropout 0.1": {"subword-dropout": 0.1},
     "no cooldown": {"cooldown": 0.0},
     "no cooldown, mean of the last 5": {"cooldown": 0.0, "last": 5, "validate-every": 40},
 }

@@ -41,9 +41,9 @@ PREPARED = {"corpus": "corpus.json", "ids": "train.src.ids.npy", "ends": "train.
 def home() -> Path:
     """A prepared corpus of whole words, and a run of two steps, in a temporary folder."""
     from transformer_lib import ModelConfig, TrainConfig
-    from transformer_lib.data.corpora import ParallelText
-    from transformer_lib.data.prepared import learn_vocabularies, prepare
-    from transformer_lib.train.runs import RunConfig
+    from transformer_lib.data.encoding import learn_vocabularies, prepare
+    from transformer_lib.data.text import ParallelText
+    from transformer_lib.train.settings import RunConfig
     from transformer_lib.train.trainer import Trainer
 
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
@@ -78,7 +78,7 @@ def forge(folder: str, name: str, data: bytes) -> Path:
 def restore(name: str, data: bytes) -> None:
     """Resumes from a checkpoint in which one file is `data`."""
     home()
-    home.trainer._restore(forge("checkpoint", name, data))
+    home.trainer.restore(forge("checkpoint", name, data))
 
 
 def open_prepared(name: str, data: bytes) -> None:
@@ -95,7 +95,7 @@ def open_prepared(name: str, data: bytes) -> None:
 
 def read_text(data: bytes) -> None:
     """Reads two text files, plain and gzipped."""
-    from transformer_lib.data.corpora import read_lines, read_pairs
+    from transformer_lib.data.text import read_lines, read_pairs
 
     half = len(data) // 2
     plain, packed = home() / "text", home() / "text.gz"
@@ -127,7 +127,7 @@ def read_words(data: bytes) -> None:
 
 def read_run(data: bytes) -> None:
     """Reads a log and the note of the best checkpoint."""
-    from transformer_lib.train.runs import RunLog
+    from transformer_lib.train.folder import RunLog
     from transformer_lib.translate.translator import find_model
 
     (home() / "run" / "log.jsonl").write_bytes(data)

@@ -38,7 +38,7 @@ def vary(line, copy, number):
 
 def write_corpus(folder, times):
     """`times` copies of Multi30k's training pairs in two text files; always the same ones."""
-    from transformer_lib.data.corpora import multi30k
+    from transformer_lib.data.multi30k import multi30k
 
     text = multi30k("train", "de", "en")
     paths = [folder / f"{times}x.{language}" for language in ("de", "en")]
@@ -84,7 +84,7 @@ def measured(work):
 def measure_prepare(folder, times, workers):
     """The whole of `transformer-lib prepare` on the copies, in this process and its workers."""
     from transformer_lib.cli import main
-    from transformer_lib.data.download import multi30k_folder
+    from transformer_lib.data.multi30k import multi30k_folder
 
     train = [str(folder / f"{times}x.{language}") for language in ("de", "en")]
     val = [str(multi30k_folder() / f"val.{language}.gz") for language in ("de", "en")]
@@ -216,7 +216,7 @@ def measure_all(folder, sizes):
 
 def draw(found):
     """Time and memory over the size of the corpus."""
-    from transformer_lib.lessons.figures.look import figure, style
+    from transformer_lib.lessons.figures import figure, style
 
     with style():
         drawn, axes = figure(11, 4.5, ncols=2)

@@ -87,9 +87,10 @@ def test_missing_files_tell_what_to_do(tmp_path, monkeypatch, no_web):
     with pytest.raises(MissingDataError) as caught:
         multi30k("val", "de", "fr")
     message = str(caught.value)
-    for part in ("`make data`", "`transformer-lib fetch`", "fetch_multi30k()", "https://",
-                 "val.de.gz and val.fr.gz", str(tmp_path / "multi30k"), "TRANSFORMER_LIB_DATA"):  # fmt: skip
+    folder, commands = str(tmp_path / "multi30k"), "run `make data` or `transformer-lib fetch`"
+    for part in (commands, "fetch_multi30k()", "https://", "val.de.gz and val.fr.gz", folder):
         assert part in message
+    assert "set TRANSFORMER_LIB_DATA" in message
     assert "\n" not in message and isinstance(caught.value, FileNotFoundError)
     assert not has_multi30k("val", "de", "fr")
     assert list(tmp_path.iterdir()) == []
@@ -316,7 +317,7 @@ def test_what_fails_while_writing_leaves_no_temporary(tmp_path, site, monkeypatc
     expected = DownloadError if isinstance(error, OSError) else KeyboardInterrupt
     words = r"cannot write .*val\.de\.gz: No space left" if isinstance(error, OSError) else None
     with monkeypatch.context() as patch:
-        patch.setattr(f"os.{broken}", fail)
+        patch.setattr(broken, fail)
         with pytest.raises(expected, match=words):
             fetch(site, tmp_path)
     assert contents(tmp_path) == {"val.de.gz": b"older"}

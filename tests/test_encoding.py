@@ -10,11 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import silent
 
-from transformer_lib.data.corpora import ParallelText
-from transformer_lib.data.encoding import Encoders, GrowingArray
-from transformer_lib.data.prepared import Limits, Prepared, learn_vocabularies, prepare
-from transformer_lib.data.textfiles import PairFiles
+from transformer_lib.data.encoding import (
+    Encoders,
+    GrowingArray,
+    LengthFilter,
+    learn_vocabularies,
+    prepare,
+)
+from transformer_lib.data.prepared import Prepared
+from transformer_lib.data.text import PairFiles, ParallelText
 
 ROOT = Path(__file__).resolve().parents[1]
 GERMAN = ["Ein Hund schläft.", "", "Eine Katze sieht\u2028den Hund.", "Der Garten ist grün.\r"]
@@ -24,7 +30,7 @@ ENGLISH = ["A dog sleeps.", "Nothing.", "A cat sees the dog.", "The garden is gr
 @pytest.fixture
 def texts(tmp_path, monkeypatch):
     """Two files of 1,600 pairs, read in 23 blocks; every fourth is empty, every fourth uneven."""
-    monkeypatch.setattr("transformer_lib.data.textfiles.BLOCK_PAIRS", 70)
+    monkeypatch.setattr("transformer_lib.data.text.BLOCK_PAIRS", 70)
     for name, lines in (("a.de", GERMAN), ("a.en", ENGLISH)):
         numbered = [f"{line} {n}" if line else "" for n in range(400) for line in lines]
         content = "".join(f"{line}\n" for line in numbered)
@@ -33,16 +39,15 @@ def texts(tmp_path, monkeypatch):
     return {split: PairFiles(*pair, split) for split in ("train", "val")}
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def test_the_folder_is_the_same_for_any_number_of_workers(texts, tmp_path):
     vocabularies = learn_vocabularies(texts["train"], "subwords", 60, ("de", "en"))
-    limits = Limits(max_ratio=5.0)
+    length_filter = LengthFilter(max_ratio=5.0)
     for workers in (1, 2):
-        prepare(texts, vocabularies, tmp_path / str(workers), limits=limits, workers=workers)
-    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+        folder = tmp_path / str(workers)
+        options = {"length_filter": length_filter, "workers": workers, "say": silent}
+        prepare(texts, vocabularies, folder, **options)
+    contents = [{p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in "12"]
+    assert contents[0] == contents[1]
     # and the arrays are those of all pairs at once
     vocab, found = vocabularies[0], Prepared(tmp_path / "1")
     assert found.about["splits"]["train"]["dropped"] == {
@@ -55,9 +60,9 @@ def test_the_folder_is_the_same_for_any_number_of_workers(texts, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
-@pytest.mark.parametrize("pieces", [[], [0], [3, 0, 5], [1000, 1, 99_999]])
-def test_an_array_that_grew_is_what_numpy_saves_of_the_whole(tmp_path, dtype, pieces):
-    parts = [np.arange(size, dtype=dtype) for size in pieces]
+@pytest.mark.parametrize("sizes", [[], [0], [3, 0, 5], [1000, 1, 99_999]])
+def test_an_array_that_grew_is_what_numpy_saves_of_the_whole(tmp_path, dtype, sizes):
+    parts = [np.arange(size, dtype=dtype) for size in sizes]
     with GrowingArray(tmp_path / "grown.npy", dtype) as grown:
         for part in parts:
             grown.append(part)
@@ -89,9 +94,9 @@ def test_blocks_are_taken_as_they_are_needed():
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from transformer_lib.data import encoding, prepared, textfiles
+from transformer_lib.data import encoding, text
 
-class Slow(textfiles.PairFiles):
+class Slow(text.PairFiles):
     def blocks(self):
         for number, block in enumerate(super().blocks()):
             if number == 5:
@@ -102,13 +107,13 @@ class Slow(textfiles.PairFiles):
 if __name__ == "__main__":
     folder, split = Path(sys.argv[1]), sys.argv[2]
     pair = folder / "a.de", folder / "a.en"
-    whole = textfiles.PairFiles(*pair, "x")
-    textfiles.BLOCK_PAIRS = 70
-    vocabularies = prepared.learn_vocabularies(whole, "subwords", 60, ("de", "en"))
+    whole = text.PairFiles(*pair, "x")
+    text.BLOCK_PAIRS = 70
+    vocabularies = encoding.learn_vocabularies(whole, "subwords", 60, ("de", "en"))
     slow = Slow(*pair, "train")
     slow.__dict__["_count"] = 1600
     try:
-        prepared.prepare({"train": slow}, vocabularies, folder / "out", workers=2)
+        encoding.prepare({"train": slow}, vocabularies, folder / "out", workers=2)
     except KeyboardInterrupt:
         print("interrupted", flush=True)
         raise SystemExit(130)
@@ -152,8 +157,8 @@ def test_a_parent_that_is_stopped_leaves_neither_workers_nor_half_a_folder(texts
             os.killpg(process.pid, number)
             out, errors = process.communicate(timeout=200)
             assert (process.returncode, out) == (130, "interrupted\n")
-            told = [line for line in re.split(r"[\r\n]+", errors) if line]
-            assert all(line.startswith("train: encoding:") for line in told), errors  # the bar
+            lines = [line for line in re.split(r"[\r\n]+", errors) if line]
+            assert all(line.startswith("train: encoding:") for line in lines), errors  # the bar
             assert not list(tmp_path.glob(".writing-*"))
         else:
             process.kill()
@@ -176,13 +181,14 @@ def test_a_disk_that_is_full_is_named(texts, tmp_path):
     script = f"""
 import resource
 from pathlib import Path
-from transformer_lib.data import prepared, textfiles
-text = textfiles.PairFiles({str(tmp_path / "a.de")!r}, {str(tmp_path / "a.en")!r}, "x")
-vocabularies = prepared.learn_vocabularies(text, "subwords", 60, ("de", "en"))
+from transformer_lib.data import encoding
+from transformer_lib.data.text import PairFiles
+text = PairFiles({str(tmp_path / "a.de")!r}, {str(tmp_path / "a.en")!r}, "x")
+vocabularies = encoding.learn_vocabularies(text, "subwords", 60, ("de", "en"))
 limit = 20_000  # bytes of a file: stands for a disk that is full while the ids are written
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
-    prepared.prepare({{"train": text}}, vocabularies, {str(tmp_path / "out")!r})
+    encoding.prepare({{"train": text}}, vocabularies, {str(tmp_path / "out")!r})
 except OSError as error:
     print(error)
 """

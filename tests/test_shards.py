@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from transformer_lib.batching import epoch_batches
-from transformer_lib.data import shards as module
+from transformer_lib.data import prepared as module
 from transformer_lib.data.encoding import Encoded, SplitWriter
-from transformer_lib.data.shards import IdPairs, count_shards, shards
+from transformer_lib.data.prepared import IdPairs, count_shards, shards
 
 DRAW = {"seed": 3, "epoch": 2}
 
@@ -26,10 +26,14 @@ def corpus(folder, n_pairs):
     return IdPairs(folder, "train")
 
 
+def set_sizes(monkeypatch, shard, block):
+    monkeypatch.setattr(module, "SHARD_PAIRS", shard)
+    monkeypatch.setattr(module, "BLOCK_PAIRS", block)
+
+
 @pytest.fixture
 def large(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SHARD_PAIRS", 1000)
-    monkeypatch.setattr(module, "BLOCK_PAIRS", 32)
+    set_sizes(monkeypatch, 1000, 32)
     return corpus(tmp_path, 4321)
 
 
@@ -37,12 +41,15 @@ def names(batches):
     return [batch.src[:, 0].tolist() for batch in batches]
 
 
-def test_a_corpus_that_fits_into_one_shard_has_the_batches_it_always_had(tmp_path):
+def assert_same(batches, others):
+    for a, b in zip(batches, others, strict=True):
+        assert a.src.equal(b.src) and a.tgt.equal(b.tgt)
+
+
+def test_a_corpus_that_fits_into_one_shard_has_the_lessons_batches(tmp_path):
     pairs = corpus(tmp_path, 1000)
     for draw in ({}, DRAW, DRAW | {"rank": 1, "world_size": 3}):
-        found = pairs.batches(60, **draw)
-        for a, b in zip(found, epoch_batches(list(pairs), 60, **draw), strict=True):
-            assert a.src.equal(b.src) and a.tgt.equal(b.tgt)
+        assert_same(pairs.batches(60, **draw), epoch_batches(list(pairs), 60, **draw))
 
 
 def resident(folder):
@@ -58,8 +65,7 @@ def resident(folder):
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells")
 def test_what_was_read_does_not_stay_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SHARD_PAIRS", 1000)
-    monkeypatch.setattr(module, "BLOCK_PAIRS", 1000)
+    set_sizes(monkeypatch, 1000, 1000)
     pairs = corpus(tmp_path, 40_000)
     for _ in pairs:
         pass
@@ -73,16 +79,15 @@ def test_what_was_read_does_not_stay_in_memory(tmp_path, monkeypatch):
 
 def test_a_corpus_that_is_prepared_anew_meanwhile_stays_what_it_was(tmp_path):
     folder, other = tmp_path / "data", tmp_path / "other"
-    for place in (folder, other):
-        place.mkdir()
+    folder.mkdir()
+    other.mkdir()
     pairs = corpus(folder, 1000)
     before, lengths = list(pairs.batches(60)), pairs.lengths
     corpus(other, 2000)
     for file in other.iterdir():
         file.replace(folder / file.name)
     assert pairs.lengths == lengths and pairs.longest == (12, 12)
-    for a, b in zip(pairs.batches(60), before, strict=True):
-        assert a.src.equal(b.src) and a.tgt.equal(b.tgt)
+    assert_same(pairs.batches(60), before)
 
 
 @pytest.mark.parametrize("n_pairs", [1, 999, 1000, 1001, 4321, 40_000])
@@ -92,13 +97,13 @@ def test_every_pair_is_in_one_shard_and_shards_are_of_one_size(n_pairs):
     assert sorted(i for blocks in found for block in blocks for i in block) == [*range(n_pairs)]
     sizes = [sum(map(len, blocks)) for blocks in found]
     assert max(sizes) <= 1000 + 32 and max(sizes) - min(sizes) <= 64
-    assert all([block.start for block in blocks] == sorted(b.start for b in blocks)
-               for blocks in found)  # fmt: skip
+    starts = [[block.start for block in blocks] for blocks in found]
+    assert starts == [sorted(numbers) for numbers in starts]
 
 
 def test_shards_are_drawn_from_seed_and_epoch_alone():
-    def draw(**of):
-        return list(shards(10_000, **of, size=1000, block=32))
+    def draw(**order):
+        return list(shards(10_000, **order, size=1000, block=32))
 
     assert draw(**DRAW) == draw(**DRAW)
     assert len({str(draw(seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
@@ -106,68 +111,58 @@ def test_shards_are_drawn_from_seed_and_epoch_alone():
     assert min(first) < 2000 and max(first) > 8000  # a mixture from everywhere
 
 
-def test_one_pass_over_many_shards_has_every_pair_once(large):
-    found = names(large.batches(60, **DRAW))
-    assert sorted(i for batch in found for i in batch) == [i + 100 for i in range(4321)]
-    assert found == names(large.batches(60, **DRAW))
-    assert found != names(large.batches(60, seed=3, epoch=3))
-    assert all(batch.src.numel() <= 60 and batch.tgt.numel() <= 60
-               for batch in large.batches(60, **DRAW))  # fmt: skip
+@pytest.mark.parametrize("start", [0, 1, 150, 500])
+def test_a_pass_has_every_pair_once_and_is_resumed_anywhere(large, start):
+    whole = names(large.batches(60, **DRAW))
+    assert sorted(i for batch in whole for i in batch) == [i + 100 for i in range(4321)]
+    assert len(whole) > 500 and whole != names(large.batches(60, seed=3, epoch=3))
+    found = list(large.batches(60, start=start, **DRAW))
+    assert names(found) == whole[start:]
+    assert all(batch.src.numel() <= 60 and batch.tgt.numel() <= 60 for batch in found)
 
 
 def test_no_two_shards_use_the_same_draw(large, monkeypatch):
-    used = []
-    real = module.token_batches
-    monkeypatch.setattr(
-        module,
-        "token_batches",
-        lambda *args, **draw: used.append((draw["seed"], draw["epoch"])) or real(*args, **draw),
-    )
+    used, real = [], module.token_batches
+
+    def token_batches(*args, **draw):
+        used.append((draw["seed"], draw["epoch"]))
+        return real(*args, **draw)
+
+    monkeypatch.setattr(module, "token_batches", token_batches)
     for epoch in range(3):
         list(large.batches(60, seed=3, epoch=epoch))
     assert len(used) == len(set(used)) == 3 * 5
 
 
-@pytest.mark.parametrize("start", [0, 1, 150, 500])
-def test_an_interrupted_epoch_is_found_again_across_shards(large, start):
-    whole = names(large.batches(60, **DRAW))
-    assert len(whole) > 500
-    assert names(large.batches(60, start=start, **DRAW)) == whole[start:]
-
-
-def test_ranks_share_every_shard_and_have_equally_many_batches(large):
+def test_ranks_share_every_shard_and_read_the_ids_of_their_own_batches_only(large, monkeypatch):
     whole = {tuple(batch) for batch in names(large.batches(60, **DRAW))}
-    ranks = [names(large.batches(60, **DRAW, rank=rank, world_size=3)) for rank in range(3)]
+    read, real = [], IdPairs.__getitem__
+    monkeypatch.setattr(IdPairs, "__getitem__", lambda self, i: read.append(i) or real(self, i))
+    ranks = []
+    for rank in range(3):
+        read.clear()
+        ranks.append(names(large.batches(60, **DRAW, rank=rank, world_size=3)))
+        assert sorted(read) == sorted(i - 100 for batch in ranks[-1] for i in batch)
     assert len({len(batches) for batches in ranks}) == 1
     shared = [tuple(batch) for batches in ranks for batch in batches]
     assert len(shared) == len(set(shared)) and set(shared) <= whole
     assert len(whole) - len(shared) <= 2 * 5  # at most two of every shard are left out
 
 
-def test_a_rank_reads_the_ids_of_its_own_batches_only(large, monkeypatch):
-    read = []
-    real = IdPairs.__getitem__
-    monkeypatch.setattr(IdPairs, "__getitem__", lambda self, i: read.append(i) or real(self, i))
-    mine = names(large.batches(60, **DRAW, rank=1, world_size=3))
-    assert sorted(read) == sorted(i - 100 for batch in mine for i in batch)
-
-
 def test_the_longest_are_found_without_a_list_of_all(large, tmp_path, monkeypatch):
     expected = tuple(max(side) for side in zip(*large.lengths, strict=True))
     monkeypatch.setattr(IdPairs, "lengths", None)
     assert large.longest == expected == (12, 12)
-    shorter = corpus(tmp_path, 1500)  # the longest stands in the first part, then in the last
-    for place in (0, 1499):
-        ends = [np.arange(1501) + 7 * (np.arange(1501) > place) for _ in range(2)]
-        shorter._lengths = lambda side, pairs, ends=ends: np.diff(
-            ends[0][pairs.start : pairs.stop + 1]
-        )
+    shorter = corpus(tmp_path, 1500)  # the longest is in the first part, then in the last
+    for number in (0, 1499):
+        ends = np.arange(1501) + 7 * (np.arange(1501) > number)
+        shorter._ends = dict.fromkeys(module.SIDES, ends)
+        monkeypatch.setattr(IdPairs, "_release", lambda _: None)  # these are not mapped
         assert shorter.longest == (8, 8)
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SHARD_PAIRS", 300)
-    monkeypatch.setattr(module, "BLOCK_PAIRS", 100)
+    set_sizes(monkeypatch, 300, 100)
 
     def peak(n_pairs):
         pairs = corpus(tmp_path, n_pairs)

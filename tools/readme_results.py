@@ -115,7 +115,10 @@ def recipe(result):
 
 
 def n_parameters(sizes):
-    """Parameters of a model of these sizes, without taking their memory."""
+    """Number of parameters of a model of these sizes, without taking their memory."""
+    # results from before this entry existed: one matrix where the sizes agreed
+    shared = sizes["tie_embeddings"] and sizes["src_vocab_size"] == sizes["tgt_vocab_size"]
+    sizes = {"shared_vocabulary": shared} | sizes
     with torch.device("meta"):
         return sum(p.numel() for p in Transformer(ModelConfig(**sizes)).parameters())
 

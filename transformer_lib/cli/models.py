@@ -22,7 +22,7 @@ from transformer_lib.cli.common import (
 )
 from transformer_lib.data.files import check_free, list_checkpoints, to_json, write_folder
 from transformer_lib.data.prepared import Prepared
-from transformer_lib.data.reading import read_json, understood
+from transformer_lib.data.reading import blame_file, read_json
 from transformer_lib.training import average_weights
 from transformer_lib.translate import evaluation
 from transformer_lib.translate.export import Engine
@@ -83,7 +83,7 @@ def evaluate(
     corpus = Prepared(data)
     text = corpus.text(split)
     training = _training(folder)
-    with understood(folder / "training.json"):
+    with blame_file(folder / "training.json"):
         _check_direction(training or {}, corpus)
     scores = evaluation.evaluate_text(
         translator,
@@ -134,7 +134,7 @@ def average(
     """
     if not models:
         raise ValueError("average needs one or more models to take the mean of")
-    check_free(out, replace=force)
+    check_free(out, "model", replace=force)
     folders = [folder for name in models for folder in _newest(name, last)]
     translators = [Translator.from_pretrained(folder) for folder in folders]
     mean = translators[-1]
@@ -148,7 +148,7 @@ def average(
         mean.write_files(temporary, torch.float16 if half else None)
         (temporary / "training.json").write_text(to_json(training), "utf-8")
 
-    write_folder(out, fill, replace=force)
+    write_folder(out, fill, kind="model", replace=force)
     print(f"the mean of {len(folders)}: {', '.join(training['averaged'])}; written to {out}")
     return 0
 
@@ -184,7 +184,7 @@ def info(model: Model, /) -> int:
         vocab = getattr(translator, side)
         print(f"{side:<18} {len(vocab):>12,} ids, {type(vocab).__name__}")
     if training := _training(folder):
-        with understood(folder / "training.json"):
+        with blame_file(folder / "training.json"):
             _print_training(training)
     if (card := folder / "README.md").is_file():  # a model that ships
         print("scores      ", card)

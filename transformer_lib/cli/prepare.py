@@ -10,11 +10,11 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from transformer_lib.cli.common import Out
-from transformer_lib.data import prepared
-from transformer_lib.data.corpora import SPLITS, fetch_multi30k, has_multi30k, multi30k
+from transformer_lib.data import encoding
+from transformer_lib.data.encoding import SAMPLE_PAIRS, LengthFilter
 from transformer_lib.data.files import check_free
-from transformer_lib.data.prepared import SAMPLE_PAIRS, Text
-from transformer_lib.data.textfiles import PairFiles
+from transformer_lib.data.multi30k import SPLITS, fetch_multi30k, has_multi30k, multi30k
+from transformer_lib.data.text import ConcatenatedText, PairFiles, Text
 
 __all__ = ["fetch", "prepare"]
 
@@ -85,7 +85,7 @@ def prepare(
     for name, value in (("sample", sample), ("workers", workers), ("vocab-size", vocab_size)):
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
-    check_free(out, replace=force)
+    check_free(out, "corpus", replace=force)
     texts: dict[str, Text]
     if corpus == "files":
         if not (source and target):
@@ -102,19 +102,25 @@ def prepare(
     if n_pairs["train"] > LARGE:
         learned = min(sample, n_pairs["train"])
         print(f"learning {vocab} from {learned:,} of {n_pairs['train']:,} pairs", flush=True)
-    vocabularies = prepared.learn_vocabularies(
+    vocabularies = encoding.learn_vocabularies(
         texts["train"], vocab, vocab_size, (source, target), sample=sample
     )
     if also:
         more = [PairFiles(*files, name=" and ".join(map(str, files))) for files in also]
-        texts["train"] = prepared.Extended(texts["train"], more)
+        texts["train"] = ConcatenatedText(texts["train"], more)
     if workers is None:  # starting them takes seconds
         workers = (os.cpu_count() or 1) if len(texts["train"]) > LARGE else 1
-    limits = prepared.Limits(max_length, max_ratio)
+    length_filter = LengthFilter(max_length, max_ratio)
     name = f"{corpus} {source}-{target}"
     about = {"name": name, "source": source, "target": target, "vocab": vocab}
-    prepared.prepare(
-        texts, vocabularies, out, limits=limits, about=about, replace=force, workers=workers
+    encoding.prepare(
+        texts,
+        vocabularies,
+        out,
+        length_filter=length_filter,
+        about=about,
+        replace=force,
+        workers=workers,
     )
     print(f"{len(vocabularies[0]):,} and {len(vocabularies[1]):,} ids; written to {out}")
     return 0

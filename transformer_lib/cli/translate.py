@@ -18,7 +18,7 @@ from transformer_lib.cli.common import (
     choose_device,
     set_threads,
 )
-from transformer_lib.data.corpora import read_lines
+from transformer_lib.data.text import read_lines
 from transformer_lib.translate.translator import EXTRA, Translator
 from transformer_lib.vocab import normalize_text
 

@@ -2,6 +2,7 @@
 reads. docs/faults.md is the list; what is tested elsewhere is named there."""
 
 import ast
+import errno
 import hashlib
 import itertools
 import json
@@ -22,7 +23,6 @@ from safetensors.torch import load_file, save_file
 
 from transformer_lib import Translator
 from transformer_lib.cli import main
-from transformer_lib.data import download
 from transformer_lib.data.files import (
     CheckpointError,
     check_folder,
@@ -31,7 +31,7 @@ from transformer_lib.data.files import (
     write_folder,
     write_text,
 )
-from transformer_lib.train.runs import RunLog
+from transformer_lib.train.folder import RunLog
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = ["a b c d", "b c d e f", "c d", "d e f a b"]
@@ -127,7 +127,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(data, whole, tmp_pa
         out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out.decode()
     assert n_kills >= 2  # or the test has shown nothing
-    assert b"going on from" in out
+    assert b"resuming from" in out
     assert weights(whole) == weights(folder)
     assert curve(whole) == curve(folder)  # every step once, as if nothing had been
 
@@ -152,7 +152,7 @@ if moment == "between the two renames":
             die()
         return rename(path, target)
     pathlib.Path.rename = rename_once
-checkpoint.write_folder(folder, fill)
+checkpoint.write_folder(folder, fill, kind="checkpoint")
 """
 
 
@@ -162,7 +162,9 @@ checkpoint.write_folder(folder, fill)
 )
 def test_killed_in_the_middle_of_a_save_the_old_one_is_whole(tmp_path, moment):
     folder = write_folder(
-        tmp_path / "step-000001", lambda path: (path / "weights.json").write_text("old")
+        tmp_path / "step-000001",
+        lambda path: (path / "weights.json").write_text("old"),
+        kind="checkpoint",
     )
     died = subprocess.run([sys.executable, "-c", SAVE_AND_DIE, moment, folder], timeout=60)
     assert died.returncode == -signal.SIGKILL
@@ -304,13 +306,15 @@ def test_a_damaged_file_is_named_and_an_older_checkpoint_taken_only_with_auto(
     lines = out.splitlines()
     assert status == 0 and lines[0].startswith(f"skipped: {newest / name} is damaged")
     assert lines[0].endswith(f"it is now called damaged-{newest.name}")
-    assert lines[1] == f"going on from {older}, step {int(older.name[5:])}"
+    assert lines[1] == f"resuming from {older}, step {int(older.name[5:])}"
     assert weights(copy) == weights(whole)
 
 
 def test_every_single_flipped_bit_of_a_manifest_is_noticed(tmp_path):
     """The one file that no sum protects: what it says has to disagree with the rest."""
-    folder = write_folder(tmp_path / "x", lambda path: (path / "a.json").write_text("{}"))
+    folder = write_folder(
+        tmp_path / "x", lambda path: (path / "a.json").write_text("{}"), kind="model"
+    )
     intact = (folder / "manifest.json").read_bytes()
     for place, bit in itertools.product(range(len(intact) - 1), range(8)):
         flipped = intact[place] ^ (1 << bit)
@@ -327,6 +331,51 @@ def test_a_checkpoint_without_its_manifest_is_not_passed_over_in_silence(copy, r
     assert status == 2 and f"{newest} is not a folder that this library wrote" in err
     status, out, _ = run(copy, "--resume", "auto")
     assert status == 0 and "skipped" in out and "damaged-step-" in out
+
+
+def test_a_checkpoint_that_became_a_model_is_damaged_too(copy, run):
+    """As `average --force` once made of it: nothing is damaged but what a run needs is gone."""
+    older, newest = list_checkpoints(copy / "checkpoints")[-2:]
+    shutil.rmtree(newest)
+    Translator.from_pretrained(older).save(newest)
+    status, _, err = run(copy, "--resume", "latest")
+    assert status == 2 and f"{newest / 'training.json'} is missing" in err
+    status, out, _ = run(copy, "--resume", "auto")
+    assert status == 0 and f"{newest / 'training.json'} is missing; it is now called" in out
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.ESTALE])
+@pytest.mark.parametrize("name", ["manifest.json", "training.pt"])
+def test_a_file_that_cannot_be_read_now_is_told_and_its_checkpoint_kept(
+    copy, run, monkeypatch, name, number
+):
+    checkpoints, real = list_checkpoints(copy / "checkpoints"), Path.stat
+
+    def stat(path, **options):
+        if path == checkpoints[-1] / name:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    status, out, err = run(copy, "--resume", "auto")
+    assert (status, out) == (1, "") and err.count("\n") == 1
+    assert os.strerror(number) in err and name in err and "damaged" not in err
+    assert list_checkpoints(copy / "checkpoints") == checkpoints
+
+
+def test_a_checkpoint_is_never_an_output(copy, data, capsys):
+    newest = list_checkpoints(copy / "checkpoints")[-1]
+    before = (newest / "manifest.json").read_bytes()
+    pair = [str(data.parent / "text")] * 2
+    files = ["--corpus", "files", "--source", "de", "--target", "en", "--train", *pair]
+    for call in (
+        ["average", newest, copy, "--force"],
+        ["export", copy, newest, "--to", "ctranslate2", "--force"],
+        ["prepare", newest, *files, "--val", *pair, "--vocab-size", "16", "--force"],
+    ):
+        assert main([str(word) for word in call]) == 2
+        assert f"{newest} holds another kind, checkpoint" in capsys.readouterr().err
+    assert (check_folder(newest) / "manifest.json").read_bytes() == before
 
 
 def forge(folder, name, data):
@@ -402,18 +451,17 @@ def test_a_run_on_another_corpus_is_refused(copy, data, run, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda run: run.pop("r_drop"), "an earlier version of this library, which did not have"),
-        (lambda run: run.update(r_drop=1, r_wing=2), "a later version of this library, which has"),
+        ({"r_drop": 5.0}, "run.r_drop=5.0"),  # a setting that an earlier version had
+        ({"r_wing": 2}, "run.r_wing=2"),  # and one that a later version may have
     ],
-    ids=["earlier", "later"],
-)  # fmt: skip
+)
 def test_a_run_of_another_version_is_refused_as_one_and_still_translates(copy, run, change, words):
     newest = list_checkpoints(copy / "checkpoints")[-1]
     noted = json.loads((newest / "training.json").read_text())
-    change(noted["settings"]["run"])
+    noted["settings"]["run"].update(change)
     forge(newest, "training.json", json.dumps(noted).encode())
     status, _, err = run(copy, "--resume", "latest")
-    assert status == 2 and f"{words} run.r_" in err and "was None" not in err
+    assert status == 2 and f"another version of this library, with {words}, which" in err
     Translator.from_pretrained(newest)
 
 
@@ -600,16 +648,6 @@ def test_nothing_is_unpickled_and_no_archive_unpacked(path):
         if name.split(".")[0] != "model":  # model.eval() is torch's
             last = name.split(".")[-1]
             assert last not in UNSAFE or (last == "eval" and "." in name), name
-
-
-def test_every_download_is_by_https_and_stays_so():
-    assert download.MULTI30K_URL.startswith("https://")
-    secure = download.urllib.request.Request("https://example.org/a")
-    handler = download.StaysSecure()
-    moved = handler.redirect_request(secure, None, 302, "", {}, "https://example.org/b")
-    assert moved.full_url == "https://example.org/b"
-    with pytest.raises(OSError, match=r"http://example\.org/b is not https"):
-        handler.redirect_request(secure, None, 302, "", {}, "http://example.org/b")
 
 
 # --- the list

@@ -1,5 +1,6 @@
 """One training step, evaluation and averaging: parity first, then what must not matter."""
 
+import contextlib
 import math
 from dataclasses import replace
 
@@ -17,8 +18,8 @@ from transformer_lib import (
     inverse_sqrt_rate,
     make_optimizer,
     train_step,
+    training,
 )
-from transformer_lib.train.runs import InPrecision
 
 CONFIG = TrainConfig(peak_rate=2e-3, warmup=20)
 
@@ -78,32 +79,10 @@ def test_it_does_not_matter_how_the_tokens_are_cut_into_batches(whole, cuts):
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-10)
 
 
-def test_a_divisor_takes_the_place_of_the_number_of_tokens():
-    """Two processes, whose gradients are averaged afterwards, divide by half of all tokens."""
-    whole = batch_of(2, 9, 5, 1)
-    parts = [Batch(whole.src[:1], whole.tgt[:1]), Batch(whole.src[1:], whole.tgt[1:])]
-
-    def gradients(batch, divisor=None):
-        model = tiny()
-        result = train_step(model, make_optimizer(model, CONFIG), batch, 1, CONFIG, divisor=divisor)
-        return result, [parameter.grad for parameter in model.parameters()]
-
-    together, expected = gradients(whole)
-    both = [gradients(part, together.n_tokens / 2) for part in parts]
-    assert sum(result.n_tokens for result, _ in both) == together.n_tokens
-    for whole_grad, *grads in zip(expected, *(grads for _, grads in both), strict=True):
-        torch.testing.assert_close(sum(grads) / 2, whole_grad, rtol=0, atol=1e-12)
-
-
-def test_the_rate_depends_on_the_step_alone():
-    _, results = updated(tiny(), batch_of(4), steps=30)
-    assert [r.rate for r in results] == [inverse_sqrt_rate(s, 2e-3, 20) for s in range(1, 31)]
-
-
-def test_the_rate_can_cool_down():
+def test_the_step_decides_the_rate_which_can_cool_down():
     config = replace(CONFIG, cooldown=(20, 30))
     _, results = updated(tiny(), batch_of(4), steps=30, config=config)
-    assert results[19].rate == 2e-3
+    assert [r.rate for r in results[:20]] == [inverse_sqrt_rate(s, 2e-3, 20) for s in range(1, 21)]
     assert results[24].rate == pytest.approx(inverse_sqrt_rate(25, 2e-3, 20) / 2)
     assert results[29].rate == 0
 
@@ -132,6 +111,17 @@ def test_the_same_seed_gives_the_same_losses_to_the_bit():
     assert runs[0] == runs[1]
 
 
+def test_an_infinite_loss_with_finite_gradients_updates_nothing(monkeypatch):
+    """As where a target has probability 0: the gradient of its logit is -1."""
+    loss = training.batch_loss
+    monkeypatch.setattr(training, "batch_loss", lambda *given: loss(*given) + math.inf)
+    model = tiny()
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(FloatingPointError, match=r"loss inf, gradient norm \d\S+ at step 1"):
+        updated(model, batch_of(4))
+    assert all(map(torch.equal, before, model.parameters()))
+
+
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_updates_nothing(poison):
     model = tiny()
@@ -143,42 +133,6 @@ def test_a_loss_that_is_no_number_updates_nothing(poison):
         updated(model, batch)
     for name, p in model.named_parameters():
         assert torch.equal(p.nan_to_num(), before[name].nan_to_num())
-
-
-def scaled_step(scale, config=CONFIG):
-    """One step with a loss multiplied by `scale` on its way back."""
-    model = tiny(dtype=torch.float32)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    step = model, make_optimizer(model, config), batch_of(3, 5), 1, config, scaler
-    return before, model, scaler, step
-
-
-def test_a_scaled_loss_gives_the_same_step():
-    """A power of two changes no digit; the length that is cut is the true one."""
-    config = replace(CONFIG, max_grad_norm=0.01)
-    weights, (plain,) = updated(tiny(dtype=torch.float32), batch_of(3, 5), config=config)
-    _, model, scaler, step = scaled_step(2.0**10, config)
-    result = train_step(*step)
-    assert result == plain and scaler.get_scale() == 2.0**10
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, weights[name])
-
-
-def test_too_large_a_scale_updates_nothing_and_is_halved():
-    before, model, scaler, (_, *step) = scaled_step(2.0**24)
-    result = train_step(InPrecision(model, torch.float16), *step)
-    assert math.isfinite(result.loss) and not math.isfinite(result.grad_norm)
-    assert scaler.get_scale() == 2.0**23
-    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-
-
-def test_a_scale_that_cannot_help_is_an_error():
-    _, model, _, step = scaled_step(1.5)
-    with torch.no_grad():
-        model.tgt_embedding.weight[3, 0] = math.inf
-    with pytest.raises(FloatingPointError, match="nothing was updated"):
-        train_step(*step)
 
 
 def test_evaluate_is_a_mean_over_tokens_not_over_batches():
@@ -197,12 +151,26 @@ def test_evaluate_is_a_mean_over_tokens_not_over_batches():
     assert (found.n_tokens, found.perplexity) == (len(losses), pytest.approx(math.exp(found.loss)))
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_evaluate_keeps_the_mode_and_the_gradients(training):
-    model = tiny().train(training)
-    evaluate(model, [batch_of(3)])
-    assert model.training is training
+@pytest.mark.parametrize("fails", [False, True])
+def test_evaluate_restores_the_mode_of_every_part_also_after_an_error(fails):
+    """A frozen encoder stays frozen, and the rest stays in training."""
+    model = tiny(dropout=0.5)
+    model.encoder.eval()
+    before = [module.training for module in model.modules()]
+    batch = Batch(torch.tensor([[99, 3]]), torch.tensor([[2, 5, 3]])) if fails else batch_of(3)
+    with pytest.raises(IndexError) if fails else contextlib.nullcontext():
+        evaluate(model, [batch])
+    assert [module.training for module in model.modules()] == before
+    assert {True, False} == {*before}
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_step_leaves_the_mode_alone():
+    model = tiny(dropout=0.5)
+    model.encoder.eval()
+    before = [module.training for module in model.modules()]
+    updated(model, batch_of(3))
+    assert [module.training for module in model.modules()] == before
 
 
 def test_nothing_cannot_be_evaluated():

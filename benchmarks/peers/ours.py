@@ -8,26 +8,22 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.material import PEAK_RATE, WARMUP, Material
-from transformer_lib import Batch, ModelConfig, TrainConfig, Translator, train_step
+from transformer_lib import Batch, ModelConfig, TrainConfig, Translator
 from transformer_lib.data.prepared import Prepared
-from transformer_lib.train.runs import RunConfig
+from transformer_lib.train.settings import RunConfig
 from transformer_lib.train.trainer import Trainer
 
 __all__ = ["OurStep", "decoder", "training"]
 
 
 class OurStep:
-    """`train_step` on what a `Trainer` sets up: its model, optimiser, precision and loss."""
+    """Updates by a `Trainer`, with its optimiser, precision and loss."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.n_steps = trainer, 0
+        self.trainer = trainer
 
     def __call__(self, src: Tensor, tgt: Tensor) -> float:
-        self.n_steps += 1
-        run, batch = self.trainer, Batch(src, tgt)
-        return train_step(
-            run.model, run.optimizer, batch, self.n_steps, run.config, run.scaler, run.loss_of
-        ).loss
+        return self.trainer.update([Batch(src, tgt)]).loss
 
 
 def training(

@@ -25,7 +25,7 @@ STEPS = 6  # timed, after one to warm up
 SENTENCES = 64  # of the validation text, timed
 SMALL = 2**16  # bytes of a checkpoint besides tensors and vocabularies
 LABEL = 2**9  # more bytes for each tensor: its name, and those of its moments
-SAVED_D, SAVED_F = 44, 6  # numbers of width D and F that a layer pair keeps for each token
+SAVED_D, SAVED_F = 29, 1  # numbers of width D and F that a pair of layers keeps for each token
 LOGITS = 3  # logits, their softmax, and their gradient
 
 

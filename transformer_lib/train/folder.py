@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from transformer_lib.data.files import CheckpointError, list_checkpoints, set_aside, write_text
 
-__all__ = ["Resume", "RunLog", "choose_checkpoint", "lock_folder", "progress_bar"]
+__all__ = ["Resume", "RunLog", "choose_checkpoint", "lock_folder"]
 
 Resume = Literal["no", "latest", "auto"]
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}  # the file system has none
@@ -117,10 +115,3 @@ class RunLog:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items() if self.board else ():
             self.board.add_scalar(name, value, step)
-
-
-def progress_bar(done: int, total: int, quiet: bool) -> tqdm:
-    """Return a bar of steps done, speed and time left; in a log file, a line now and then."""
-    interval = 0.5 if sys.stderr.isatty() else 30.0
-    options = {"mininterval": interval, "disable": quiet, "dynamic_ncols": True}
-    return tqdm(initial=done, total=total, unit="step", **options)

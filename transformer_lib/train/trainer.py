@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from transformer_lib.batching import Batch, collate, token_batches
 from transformer_lib.config import ModelConfig
@@ -27,6 +26,7 @@ from transformer_lib.data.files import (
     write_text,
 )
 from transformer_lib.data.prepared import Prepared
+from transformer_lib.data.progress import progress_bar
 from transformer_lib.data.reading import blame_file, check_ids, load_state
 from transformer_lib.model import Transformer
 from transformer_lib.train.distributed import (
@@ -39,13 +39,7 @@ from transformer_lib.train.distributed import (
     train_step_on_all_ranks,
 )
 from transformer_lib.train.dropout import use_fast_dropout
-from transformer_lib.train.folder import (
-    Resume,
-    RunLog,
-    choose_checkpoint,
-    lock_folder,
-    progress_bar,
-)
+from transformer_lib.train.folder import Resume, RunLog, choose_checkpoint, lock_folder
 from transformer_lib.train.losses import TrainingLoss, choose_rows
 from transformer_lib.train.optimizers import check_optimizer, choose_optimizer
 from transformer_lib.train.ranks import ALONE, Ranks
@@ -289,7 +283,8 @@ class Trainer:
     def _fit(self, quiet: bool) -> str:
         batches = self.batches()
         signals = StopSignal(quiet=not self.ranks.is_main)
-        with signals as stop, progress_bar(self.step, self.run.last_step, quiet) as bar:
+        done, total = self.step, self.run.last_step
+        with signals as stop, progress_bar(total=total, unit="step", done=done, quiet=quiet) as bar:
             while not (reason := self._reason_to_stop(stop)):
                 started = time.monotonic()
                 self._count(self.update(list(itertools.islice(batches, self.accumulate))))
@@ -298,12 +293,12 @@ class Trainer:
                 if self.step % self.log_every == 0:
                     self._log_loss(bar)
                 if self.step % self.run.validate_every == 0 or self.step == self.run.steps:
-                    self._validate_and_save(quiet)
+                    self._validate_and_save(bar, quiet)
             if self.saved != self.step:
                 self.save()
         return reason
 
-    def _validate_and_save(self, quiet: bool) -> None:
+    def _validate_and_save(self, bar: Any, quiet: bool) -> None:
         try:
             message = self.validate()
         except Exception:
@@ -311,7 +306,7 @@ class Trainer:
             raise
         self.save()
         if not quiet:
-            tqdm.write(message, file=sys.stderr)
+            bar.write(message, file=sys.stderr)
 
     def update(self, batches: Sequence[Batch]) -> StepResult:
         """Make one update of all ranks, with these batches of this rank."""
@@ -349,7 +344,7 @@ class Trainer:
         loss, n_tokens = self.recent
         self.recent = [loss + result.loss * result.n_tokens, n_tokens + result.n_tokens]
 
-    def _log_loss(self, bar: tqdm) -> None:
+    def _log_loss(self, bar: Any) -> None:
         (loss, n_tokens), self.recent = self.recent, [0.0, 0]
         loss, rate = loss / n_tokens, rate_at(self.step, self.config)
         speed = self.n_tokens / max(self.seconds, 1e-9)

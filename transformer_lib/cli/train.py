@@ -108,10 +108,10 @@ def train(
         dry_run: check settings, data, disk and memory, time a few steps, and write nothing.
         resume: continue in `out`: from the latest checkpoint, or (auto) from the latest whole one.
     """
-    set_threads(threads)
-    check_flags(preset, model, rates, run.steps)
     with join(partial(choose_device, device), run.wait_minutes) as ranks:
         with ranks.raise_on_all_ranks():
+            set_threads(threads)
+            check_flags(preset, model, rates, run.steps)
             corpus = Prepared(data)
             config = model_config(corpus, preset, model)
             schedule = train_config(rates, config, run.steps)

@@ -6,11 +6,13 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
+from transformer_lib import ModelConfig
 from transformer_lib.data import files
 from transformer_lib.data.files import (
     CheckpointError,
@@ -25,7 +27,7 @@ from transformer_lib.data.files import (
     write_folder,
     write_text,
 )
-from transformer_lib.data.reading import load_state
+from transformer_lib.data.reading import load_state, read_config
 
 KINDS = ["model", "checkpoint", "corpus", "export"]
 
@@ -376,8 +378,25 @@ def test_a_state_that_is_torn_or_holds_a_callable_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(CheckpointError, match=r"state\.pt is damaged"):
         load_state(path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(CheckpointError, match=r"none\.pt is missing"):
         load_state(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tied", "shared"),
+    [((9, 9), True, True), ((9, 9), False, False), ((9, 8), True, False)],
+)
+def test_an_old_configuration_shares_its_embeddings_where_the_sizes_agree(
+    tmp_path, sizes, tied, shared
+):
+    record = asdict(ModelConfig(*sizes, d_model=4, n_heads=1, tie_embeddings=tied))
+    for name, expected in (("new", False), ("old", shared)):
+        (tmp_path / name).write_text(json.dumps(record))
+        assert read_config(tmp_path / name).shared_vocabulary is expected
+        record.pop("shared_vocabulary", None)
+    (tmp_path / "bad").write_text(json.dumps(record | {"max_len": 2**27}))
+    with pytest.raises(CheckpointError, match=r"bad cannot be used: .*max_len=134217728"):
+        read_config(tmp_path / "bad")
 
 
 def test_a_text_is_replaced_at_once(tmp_path, monkeypatch):

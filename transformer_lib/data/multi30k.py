@@ -14,7 +14,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from transformer_lib.data.files import file_sha256
 from transformer_lib.data.text import ParallelText, read_pairs
@@ -196,84 +195,71 @@ def fetch_multi30k(
         raise ValueError(f"Multi30k has no {', '.join(pairs) or 'file for an empty list'}")
     for i, name in enumerate(names, start=1):
         path = folder / f"{name}.gz"
-        download = _Download(path, MULTI30K_SHA256[name], timeout, time_limit)
-        fetched = download.fetch(f"{base_url}/{path.name}")
+        url, sha256 = f"{base_url}/{path.name}", MULTI30K_SHA256[name]
+        fetched = _fetch_file(url, path, sha256, timeout, time_limit)
         say(f"[{i}/{len(names)}] {path.name}: {'fetched' if fetched else 'already there'}")
     return folder
 
 
-class _Download:
-    """A file to be fetched by `pooch`, which keeps it only if its sum is right.
+def _fetch_file(url: str, path: Path, sha256: str, timeout: float, time_limit: float) -> bool:
+    """Fetch a file unless it is there; `pooch` keeps what came only if its sum is right.
 
-    What pooch does not do is done here: limits on size and time, redirections from https only to
-    https, and an error that says what came instead and what to do.
+    Returns:
+        False if it was there and right.
 
-    Args:
-        path: where the file goes.
-        sha256: the sum it must have.
-        timeout: most seconds without an answer.
-        time_limit: most seconds in all.
+    Raises:
+        DownloadError: the file did not come whole, or cannot be written. What was there before is
+            still there.
     """
+    if path.is_file() and file_sha256(path) == sha256:
+        return False
+    import pooch
 
-    def __init__(self, path: Path, sha256: str, timeout: float, time_limit: float) -> None:
-        self.path, self.sha256 = path, sha256
-        self.timeout, self.time_limit = timeout, time_limit
-
-    def fetch(self, url: str) -> bool:
-        """Fetch the file unless it is there. A wrong one is replaced only by the right one.
-
-        Returns:
-            False if it was there and right.
-
-        Raises:
-            DownloadError: the file did not come whole, or cannot be written.
-        """
-        if self.path.is_file() and file_sha256(self.path) == self.sha256:
-            return False
-        import pooch
-
-        pooch.get_logger().setLevel("WARNING")  # one line for each file is enough
-        try:
-            pooch.retrieve(url, self.sha256, self.path.name, self.path.parent, downloader=self)
-        except OSError as error:
-            raise DownloadError(f"cannot write {self.path}: {error.strerror or error}") from error
-        return True
-
-    def __call__(self, url: str, output_file: str, pooch: Any) -> None:
-        """Write what comes from the URL to a temporary file of pooch."""
-        data, problem = self._read(url)
+    def download(url: str, output_file: str, _: object) -> None:
+        data, problem = _read(url, timeout, time_limit)
         found = hashlib.sha256(data).hexdigest() if data else "nothing"
-        if problem or found != self.sha256:
+        if problem or found != sha256:
             raise DownloadError(
-                f"{url}: {problem or 'not the expected file'} (sha256 expected {self.sha256}, "
-                f"found {found}); put the file at {self.path} by hand, or run this again"
+                f"{url}: {problem or 'not the expected file'} (sha256 expected {sha256}, "
+                f"found {found}); put the file at {path} by hand, or run this again"
             )
         os.unlink(output_file)  # pooch's own file could be read by nobody else
         with open(output_file, "xb") as file:
             file.write(data)
 
-    def _read(self, url: str) -> tuple[bytes, str]:
-        """Return what came, and what is wrong with it ("" when nothing is)."""
-        stop, data = time.monotonic() + self.time_limit, b""
-        try:
-            with urllib.request.build_opener(StaysSecure).open(url, timeout=self.timeout) as answer:
-                length = answer.length  # as announced; None when the server does not say
-                while part := answer.read1(2**16):
-                    data += part
-                    if len(data) > MULTI30K_MAX_BYTES:
-                        return b"", f"larger than {MULTI30K_MAX_BYTES} bytes"
-                    if time.monotonic() > stop:
-                        return data, f"not whole after {self.time_limit:g} seconds"
-        except urllib.error.HTTPError as error:
-            with error:
-                return b"", f"the server answered {error.code} {error.reason}"
-        except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSError
-            return b"", f"no connection, or it broke: {getattr(error, 'reason', None) or error!r}"
-        if length is not None and len(data) < length:
-            return data, f"cut off after {len(data)} of {length} bytes"
-        if data[:512].lstrip().lower().startswith((b"<!doctype", b"<html")):
-            return data, "an HTML page came instead of the file"
-        return data, ""
+    pooch.get_logger().setLevel("WARNING")  # one line for each file is enough
+    try:
+        pooch.retrieve(url, sha256, path.name, path.parent, downloader=download)
+    except OSError as error:
+        raise DownloadError(f"cannot write {path}: {error.strerror or error}") from error
+    return True
+
+
+def _read(url: str, timeout: float, time_limit: float) -> tuple[bytes, str]:
+    """Return what came, and what is wrong with it ("" when nothing is).
+
+    pooch limits neither size nor time, and follows a redirection from https to http.
+    """
+    stop, data = time.monotonic() + time_limit, b""
+    try:
+        with urllib.request.build_opener(StaysSecure).open(url, timeout=timeout) as answer:
+            length = answer.length  # as announced; None when the server does not say
+            while part := answer.read1(2**16):
+                data += part
+                if len(data) > MULTI30K_MAX_BYTES:
+                    return b"", f"larger than {MULTI30K_MAX_BYTES} bytes"
+                if time.monotonic() > stop:
+                    return data, f"not whole after {time_limit:g} seconds"
+    except urllib.error.HTTPError as error:
+        with error:
+            return b"", f"the server answered {error.code} {error.reason}"
+    except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSError
+        return b"", f"no connection, or it broke: {getattr(error, 'reason', None) or error!r}"
+    if length is not None and len(data) < length:
+        return data, f"cut off after {len(data)} of {length} bytes"
+    if data[:512].lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return data, "an HTML page came instead of the file"
+    return data, ""
 
 
 class StaysSecure(urllib.request.HTTPRedirectHandler):

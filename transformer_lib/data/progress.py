@@ -9,24 +9,20 @@ __all__ = ["progress_bar"]
 
 
 class _NoBar:
-    """Accept what a bar of tqdm accepts, and show nothing but messages."""
+    """Stand in for a bar of tqdm and show nothing but messages."""
+
+    write = staticmethod(print)
 
     def __enter__(self) -> _NoBar:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
-    def update(self, n: int = 1) -> None:
-        """Count n more."""
+    def update(self, *_: object, **__: object) -> None:
+        """Do nothing."""
 
-    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
-        """Set the text after the bar."""
-
-    @staticmethod
-    def write(message: str, file: Any = None) -> None:
-        """Print a line that does not disturb the bar."""
-        print(message, file=file)
+    set_postfix_str = update
 
 
 def progress_bar(

@@ -41,28 +41,25 @@ NO_MEMORY = ("cannot allocate memory", "can't allocate memory", "out of memory")
 
 
 @contextmanager
-def blame_file(path: str | Path) -> Iterator[None]:
+def blame_file(path: str | Path, fault: str = "cannot be used") -> Iterator[None]:
     """Blame the file for every error inside, except for those of the machine.
 
     Raises:
-        CheckpointError: the file is named, with the first line of the reason.
+        CheckpointError: the file is missing, or unusable for the reason whose first line follows.
         MemoryError: there was no room for it, which says nothing about the file.
     """
     try:
         yield
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing") from error
     except (*OF_THE_MACHINE, CheckpointError):
         raise
     except Exception as error:  # parsers raise some ten kinds, according to where they stumble
-        raise _blame(path, "cannot be used", error) from error
-
-
-def _blame(path: str | Path, fault: str, error: Exception) -> Exception:
-    """Return an error of the file, or of the machine where a parser hides a lack of memory."""
-    reason = f"no entry {error}" if isinstance(error, KeyError) else str(error)
-    first = (reason or type(error).__name__).splitlines()[0]
-    if any(words in first.lower() for words in NO_MEMORY):
-        return MemoryError(f"{path}: {first}")
-    return CheckpointError(f"{path} {fault}: {first}")
+        reason = f"no entry {error}" if isinstance(error, KeyError) else str(error)
+        first = (reason or type(error).__name__).splitlines()[0]
+        if any(words in first.lower() for words in NO_MEMORY):  # hidden in an error of a parser
+            raise MemoryError(f"{path}: {first}") from error
+        raise CheckpointError(f"{path} {fault}: {first}") from error
 
 
 def read_json(path: str | Path, kinds: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
@@ -108,12 +105,8 @@ def load_state(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is damaged, or would run code.
     """
-    try:
+    with blame_file(path, "is damaged or holds more than tensors"):
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OF_THE_MACHINE:
-        raise
-    except Exception as error:  # torch raises four kinds, according to where the bytes are wrong
-        raise _blame(path, "is damaged or holds more than tensors", error) from error
 
 
 def load_vocab(path: str | Path) -> Vocab:

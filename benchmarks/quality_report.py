@@ -11,8 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.report import README, RESULTS, table, with_section
-from transformer_lib.lessons.figures import PALETTE, figure, headline, name_axes, style
-from transformer_lib.lessons.figures.base import name_lines
+from transformer_lib.lessons.figures import PALETTE, figure, headline, name_axes, name_lines, style
 
 __all__ = ["END", "START", "at", "draw", "picture", "section"]
 

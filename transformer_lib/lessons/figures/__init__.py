@@ -1,17 +1,27 @@
 """Every figure of the series, as a function that returns a matplotlib Figure.
 
-One file per notebook; `base` holds what they share, `architecture` the paper's Figure 1.
+One file per notebook; `base` and `heatmaps` hold what they share, `architecture` draws the paper's
+Figure 1.
 """
 
 from transformer_lib.data.extras import needs
 
 with needs("lessons"):
-    from transformer_lib.lessons.figures.architecture import *  # noqa: F403
-    from transformer_lib.lessons.figures.attention import *  # noqa: F403
-    from transformer_lib.lessons.figures.base import *  # noqa: F403
-    from transformer_lib.lessons.figures.embeddings import *  # noqa: F403
-    from transformer_lib.lessons.figures.feed_forward import *  # noqa: F403
-    from transformer_lib.lessons.figures.masks import *  # noqa: F403
-    from transformer_lib.lessons.figures.model import *  # noqa: F403
-    from transformer_lib.lessons.figures.positional import *  # noqa: F403
-    from transformer_lib.lessons.figures.training import *  # noqa: F403
+    from transformer_lib.lessons.figures import (
+        architecture,
+        attention,
+        base,
+        embeddings,
+        feed_forward,
+        heatmaps,
+        masks,
+        positional,
+        training,
+    )
+
+_FILES = (
+    *(architecture, base, heatmaps, embeddings, positional),
+    *(masks, attention, feed_forward, training),
+)
+__all__ = [name for file in _FILES for name in file.__all__]
+globals().update({name: getattr(file, name) for file in _FILES for name in file.__all__})

@@ -1,21 +1,16 @@
-"""The paper's Figure 1, drawn by our own code, with "you are here" for each notebook.
+"""The paper's Figure 1, with "you are here" for each notebook."""
 
-`python -m …figures.architecture FOLDER` writes it and the seven thumbnails as PNG.
-"""
-
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from transformer_lib.lessons.figures.canvas import HERE, HERE_TINT, LOOKS, Canvas
-from transformer_lib.lessons.figures.look import INK, MUTED, Number, headline, style
+from transformer_lib.lessons.figures.base import INK, MUTED, Number, headline, style
+from transformer_lib.lessons.figures.canvas import HERE, LOOKS, Canvas
 
-__all__ = ["figure_one", "thumbnail"]
+__all__ = ["figure_one"]
 
-# What each notebook builds; the first name of each is the module it writes.
-NOTEBOOKS: dict[int, tuple[str, ...]] = {
+NOTEBOOKS: dict[int, tuple[str, ...]] = {  # the parts that each notebook builds
     1: ("embeddings", "vocab", "output"),
     2: ("positional",),
     3: ("masks",),
@@ -28,18 +23,18 @@ PARTS: dict[str, int] = {part: number for number, parts in NOTEBOOKS.items() for
 TITLES = {
     0: "The Transformer, built piece by piece in seven notebooks",
     1: "Notebook 1 turns words into vectors, and vectors back into words",
-    2: "Notebook 2 tells the model where each word stands",
-    3: "Notebook 3 hides what no position may look at",
-    4: "Notebook 4 lets every word look at every other",
-    5: "Notebook 5 works on each position alone, and adds to what was there",
+    2: "Notebook 2 tells the model the position of each word",
+    3: "Notebook 3 hides what a position must not attend to",
+    4: "Notebook 4 lets every word attend to every other",
+    5: "Notebook 5 processes each position alone and adds to its input",
     6: "Notebook 6 stacks the parts into an encoder and a decoder",
-    7: "Notebook 7 trains the whole on pairs of sentences",
+    7: "Notebook 7 trains the whole model on sentence pairs",
 }
 WIDTH, HEIGHT, INCHES = 100.0, 91.0, 8.4  # drawing units, and the width of the figure
 ENCODER_X, DECODER_X, BOX_WIDTH = 26.0, 71.0, 28.0
 STACK_Y, INSET, SUBLAYER, NORM, STEP = 21.5, 3.9, 5.6, 3.3, 13.5
 
-# the sub-layers of each stack from its bottom to its top: part, label, note, mask
+# sub-layers of each stack from bottom to top: part, label, note, mask
 FEED_FORWARD = ("feed_forward", "feed-forward", "each position alone", "")
 STACKS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "encoder": (("attention", "multi-head attention", "self-attention", "padding"), FEED_FORWARD),
@@ -50,7 +45,7 @@ STACKS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     ),
 }
 FIRST_GAP = STACK_Y + INSET + STEP - 1.5
-# where the text of each shape goes: x, y, alignment
+# position of the text of each shape: x, y, alignment
 SHAPES: dict[str, tuple[Number, Number, str]] = {
     "source": (ENCODER_X + 1.3, 6.3, "left"),
     "source_embedding": (ENCODER_X + 1.3, 13.6, "left"),
@@ -66,48 +61,31 @@ SHAPES: dict[str, tuple[Number, Number, str]] = {
     "logits": (DECODER_X - 1.3, 73.1, "right"),
     "probabilities": (DECODER_X - 1.3, 79.7, "right"),
 }
-Chosen = int | str | Iterable[int | str] | None
-
-
-def _parts(chosen: Chosen) -> set[str]:
-    """The parts that a notebook number, a name or several of them stand for."""
-    several = [chosen] if isinstance(chosen, int | str) else list(chosen or ())
-    parts: set[str] = set()
-    for one in several:
-        if one in NOTEBOOKS or one == "model":
-            parts.update(NOTEBOOKS[6 if one == "model" else int(one)])
-        elif one in PARTS:
-            parts.add(str(one))
-        else:
-            raise ValueError(f"no part {one!r} in Figure 1: choose 1 to 7 or from {[*PARTS]}")
-    return parts
 
 
 @style()
 def figure_one(
-    here: Chosen = None,
-    built: Chosen = None,
-    shapes: Mapping[str, str] | None = None,
-    title: str | None = None,
+    here: int | None = None, shapes: Mapping[str, str] | None = None, title: str | None = None
 ) -> Figure:
-    """The paper's Figure 1 with the parts of `here` in a strong colour.
+    """Draw the paper's Figure 1 with the parts of notebook `here` in a strong colour.
 
-    `here` and `built` are notebook numbers, names of `PARTS`, or several; without `built`, it is
-    everything from earlier notebooks. Without `here`, each part carries the number of its notebook.
-    `shapes` writes a text beside an arrow, by the names of `SHAPES`. Raises ValueError for a name
-    that is not there.
+    Without `here`, each part shows the number of its notebook. `shapes` writes a text beside an
+    arrow, by the names of `SHAPES`.
+
+    Raises:
+        ValueError: no such notebook or arrow.
     """
-    strong = _parts(here)
-    first = min((PARTS[part] for part in strong), default=8)
-    known = _parts(range(1, first)) if built is None else _parts(built)
+    if here is not None and here not in NOTEBOOKS:
+        raise ValueError(f"there is no notebook {here!r}: choose from 1 to 7")
+    now = here or 8
     states = {
-        part: "here" if part in strong else "built" if part in known else "to come"
-        for part in PARTS
+        part: "here" if number == now else "built" if number < now else "to come"
+        for part, number in PARTS.items()
     }
     fig = Figure()
     ax = fig.add_axes((0, 0, 1, 1))
     ax.axis("off")
-    canvas = Canvas(ax, states, numbers={} if strong else PARTS)
+    canvas = Canvas(ax, states, numbers={} if here else PARTS)
     for stack, x, side in (("encoder", ENCODER_X, -1), ("decoder", DECODER_X, 1)):
         _draw_input(canvas, stack, x, side)
         _draw_stack(canvas, stack, x, side)
@@ -115,19 +93,12 @@ def figure_one(
     _draw_output(canvas)
     _draw_legend(canvas)
     _write_shapes(canvas, shapes or {})
-    _write_title(fig, title or TITLES[first % 8])
+    _write_title(fig, title or TITLES[here or 0])
     return fig
 
 
-def thumbnail(number: int) -> Figure:
-    """The small picture of notebook `number`, 1 to 7, for a table of contents."""
-    from transformer_lib.lessons.figures.thumbnails import draw
-
-    return draw(number)
-
-
 def _draw_input(canvas: Canvas, stack: str, x: Number, side: int) -> None:
-    """Ids, embedding, and the positional encoding that is added to it."""
+    """Draw ids, embedding, and the positional encoding that is added to it."""
     label = "inputs" if stack == "encoder" else "outputs (shifted right)"
     ids = "training" if canvas.states["training"] == "here" else "vocab"
     canvas.box(ids, x, 3.2, 25, 3.8, label, side=side)
@@ -140,7 +111,7 @@ def _draw_input(canvas: Canvas, stack: str, x: Number, side: int) -> None:
 
 
 def _draw_stack(canvas: Canvas, stack: str, x: Number, side: int) -> None:
-    """The frame, its sub-layers from the bottom up, and the residual line around each."""
+    """Draw the frame, its sub-layers from the bottom up, and the residual line around each."""
     _draw_frame(canvas, stack, x, side)
     below = 18.5
     for number, (part, label, note, mask) in enumerate(STACKS[stack]):
@@ -164,21 +135,21 @@ def _draw_stack(canvas: Canvas, stack: str, x: Number, side: int) -> None:
 def _draw_frame(canvas: Canvas, stack: str, x: Number, side: int) -> None:
     face, edge, _, line = LOOKS[canvas.states[stack]]
     strong = canvas.states[stack] == "here"
-    face = {"here": HERE_TINT, "built": "#f5f8fa"}.get(canvas.states[stack], "white")
+    face = {"here": "#fdf1e7", "built": "#f5f8fa"}.get(canvas.states[stack], "white")
     height = INSET + STEP * len(STACKS[stack]) - 1.5
     middle = x + side * 0.7
     frame = canvas.frame(middle, STACK_Y + height / 2, 36, height, gid=stack)
     frame.set(facecolor=face, edgecolor=edge, linestyle=line, linewidth=2.2 if strong else 1.2)
-    loud: dict[str, Any] = {"color": HERE if strong else MUTED, "fontweight": "bold"}
-    canvas.words(x + side * 22.2, STACK_Y + height / 2, "N ×", fontsize=12, ha="center", **loud)
+    bold: dict[str, Any] = {"color": HERE if strong else MUTED, "fontweight": "bold"}
+    canvas.words(x + side * 22.2, STACK_Y + height / 2, "N ×", fontsize=12, ha="center", **bold)
     corner = middle + side * 17.4
-    look = {"fontsize": 10, "ha": "left" if side < 0 else "right"} | loud
+    look = {"fontsize": 10, "ha": "left" if side < 0 else "right"} | bold
     canvas.words(corner, STACK_Y + height + 1.8, stack, **look)
     canvas.badge(stack, middle - side * 17.6, STACK_Y + height - 0.4)
 
 
 def _draw_fork(canvas: Canvas, x: Number, y: Number) -> None:
-    """The stream splits into queries, keys and values: all three come from the same place."""
+    """Split the stream into queries, keys and values, which all come from the same place."""
     for side in (-1, 1):
         points = (x, y - 1.7), (x + side * 5, y - 1.7), (x + side * 5, y)
         canvas.arrow("attention", *points, radius=0.7)
@@ -186,7 +157,7 @@ def _draw_fork(canvas: Canvas, x: Number, y: Number) -> None:
 
 
 def _draw_memory(canvas: Canvas) -> None:
-    """The encoder's output goes to every decoder layer, as keys and values."""
+    """Lead the encoder's output to every decoder layer, as keys and values."""
     top = STACK_Y + INSET + 2 * STEP - 3.7
     bend, query = 46.4, STACK_Y + INSET + STEP
     target = query + SUBLAYER / 2
@@ -197,7 +168,7 @@ def _draw_memory(canvas: Canvas) -> None:
 
 
 def _draw_output(canvas: Canvas) -> None:
-    """From vectors to probabilities, and for training on to the loss."""
+    """Draw the path from vectors to probabilities and, for training, to the loss."""
     x, top = DECODER_X, 83.0
     for low, high in ((STACK_Y + INSET + 3 * STEP - 3.7, 67.7), (72.0, 74.3), (78.6, 81.0)):
         canvas.arrow("", (x, low), (x, high))
@@ -235,15 +206,9 @@ def _write_shapes(canvas: Canvas, shapes: Mapping[str, str]) -> None:
 
 
 def _write_title(fig: Figure, title: str) -> None:
-    """The title on top, and a canvas that grows with the number of its lines."""
+    """Write the title, and let the canvas grow with the number of its lines."""
     fig.set_figwidth(INCHES)
     headline(fig, title)
     height = HEIGHT + 3.0 * fig.get_suptitle().count("\n")
     fig.set_figheight(INCHES * height / WIDTH)
     fig.axes[0].set(xlim=(0, WIDTH), ylim=(0, height), aspect="equal")
-
-
-if __name__ == "__main__":
-    from transformer_lib.lessons.figures.thumbnails import main
-
-    main(sys.argv[1:])

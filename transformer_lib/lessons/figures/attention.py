@@ -1,23 +1,27 @@
-"""The figures of the notebook that builds `attention`."""
+"""The figures of notebook 04: weighted sums, the factor 1 / √d_k, heads, costs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Polygon
+from matplotlib.patches import FancyArrowPatch, Polygon
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from transformer_lib.lessons.figures.heads import HEADS, head_split
-from transformer_lib.lessons.figures.look import (
+from transformer_lib.lessons.figures.base import (
     GRID,
     INK,
     MUTED,
     PALETTE,
+    SEQUENTIAL,
     as_array,
     figure,
     headline,
+    label,
     name_axes,
+    note,
+    rectangle,
     style,
 )
 
@@ -31,19 +35,19 @@ __all__ = [
 ]
 
 WITH, WITHOUT = PALETTE[0], PALETTE[3]  # the same two colours for √d_k in every figure
+HEADS = [PALETTE[i] for i in (0, 1, 2, 4, 9, 5, 6, 7)]  # a colour per head
 
 
 @style()
 def weighted_sum(
     values: Any, weights: Any, names: Sequence[str], *, title: str, axes: Sequence[str]
 ) -> Figure:
-    """Three or more values in the plane and their weighted sum, drawn toward each by its weight.
+    """Draw values in the plane and their weighted sum, pulled toward each by its weight.
 
     `values` (K, 2), `weights` (K,); `axes` names the two coordinates.
     """
     points, shares = as_array(values, 2), as_array(weights, 1)
-    fig, ax = figure(6.6, 4.6)
-    headline(fig, title)
+    fig, ax = figure(6.6, 4.6, title=title)
     ax.add_patch(Polygon(points, closed=True, facecolor="#eef3f7", edgecolor="#b9c7d2"))
     output = shares @ points
     middle = points.mean(0)
@@ -51,20 +55,12 @@ def weighted_sum(
         colour = HEADS[number % len(HEADS)]
         ax.plot(*zip(output, point, strict=True), color=colour, linewidth=1 + 11 * share, zorder=2)
         ax.plot(*point, "o", color=colour, markersize=11, zorder=3)
-        side = np.sign(point - middle) * (4, 15)
-        ax.annotate(
-            f"value of “{name}”", point, xytext=side, textcoords="offset points", color=colour,
-            ha="center", va="center", fontweight="bold",
-        )  # fmt: skip
-        ax.annotate(
-            f"{share:.2f}", output + 0.5 * (point - output), ha="center", va="center", zorder=5,
-            bbox={"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": colour},
-        )  # fmt: skip
+        bold = {"ha": "center", "va": "center", "color": colour, "fontweight": "bold"}
+        note(ax, f"value of “{name}”", point, np.sign(point - middle) * (4, 15), **bold)
+        box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": colour}
+        label(ax, *(output + 0.5 * (point - output)), f"{share:.2f}", zorder=5, bbox=box)
     ax.plot(*output, "*", color=INK, markersize=20, zorder=6)
-    ax.annotate(
-        "output", output, xytext=(12, 12), textcoords="offset points", fontweight="bold",
-        va="center", zorder=6,
-    )  # fmt: skip
+    note(ax, "output", output, (12, 12), fontweight="bold", va="center", zorder=6)
     ax.margins(0.2)
     ax.grid(True)
     name_axes(ax, x=axes[0], y=axes[1])
@@ -73,12 +69,11 @@ def weighted_sum(
 
 @style()
 def score_distributions(scores: Mapping[int, Any], *, title: str) -> Figure:
-    """For every d_k one ridge of raw scores (left) and one of the same scores over √d_k (right).
+    """Draw a ridge of raw scores (left) and of the same scores over √d_k (right) for every d_k.
 
     `scores[d_k]` holds raw dot products, in any shape.
     """
-    fig, (left, right) = figure(8.6, 4.6, 1, 2, sharey=True)
-    headline(fig, title)
+    fig, (left, right) = figure(8.6, 4.6, 1, 2, title=title, sharey=True)
     panels = (
         (left, "q · k", WITHOUT, lambda d: 1.0),
         (right, "q · k / √d_k", WITH, lambda d: d**-0.5),
@@ -92,8 +87,8 @@ def score_distributions(scores: Mapping[int, Any], *, title: str) -> Figure:
             height = 0.82 * density / density.max()
             ax.fill_between(middles, row, row + height, color=colour, alpha=0.35, linewidth=0)
             ax.plot(middles, row + height, color=colour, linewidth=1.3)
-            words = f"std {sample.std():.1f}"
-            ax.text(59, row + 0.3, words, ha="right", color=INK, fontsize=9)
+            text = f"std {sample.std():.1f}"
+            ax.text(59, row + 0.3, text, ha="right", color=INK, fontsize=9)
         name_axes(ax, title=name, x="score")
         ax.set(xlim=(-60, 60), xticks=range(-40, 41, 20))
         ax.grid(True, axis="x")
@@ -113,13 +108,12 @@ def saturation(
     uniform: float,
     title: str,
 ) -> Figure:
-    """Entropy of the weights (left) and the gradient that passes the softmax (right), over d_k.
+    """Draw the entropy of the weights (left) and the softmax gradient (right) over d_k.
 
     The keys of both mappings are "with √d_k" and "without"; `gradient` holds rows
     (low, middle, high): quantiles over many queries. `uniform` is the highest possible entropy.
     """
-    fig, (left, right) = figure(8.6, 4.0, 1, 2)
-    headline(fig, title)
+    fig, (left, right) = figure(8.6, 4.0, 1, 2, title=title)
     colours = dict(zip(entropy, (WITH, WITHOUT), strict=True))
     for name, colour in colours.items():
         left.plot(d_k, entropy[name], "o-", color=colour, markersize=4)
@@ -152,12 +146,11 @@ def cost_against_length(
     time_label: str,
     slopes: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Time (left, milliseconds) and memory (right, MB) over the length, both axes logarithmic.
+    """Draw time (left, milliseconds) and memory (right, MB) over the length, axes logarithmic.
 
-    The two mappings share their names and colours; `slopes` are written behind the names.
+    The two mappings share their names and colours; `slopes` are written after the names.
     """
-    fig, (left, right) = figure(8.6, 4.3, 1, 2)
-    headline(fig, title)
+    fig, (left, right) = figure(8.6, 4.3, 1, 2, title=title)
     names = list(dict.fromkeys([*seconds, *memory]))
     marks = dict(zip(names, ("o", "s", "^", "D", "v"), strict=False))
     for number, name in enumerate(names):
@@ -186,9 +179,8 @@ def cost_against_length(
 def loss_with_and_without_scaling(
     losses: Mapping[float, tuple[Any, Any]], *, title: str, chance: float
 ) -> Figure:
-    """One panel per learning rate: the loss with √d_k and without it, over the steps."""
-    fig, axes = figure(8.6, 3.6, 1, len(losses), sharey=True)
-    headline(fig, title)
+    """Draw one panel per learning rate: the loss with √d_k and without it, over the steps."""
+    fig, axes = figure(8.6, 3.6, 1, len(losses), title=title, sharey=True)
     for ax, (rate, (scaled, raw)) in zip(axes, losses.items(), strict=True):
         ax.axhline(chance, color=MUTED, linestyle=":", linewidth=1.3)
         ax.plot(as_array(scaled, 1), color=WITH, label="with √d_k", linewidth=1.6)
@@ -201,3 +193,83 @@ def loss_with_and_without_scaling(
     name_axes(axes[0], y="loss (nats)")
     axes[-1].legend(loc="upper right")
     return fig
+
+
+@style()
+def head_split(
+    vectors: Any, maps: Any, merged: Any, tokens: Sequence[str], *, title: str
+) -> Figure:
+    """Draw vectors split into heads, one attention map per head, and the merged heads.
+
+    `vectors` and `merged` are (T, D), `maps` (H, T, T).
+    """
+    before, weights, after = as_array(vectors, 2), as_array(maps, 3), as_array(merged, 2)
+    n_heads, length, width = len(weights), len(tokens), before.shape[1]
+    d_k, gap = width // n_heads, 2.0
+    x_head = width + 5.5
+    x_map = x_head + d_k + 2.6
+    x_after = x_map + length + 5.5
+    height = n_heads * length + (n_heads - 1) * gap
+    top = (height - length) / 2  # of the two wide matrices
+    ax = _canvas((-4.2, x_after + width + 0.5), (height + 1.8, -2.0), title)
+    for x, matrix in ((0, before), (x_after, after)):
+        _cells(ax, matrix, x, top, n_heads)
+    for row, token in enumerate(tokens):
+        label(ax, -0.5, top + row + 0.5, token, ha="right", fontsize=9)
+    for head, colour in enumerate(HEADS[:n_heads]):
+        y = head * (length + gap)
+        centre, outer = y + length / 2, height / 2
+        _cells(ax, before[:, head * d_k : (head + 1) * d_k], x_head, y, 1, colour)
+        _small_map(ax, weights[head], x_map, y, colour)
+        look = {"color": colour, "va": "bottom", "fontsize": 9, "fontweight": "bold"}
+        label(ax, x_map + length / 2, y - 0.25, f"head {head}", **look)
+        _arrow(ax, (width + 0.5, outer), (x_head - 0.4, centre), colour)
+        _arrow(ax, (x_head + d_k + 0.4, centre), (x_map - 0.4, centre), colour)
+        _arrow(ax, (x_map + length + 0.4, centre), (x_after - 0.4, outer), colour)
+    notes = (
+        (width / 2, top - 0.5, f"d_model = {width}"),
+        (x_head + d_k / 2, -0.5, f"d_k = {d_k}"),
+        (x_after + width / 2, top - 0.5, f"d_model = {width}"),
+        (x_map + length / 2, height + 1.3, "queries × keys"),
+    )
+    for x, y, text in notes:
+        label(ax, x, y, text, va="bottom", fontsize=9, color=MUTED)
+    for x, text in ((width / 2, "split_heads →"), (x_after + width / 2, "→ merge_heads")):
+        y, look = top + length + 1.2, {"family": "monospace", "fontsize": 9.5}
+        label(ax, x, y, text, va="baseline", **look)
+    return ax.get_figure(root=True)
+
+
+def _canvas(x: tuple[float, float], y: tuple[float, float], title: str) -> Axes:
+    """Return empty axes with equal units, in a figure 8.6 inches wide."""
+    board = 8.6 * abs(y[1] - y[0]) / (x[1] - x[0])
+    fig = Figure(figsize=(8.6, board + 0.4))
+    ax = fig.add_axes((0, 0, 1, board / (board + 0.4)))
+    ax.set(xlim=x, ylim=y, aspect="equal")
+    ax.axis("off")
+    headline(fig, title)
+    return ax
+
+
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
+    look = {"arrowstyle": "-|>", "mutation_scale": 9, "color": colour, "linewidth": 1.3}
+    ax.add_patch(FancyArrowPatch(start, end, shrinkA=0, shrinkB=0, **look))
+
+
+def _small_map(ax: Axes, weights: np.ndarray, x: float, y: float, colour: str) -> None:
+    rows, columns = weights.shape
+    edges = x + np.arange(columns + 1), y + np.arange(rows + 1)
+    look = {"cmap": SEQUENTIAL, "vmin": 0, "vmax": 1, "edgecolors": "white", "linewidth": 0.6}
+    ax.pcolormesh(*edges, weights, **look)
+    rectangle(ax, x, y, columns, rows, fill=False, edgecolor=colour)
+
+
+def _cells(
+    ax: Axes, matrix: np.ndarray, x: float, y: float, n_heads: int, colour: str | None = None
+) -> None:
+    """Draw a matrix as tiles in the colour of its head; larger numbers are stronger."""
+    strength = np.abs(matrix) / np.abs(matrix).max()
+    d_k = matrix.shape[1] // n_heads
+    for (row, column), value in np.ndenumerate(strength):
+        look = {"facecolor": colour or HEADS[column // d_k], "alpha": 0.15 + 0.8 * value}
+        rectangle(ax, x + column, y + row, 1, 1, edgecolor="white", linewidth=0.6, **look)

@@ -1,20 +1,20 @@
-"""Boxes, arrows and mask chips: the vocabulary in which the architecture is drawn."""
+"""Boxes, arrows and mask chips, of which the architecture is drawn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 
-from transformer_lib.lessons.figures.look import INK, MUTED, Number
+from transformer_lib.lessons.figures.base import INK, MUTED, Number, label, rectangle
 
-__all__ = ["HERE", "HERE_TINT", "LOOKS", "Canvas"]
+__all__ = ["HERE", "LOOKS", "Canvas", "Point"]
 
-HERE, HERE_TINT, LINE, FILLED = "#c04f03", "#fdf1e7", "#8592a0", "#4a97c2"
+HERE, LINE, FILLED = "#c04f03", "#8592a0", "#4a97c2"
 
-# face, edge, words, line style
+# face, edge, text, line style
 LOOKS: dict[str, tuple[str, str, str, Any]] = {
     "here": (HERE, HERE, "white", "-"),
     "built": ("#d6e7f1", "#8db7d2", INK, "-"),
@@ -25,9 +25,9 @@ Point = tuple[Number, Number]
 
 @dataclass(frozen=True)
 class Canvas:
-    """An axes in drawing units, how each part looks, and the number to write on it (or none).
+    """An axes in drawing units, with the state of each part and the number to write on it.
 
-    `states` maps a part to a name in `LOOKS`; an arrow of no known part is a plain line.
+    `states` maps a part to a name in `LOOKS`; an arrow of an unknown part is a plain line.
     """
 
     ax: Axes
@@ -35,28 +35,37 @@ class Canvas:
     numbers: Mapping[str, int]
 
     def box(
-        self, part: str, x: Number, y: Number, width: Number, height: Number, label: str,
-        note: str = "", shift: Number = 0.0, side: int = -1,
-    ) -> None:  # fmt: skip
-        """A part with its centre at (x, y), its words moved sideways by `shift`.
+        self,
+        part: str,
+        x: Number,
+        y: Number,
+        width: Number,
+        height: Number,
+        text: str,
+        note: str = "",
+        *,
+        shift: Number = 0.0,
+        side: int = -1,
+    ) -> None:
+        """Draw a part centred on (x, y), its text moved sideways by `shift`.
 
-        `side` says at which upper corner its number goes: -1 left, 1 right.
+        Its number goes to the upper left (`side` -1) or right (1) corner.
         """
-        face, edge, words, line = LOOKS[self.states[part]]
-        self.frame(x, y, width, height, gid=label).set(
+        face, edge, colour, line = LOOKS[self.states[part]]
+        self.frame(x, y, width, height, gid=text).set(
             facecolor=face, edgecolor=edge, linewidth=1.3, linestyle=line, zorder=3
         )
-        middle = {"ha": "center", "va": "center", "color": words, "zorder": 4}
+        look = {"color": colour, "zorder": 4}
         lift = 1.05 if note else 0.0
-        self.ax.text(x + shift, y + lift, label, fontsize=9.5, fontweight="bold", **middle)
+        label(self.ax, x + shift, y + lift, text, fontsize=9.5, fontweight="bold", **look)
         if note:
-            self.ax.text(x + shift, y - 1.25, note, fontsize=8.5, **middle)
+            label(self.ax, x + shift, y - 1.25, note, fontsize=8.5, **look)
         self.badge(part, x + side * (width / 2 - 0.2), y + height / 2 - 0.3)
 
     def frame(
         self, x: Number, y: Number, width: Number, height: Number, gid: str = ""
     ) -> FancyBboxPatch:
-        """A rounded rectangle around (x, y), added to the axes."""
+        """Add a rounded rectangle around (x, y)."""
         corner = (x - width / 2 + 1, y - height / 2 + 1)
         shape = "round,pad=1,rounding_size=1.1"
         patch = FancyBboxPatch(corner, width - 2, height - 2, boxstyle=shape, gid=gid)
@@ -64,38 +73,37 @@ class Canvas:
         return patch
 
     def arrow(self, part: str, *points: Point, head: bool = True, radius: Number = 1.4) -> None:
-        """A line through `points` with rounded corners; strong where `part` is built here."""
+        """Draw a line through `points` with rounded corners; strong if `part` is built here."""
         strong = self.states.get(part) == "here"
         look = {"color": HERE if strong else LINE, "linewidth": 1.9 if strong else 1.2}
-        arrow = FancyArrowPatch(
-            path=_rounded(points, radius), arrowstyle="-|>" if head else "-", mutation_scale=8.5,
-            joinstyle="miter", capstyle="butt", zorder=2.6 if strong else 2.5, **look,
-        )  # fmt: skip
-        self.ax.add_patch(arrow)
+        look |= {"joinstyle": "miter", "capstyle": "butt", "zorder": 2.6 if strong else 2.5}
+        tip = "-|>" if head else "-"
+        path = _rounded(points, radius)
+        self.ax.add_patch(FancyArrowPatch(path=path, arrowstyle=tip, mutation_scale=8.5, **look))
 
     def words(self, x: Number, y: Number, text: str, **look: Any) -> None:
-        """Words without a box, small and quiet unless `look` says otherwise."""
+        """Write text without a box, small and muted by default."""
         plain = {"va": "center", "fontsize": 8.5, "color": MUTED, "zorder": 4}
         self.ax.text(x, y, text, **plain | look)
 
     def badge(self, part: str, x: Number, y: Number) -> None:
-        """The number of `part` in a small disc at (x, y), where there is one."""
+        """Draw the number of `part` in a small disc at (x, y), if it has one."""
         if part in self.numbers:
             self.ax.add_patch(Circle((x, y), 1.35, facecolor=HERE, edgecolor="white", zorder=6))
             look = {"color": "white", "fontweight": "bold", "ha": "center", "zorder": 7}
             self.words(x, y - 0.1, str(self.numbers[part]), **look)
 
     def plus(self, part: str, x: Number, y: Number) -> None:
-        """The sign for a sum: a plus in a circle."""
-        face, edge, words, line = LOOKS[self.states[part]]
+        """Draw the sign for a sum, a plus in a circle."""
+        face, edge, colour, line = LOOKS[self.states[part]]
         circle = Circle((x, y), 1.6, facecolor=face, edgecolor=edge)
         circle.set(linestyle=line, linewidth=1.3, zorder=3)
         self.ax.add_patch(circle)
         for dx, dy in ((0.8, 0), (0, 0.8)):
-            self.ax.plot([x - dx, x + dx], [y - dy, y + dy], color=words, lw=1.4, zorder=4)
+            self.ax.plot([x - dx, x + dx], [y - dy, y + dy], color=colour, lw=1.4, zorder=4)
 
     def chip(self, part: str, kind: str, x: Number, y: Number, corner: int) -> None:
-        """A mask of four by four cells, "causal" or "padding": what may be seen is filled.
+        """Draw a mask of four by four cells, "causal" or "padding"; visible cells are filled.
 
         Its number goes to the upper left (`corner` -1) or right (1).
         """
@@ -105,19 +113,17 @@ class Canvas:
         for row in range(4):
             for column in range(4):
                 seen = column <= row if kind == "causal" else column < 3
-                place = (x - side / 2 + column, y + side / 2 - 1 - row)
-                cell = Rectangle(place, 1, 1, facecolor=fill if seen else "white")
-                cell.set(edgecolor="white", linewidth=0.5, zorder=4)
-                self.ax.add_patch(cell)
-        frame = Rectangle((x - side / 2, y - side / 2), side, side, fill=False, edgecolor=edge)
-        frame.set_gid(f"{kind} mask")
-        frame.set(linewidth=2.2 if state == "here" else 0.9, linestyle=line, zorder=5)
-        self.ax.add_patch(frame)
+                look = {"facecolor": fill if seen else "white", "linewidth": 0.5, "zorder": 4}
+                left, bottom = x - side / 2 + column, y + side / 2 - 1 - row
+                rectangle(self.ax, left, bottom, 1, 1, edgecolor="white", **look)
+        look = {"linewidth": 2.2 if state == "here" else 0.9, "linestyle": line, "zorder": 5}
+        look |= {"fill": False, "edgecolor": edge, "gid": f"{kind} mask"}
+        rectangle(self.ax, x - side / 2, y - side / 2, side, side, **look)
         self.badge(part, x + corner * side / 2, y + side / 2)
 
 
 def _rounded(points: Sequence[Point], radius: Number) -> Path:
-    """A path along right angles, each corner cut by a quarter turn."""
+    """Return a path along right angles with rounded corners."""
     vertices, codes = [points[0]], [Path.MOVETO]
     for before, corner, after in zip(points, points[1:], points[2:], strict=False):
         vertices += [_towards(corner, before, radius), corner, _towards(corner, after, radius)]
@@ -126,7 +132,7 @@ def _rounded(points: Sequence[Point], radius: Number) -> Path:
 
 
 def _towards(start: Point, end: Point, length: Number) -> Point:
-    """The point `length` away from `start` on the way to `end`, at most half way."""
+    """Return the point `length` away from `start` towards `end`, at most half way."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     share = min(0.5, length / max(abs(dx) + abs(dy), 1e-9))
     return start[0] + share * dx, start[1] + share * dy

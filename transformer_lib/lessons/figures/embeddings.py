@@ -1,49 +1,132 @@
-"""The figures of the notebook that builds `vocab` and `embeddings`.
-
-Those about vectors are here, those about words in `vocabulary`.
-"""
+"""The figures of notebook 01: words and their numbers, vocabularies, embeddings, the softmax."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
-from matplotlib.ticker import NullLocator
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
-from transformer_lib.lessons.figures import vocabulary
-from transformer_lib.lessons.figures.heatmaps import token_heatmap
-from transformer_lib.lessons.figures.look import (
+from transformer_lib.lessons.figures.base import (
     DIVERGING,
     INK,
     MUTED,
     PALETTE,
     as_array,
     figure,
-    headline,
+    label,
     name_axes,
+    note,
+    rectangle,
     style,
 )
-from transformer_lib.lessons.figures.vocabulary import *  # noqa: F403
+from transformer_lib.lessons.figures.heatmaps import colour_bar, token_heatmap
 
 __all__ = [
-    *vocabulary.__all__,
     "embedding_matrix",
     "embedding_norms",
+    "leaked_vocabulary",
+    "rank_frequency",
     "similarity_before_after",
     "softmax_temperatures",
     "token_strip",
+    "words_and_subwords",
 ]
 
-BOX, EDGE = "#eaf2f7", "#8db7d2"
-GREY = {"color": MUTED}
-NOTE = {"fontsize": 9, "color": MUTED}
+
+@style()
+def rank_frequency(counts: Mapping[str, Mapping[str, int]]) -> Figure:
+    """Draw how often the n-th most frequent word occurs; both axes are logarithmic.
+
+    `counts[text][word]`, from the most frequent word down, as `Counter.most_common` returns them.
+    """
+    title = "A few words are everywhere; most words of a real text are rare"
+    fig, ax = figure(8.4, 4.6, title=title)
+    ax.set(xscale="log", yscale="log")
+    ax.grid(True)
+    longest = max(map(len, counts.values()))
+    for number, (name, table) in enumerate(counts.items()):
+        words, share = list(table), np.array(list(table.values()))
+        share = 1000 * share / share.sum()
+        colour = PALETTE[number]
+        ax.plot(np.arange(1, len(words) + 1), share, color=colour)
+        side = {} if number else {"ha": "right", "va": "top"}
+        for rank in (10, 100, 1000):
+            if rank <= len(words):
+                point = (rank, share[rank - 1])
+                ax.plot(*point, "o", color=colour, markersize=5)
+                look = {"color": colour, "parse_math": False, **side}
+                note(ax, words[rank - 1], point, (6, 4) if number else (-4, -5), **look)
+        end = (len(words), share[-1])
+        note(ax, name, end, (9, 0), va="center", color=colour, fontweight="bold")
+    ax.plot([1, longest], [100, 100 / longest], color=MUTED, linewidth=1.2, linestyle="--")
+    note(ax, "Zipf: 1 / rank", (1.3, 77), (6, 4), color=MUTED, fontsize=9)
+    plain = FuncFormatter(lambda value, _: f"{value:,.10g}")
+    ax.xaxis.set_major_formatter(plain)
+    ax.yaxis.set_major_formatter(plain)
+    ax.set_xlim(0.9, longest * 5)
+    name_axes(ax, x="rank of the word (1 = most frequent)", y="times in 1,000 words")
+    return fig
+
+
+@style()
+def words_and_subwords(
+    sizes: Sequence[int], word_unknown: Any, subword_unknown: Any, subword_lengths: Any
+) -> Figure:
+    """Draw the unknown tokens of a held-out text, and its length, against the vocabulary size.
+
+    Shares are fractions of all held-out tokens; lengths are subwords per word.
+    """
+    title = "Subwords know almost everything; the price is a longer sentence"
+    fig, (left, right) = figure(9.4, 4.0, 1, 2, title=title)
+    both = ("words", PALETTE[1]), ("subwords", PALETTE[0])
+    lengths = np.ones(len(sizes)), subword_lengths
+    for ax, lines in ((left, (word_unknown, subword_unknown)), (right, lengths)):
+        for (name, colour), values in zip(both, lines, strict=True):
+            values = as_array(values, 1)
+            ax.plot(sizes, values, "o-", color=colour, markersize=5, clip_on=False, zorder=3)
+            note(ax, name, (sizes[1], values[1]), (6, 8), color=colour, fontweight="bold")
+        ax.set_xscale("log")
+        ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_ylim(0, None)
+        ax.grid(True)
+    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    name_axes(left, x="size of the vocabulary", y="unknown share of held-out tokens")
+    name_axes(right, x="size of the vocabulary", y="tokens for each word")
+    return fig
+
+
+@style()
+def leaked_vocabulary(rates: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw the unknown share by vocabulary and text: `rates[vocabulary][text]`, as fractions."""
+    title = "Zero unknown words on the test set say nothing about new text"
+    fig, ax = figure(7.6, 3.6, title=title)
+    names = list(rates)
+    texts = list(rates[names[0]])
+    width = 0.36
+    for number, text in enumerate(texts):
+        x = np.arange(len(names)) + (number - (len(texts) - 1) / 2) * width
+        values = [rates[name][text] for name in names]
+        bars = ax.bar(x, values, width * 0.94, color=PALETTE[number], label=text)
+        ax.bar_label(bars, [f"{value:.1%}" for value in values], padding=3, fontsize=9.5)
+    ax.set_xticks(np.arange(len(names)), names)
+    ax.tick_params(axis="x", length=0, labelsize=10)
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.margins(y=0.22)
+    ax.legend(loc="upper right")
+    name_axes(ax, x="vocabulary built from", y="unknown share of words")
+    return fig
 
 
 @style()
 def token_strip(tokens: Sequence[str], ids: Sequence[int], vectors: Any, *, title: str) -> Figure:
-    """Token, id and vector of every position below each other; `vectors` is (tokens, entries).
+    """Draw token, id and vector of every position below each other; `vectors` is (tokens, entries).
 
     Only the first entries of wide vectors fit: pass `x[:, :12]`.
     """
@@ -52,92 +135,66 @@ def token_strip(tokens: Sequence[str], ids: Sequence[int], vectors: Any, *, titl
         raise ValueError(f"{len(tokens)} tokens, {len(ids)} ids, {len(array)} vectors")
     count, entries = array.shape
     side = 0.42  # height of one entry
-    fig, ax = figure(9.2, 4.9)
-    bound = float(np.abs(array).max())
+    fig, ax = figure(9.2, 4.9, title=title)
+    scale = ScalarMappable(Normalize(-np.abs(array).max(), np.abs(array).max()), DIVERGING)
+    scale.set_array(array)
     for column, (token, number) in enumerate(zip(tokens, ids, strict=True)):
-        for y, text, bold in ((1.5, token, "bold"), (0.0, str(number), "normal")):
-            box = FancyBboxPatch(
-                (column - 0.36, y - 0.26), 0.72, 0.52, boxstyle="round,pad=0.06",
-                facecolor=BOX, edgecolor=EDGE, linewidth=1.1,
-            )  # fmt: skip
-            ax.add_patch(box)
-            ax.text(
-                column, y, text, ha="center", va="center", fontsize=10, fontweight=bold,
-                parse_math=False,
-            )  # fmt: skip
+        _token_box(ax, column, 1.5, token, "bold")
+        _token_box(ax, column, 0.0, str(number), "normal")
         for start, end in ((1.17, 0.37), (-0.33, -0.92)):
-            arrow = FancyArrowPatch(
-                (column, start), (column, end), arrowstyle="-|>", mutation_scale=9, shrinkA=0,
-                shrinkB=0, color=MUTED,
-            )  # fmt: skip
-            ax.add_patch(arrow)
-        for entry, value in enumerate(array[column]):
-            cell = Rectangle((column - 0.3, -1 - (entry + 1) * side), 0.6, side)
-            cell.set(facecolor=DIVERGING(0.5 + value / (2 * bound)), edgecolor="white")
-            ax.add_patch(cell)
-        ax.text(column, -1.1 - entries * side, "⋮", ha="center", va="top", fontsize=12, **GREY)
+            look = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 0, "shrinkB": 0}
+            ax.add_patch(FancyArrowPatch((column, start), (column, end), color=MUTED, **look))
+        for entry, colour in enumerate(scale.to_rgba(array[column])):
+            y = -1 - (entry + 1) * side
+            rectangle(ax, column - 0.3, y, 0.6, side, facecolor=colour, edgecolor="white")
+        label(ax, column, -1.1 - entries * side, "⋮", va="top", fontsize=12, color=MUTED)
     bottom = -1 - entries * side
     names = {1.5: "token", 0.0: "id", (bottom - 1) / 2: f"vector\n({entries} of its\nentries)"}
     for y, text in names.items():
-        ax.text(-0.75, y, text, ha="right", va="center", fontsize=10, **GREY)
+        label(ax, -0.75, y, text, ha="right", fontsize=10, color=MUTED)
     ax.set(xlim=(-1.9, count - 0.4), ylim=(bottom - 0.7, 1.9))
     ax.axis("off")
-    headline(fig, title)
-    scale = fig.colorbar(
-        _colours(bound), ax=ax, label="value of the entry", shrink=0.62, aspect=18, pad=0.02
-    )
-    scale.outline.set_visible(False)
-    scale.ax.tick_params(labelsize=9, length=2)
+    colour_bar(ax, scale, "value of the entry", shrink=0.62, aspect=18, pad=0.02)
     return fig
 
 
-def _colours(bound: float) -> Any:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    return ScalarMappable(Normalize(-bound, bound), DIVERGING)
+def _token_box(ax: Axes, x: float, y: float, text: str, weight: str) -> None:
+    box = FancyBboxPatch((x - 0.36, y - 0.26), 0.72, 0.52, boxstyle="round,pad=0.06")
+    box.set(facecolor="#eaf2f7", edgecolor="#8db7d2", linewidth=1.1)
+    ax.add_patch(box)
+    label(ax, x, y, text, fontsize=10, fontweight=weight)
 
 
 @style()
 def embedding_matrix(
     weight: Any, tokens: Sequence[str], *, title: str, marked: Sequence[int] = ()
 ) -> Figure:
-    """Rows of the embedding matrix, one per token; the rows in `marked` are outlined."""
+    """Draw rows of the embedding matrix, one per token; the rows in `marked` are outlined."""
     array = as_array(weight, 2)
     columns = [str(i) if i % 4 == 0 else "" for i in range(array.shape[1])]
-    fig = token_heatmap(
-        array, tokens, columns, title=title, row_label="id and token",
-        column_label="entry of the vector", cbar_label="weight",
-    )  # fmt: skip
-    ax = fig.axes[0]
+    names = {"row_label": "id and token", "column_label": "entry of the vector"}
+    fig = token_heatmap(array, tokens, columns, title=title, cbar_label="weight", **names)
     for row in marked:
-        box = Rectangle((0, row), array.shape[1], 1, fill=False, clip_on=False)
-        box.set(edgecolor=PALETTE[1], linewidth=2.2, zorder=4)
-        ax.add_patch(box)
+        look = {"fill": False, "clip_on": False, "edgecolor": PALETTE[1], "linewidth": 2.2}
+        rectangle(fig.axes[0], 0, row, array.shape[1], 1, zorder=4, **look)
     return fig
 
 
 @style()
 def embedding_norms(widths: Sequence[int], plain: Any, scaled: Any, positions: Any) -> Figure:
-    """Mean norm of the vectors against d_model: rows as they are, rows × √d_model, positions."""
-    fig, ax = figure(8.4, 4.2)
-    headline(fig, "Without the factor √d_model the positions would drown the words")
+    """Draw the mean norm of embeddings, plain and × √d_model, and of positions over d_model."""
+    title = "Without the factor √d_model the positions would drown the words"
+    fig, ax = figure(8.4, 4.2, title=title)
     ax.set_xscale("log")
     ax.grid(True)
-    for number, (name, values) in enumerate(
-        {"embedding × √d_model": scaled, "position": positions, "embedding alone": plain}.items()
-    ):
-        values, colour = as_array(values, 1), PALETTE[number]
+    lines = {"embedding × √d_model": scaled, "position": positions, "embedding alone": plain}
+    paper = list(widths).index(512)
+    for colour, (name, values) in zip(PALETTE, lines.items(), strict=False):
+        values = as_array(values, 1)
         ax.plot(widths, values, "o-", color=colour, markersize=5, clip_on=False)
-        ax.annotate(
-            name, (widths[-1], values[-1]), xytext=(10, 0), textcoords="offset points",
-            va="center", color=colour, fontweight="bold", annotation_clip=False,
-        )  # fmt: skip
-        paper = list(widths).index(512)
-        ax.annotate(
-            f"{values[paper]:.1f}", (512, values[paper]), xytext=(0, 8), ha="right",
-            textcoords="offset points", color=colour,
-        )  # fmt: skip
+        look = {"va": "center", "fontweight": "bold", "annotation_clip": False}
+        note(ax, name, (widths[-1], values[-1]), (10, 0), color=colour, **look)
+        note(ax, f"{values[paper]:.1f}", (512, values[paper]), (0, 8), ha="right", color=colour)
     ax.set_xticks(widths, [f"{width:,}" for width in widths])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_ylim(0, None)
@@ -149,10 +206,10 @@ def embedding_norms(widths: Sequence[int], plain: Any, scaled: Any, positions: A
 def softmax_temperatures(
     words: Sequence[str], logits: Any, probabilities: Mapping[str, Any]
 ) -> Figure:
-    """Logits on the left, then the probabilities for each temperature, on one scale."""
+    """Draw logits on the left, then the probabilities for each temperature, on one scale."""
+    title = "Softmax turns any scores into probabilities; temperature sharpens or flattens"
     scores = as_array(logits, 1)
-    fig, axes = figure(9.6, 3.5, 1, 1 + len(probabilities), sharey=True)
-    headline(fig, "Softmax turns any scores into probabilities; temperature sharpens or flattens")
+    fig, axes = figure(9.6, 3.5, 1, 1 + len(probabilities), title=title, sharey=True)
     rows = np.arange(len(words))
     axes[0].barh(rows, scores, color=[PALETTE[0] if s >= 0 else PALETTE[1] for s in scores])
     axes[0].axvline(0, color=INK, linewidth=0.8)
@@ -176,44 +233,35 @@ def softmax_temperatures(
     return fig
 
 
-def _number(ax: Any, row: int, value: float, text: str) -> None:
-    """The value beside the end of its bar."""
-    ax.annotate(
-        text.replace("-", "−"), (value, row), xytext=(4 if value >= 0 else -4, 0),
-        textcoords="offset points", va="center", ha="left" if value >= 0 else "right", fontsize=9,
-    )  # fmt: skip
+def _number(ax: Axes, row: int, value: float, text: str) -> None:
+    """Write the value beside the end of its bar."""
+    offset, ha = ((4, 0), "left") if value >= 0 else ((-4, 0), "right")
+    note(ax, text.replace("-", "−"), (value, row), offset, va="center", ha=ha, fontsize=9)
 
 
 @style()
 def similarity_before_after(
     before: Any, after: Any, groups: Mapping[str, Sequence[str]], *, title: str
 ) -> Figure:
-    """Cosine similarities (words, words) before and after training, the words by group.
+    """Draw cosine similarities (words, words) before and after training, the words by group.
 
     `groups` names the groups; its words, one group after the other, are the rows and columns.
     """
     words = [word for group in groups.values() for word in group]
     edges = np.cumsum([0, *map(len, groups.values())])
-    fig, axes = figure(11.0, 5.9, 1, 2, layout="compressed")
-    headline(fig, title)
+    fig, axes = figure(11.0, 5.9, 1, 2, title=title, layout="compressed")
+    look = {"vmin": -1.0, "vmax": 1.0, "cmap": DIVERGING, "cbar_label": None}
+    look |= {"row_label": "word", "column_label": "word"}
     for ax, matrix, name in zip(axes, (before, after), ("before training", "after"), strict=True):
-        token_heatmap(
-            matrix, words, words, title=name, row_label="word", column_label="word", vmin=-1.0,
-            vmax=1.0, cmap=DIVERGING, ax=ax, cbar_label=None,
-        )  # fmt: skip
+        token_heatmap(matrix, words, words, title=name, ax=ax, **look)
         for start, end in pairwise(edges):
-            box = Rectangle((start, start), end - start, end - start, fill=False, zorder=4)
-            box.set(edgecolor=INK, linewidth=1.6, clip_on=False)
-            ax.add_patch(box)
-        ax.tick_params(axis="x", rotation=90)
-        for label in ax.get_xticklabels():
-            label.set(ha="center", va="top", rotation_mode="default")
+            outline = {"fill": False, "edgecolor": INK, "linewidth": 1.6, "clip_on": False}
+            rectangle(ax, start, start, end - start, end - start, zorder=4, **outline)
+        for tick in ax.get_xticklabels():
+            tick.set(rotation=90, ha="center", va="top", rotation_mode="default")
     axes[1].yaxis.set_visible(False)
     for name, start, end in zip(groups, edges, edges[1:], strict=False):
-        axes[1].text(len(words) + 0.3, (start + end) / 2, name, va="center", **NOTE)
-    bar = fig.colorbar(
-        axes[0].collections[0], ax=axes, label="cosine similarity", shrink=0.7, aspect=24, pad=0.02
-    )
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=9, length=2)
+        x, look = len(words) + 0.3, {"ha": "left", "fontsize": 9, "color": MUTED}
+        label(axes[1], x, (start + end) / 2, name, **look)
+    colour_bar(axes, axes[0].collections[0], "cosine similarity", shrink=0.7, aspect=24, pad=0.02)
     return fig

@@ -1,122 +1,114 @@
-"""The figures of notebook 05: the network as bends, LayerNorm, the way around a sub-layer."""
+"""The figures of notebooks 05 and 06: bends, ReLU, LayerNorm, residuals, parameter counts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from transformer_lib.lessons.figures.heatmaps import colour_bar
-from transformer_lib.lessons.figures.look import (
+from transformer_lib.lessons.figures.base import (
     INK,
     MUTED,
     PALETTE,
     SEQUENTIAL,
     as_array,
     figure,
-    headline,
+    label,
     name_axes,
     style,
 )
+from transformer_lib.lessons.figures.heatmaps import colour_bar
 
 __all__ = ["bends", "norm_orders", "norm_spread", "parameter_shares", "relu_activity"]
 
+PATH, DETOUR = 1.3, 0.25  # heights of the residual path and of the sub-layers beside it
+
 
 @style()
-def bends(x: Any, wanted: Any, fits: Mapping[str, Any], *, title: str) -> Figure:
-    """One curve and its approximations by few and by many hidden units."""
-    fig, axes = figure(9, 3.4, ncols=len(fits), sharey=True)
+def bends(x: Any, curve: Any, fits: Mapping[str, Any], *, title: str) -> Figure:
+    """Draw a curve and its approximations by few and by many hidden units."""
+    fig, axes = figure(9, 3.4, ncols=len(fits), title=title, sharey=True)
     for ax, (name, values) in zip(axes, fits.items(), strict=True):
-        ax.plot(as_array(x, 1), as_array(wanted, 1), color=MUTED, linewidth=5, alpha=0.35)
+        ax.plot(as_array(x, 1), as_array(curve, 1), color=MUTED, linewidth=5, alpha=0.35)
         ax.plot(as_array(x, 1), as_array(values, 1), color=PALETTE[1])
         name_axes(ax, title=name, x="x")
     name_axes(axes[0], y="output")
-    headline(fig, title)
     return fig
 
 
 @style()
 def relu_activity(before: Any, tokens: Sequence[str], *, title: str) -> Figure:
-    """Left: what enters the ReLU, cut at zero. Right: which hidden units each token wakes."""
+    """Draw the inputs of the ReLU, and the hidden units that each token activates."""
     values = as_array(before, 2)
-    fig, (left, right) = figure(10, 3.9, ncols=2, width_ratios=[1, 1.7])
+    fig, (left, right) = figure(10, 3.9, ncols=2, title=title, width_ratios=[1, 1.7])
     width = np.ptp(values) / 50
     edges = np.arange(np.floor(values.min() / width), np.ceil(values.max() / width) + 1) * width
-    left.hist(values[values <= 0], edges, color="#c3cbd2", label="cut to 0")
+    left.hist(values[values <= 0], edges, color="#c3cbd2", label="set to 0")
     left.hist(values[values > 0], edges, color=PALETTE[0], label="passes")
     left.legend(loc="upper right")
     active = (values > 0).mean()
     name_axes(left, title=f"{active:.0%} of the values pass", x="value before the ReLU", y="count")
     mesh = right.pcolormesh(np.maximum(values, 0), cmap=SEQUENTIAL, vmin=0)
-    colour_bar(fig, mesh, right, "value after the ReLU")
+    colour_bar(right, mesh, "value after the ReLU")
     right.set_yticks(np.arange(len(tokens)) + 0.5, tokens)
     right.invert_yaxis()
     right.grid(False)
-    name_axes(right, title="each token wakes a different set", x="hidden unit", y="token")
-    headline(fig, title)
+    name_axes(right, title="each token activates a different set", x="hidden unit", y="token")
     return fig
 
 
 @style()
 def norm_spread(panels: Mapping[str, Any], tokens: Sequence[str], *, title: str) -> Figure:
-    """The entries of each token's vector as a box, before and after."""
-    fig, axes = figure(10, 3.9, ncols=len(panels))
+    """Draw the entries of each token's vector as a box, before and after."""
+    fig, axes = figure(10, 3.9, ncols=len(panels), title=title)
     for ax, (name, values), colour in zip(axes, panels.items(), PALETTE, strict=False):
-        ax.boxplot(
-            list(as_array(values, 2)),
-            tick_labels=list(tokens),
-            widths=0.6,
-            patch_artist=True,
-            boxprops={"facecolor": colour, "alpha": 0.55, "edgecolor": INK},
-            medianprops={"color": INK, "linewidth": 1.6},
-            flierprops={"marker": ".", "markersize": 3, "markeredgecolor": MUTED},
-        )
+        look = {
+            "boxprops": {"facecolor": colour, "alpha": 0.55, "edgecolor": INK},
+            "medianprops": {"color": INK, "linewidth": 1.6},
+            "flierprops": {"marker": ".", "markersize": 3, "markeredgecolor": MUTED},
+        }
+        boxes = list(as_array(values, 2))
+        ax.boxplot(boxes, tick_labels=list(tokens), widths=0.6, patch_artist=True, **look)
         ax.tick_params(axis="x", rotation=60)
         name_axes(ax, title=name, x="token", y="entries of the vector")
-    headline(fig, title)
     return fig
 
 
 @style()
 def parameter_shares(counts: Mapping[str, int], *, title: str) -> Figure:
-    """Horizontal bars of the number of parameters of each part, with its share."""
-    fig, ax = figure(8.5, 0.6 + 0.55 * len(counts))
+    """Draw the number of parameters of each part as a bar, with its share."""
+    fig, ax = figure(8.5, 0.6 + 0.55 * len(counts), title=title)
     names, values = list(counts), list(counts.values())
-    colours = [PALETTE[i % len(PALETTE)] for i in range(len(names))]
-    bars = ax.barh(names, values, color=colours, height=0.62)
+    bars = ax.barh(names, values, color=PALETTE, height=0.62)
     total = sum(values)
     ax.bar_label(bars, [f"{v:,}  ({v / total:.0%})" for v in values], padding=5)
     ax.invert_yaxis()
     ax.set_xlim(0, max(values) * 1.35)
     ax.xaxis.set_major_formatter(lambda value, position: f"{value / 1e6:g} M")
     name_axes(ax, x="parameters", y="part")
-    headline(fig, title)
     return fig
 
 
 @style()
-def norm_orders(*, title: str = "Where the LayerNorm stands") -> Figure:
-    """Two sub-layers in post-norm and in pre-norm: the residual path is one green line."""
-    fig, axes = figure(9.5, 4.6, nrows=2)
+def norm_orders(*, title: str) -> Figure:
+    """Draw two sub-layers in post-norm and in pre-norm; the residual path is one green line."""
+    fig, axes = figure(9.5, 4.6, nrows=2, title=title)
     names = ("post-norm: LayerNorm on the path", "pre-norm: LayerNorm beside the path")
     for ax, name, norm_first in zip(axes, names, (False, True), strict=True):
         ax.set(xlim=(0, 10.2), ylim=(-0.15, 1.75))
         ax.axis("off")
         ax.set_title(name)
         ax.annotate("", (10.1, PATH), (0.35, PATH), arrowprops=_line(PALETTE[2], 3.0))
-        ax.text(0.2, PATH, "x", ha="right", va="center", fontsize=12, color=INK)
+        label(ax, 0.2, PATH, "x", ha="right", fontsize=12, color=INK)
         for start in (0.7, 5.4):
             _detour(ax, start, norm_first)
-    headline(fig, title)
     return fig
 
 
-PATH, DETOUR = 1.3, 0.25  # heights of the residual path and of the sub-layers beside it
-
-
-def _detour(ax: Any, start: float, norm_first: bool) -> None:
-    """One sub-layer: off the path, through the boxes, and back into the sum."""
+def _detour(ax: Axes, start: float, norm_first: bool) -> None:
+    """Draw one sub-layer: off the path, through the boxes, and back into the sum."""
     inside = [("sub-layer", PALETTE[0]), ("dropout", "#8a96a1")]
     inside = [("LayerNorm", PALETTE[1]), *inside] if norm_first else inside
     plus = start + (3.9 if norm_first else 2.8)
@@ -125,7 +117,7 @@ def _detour(ax: Any, start: float, norm_first: bool) -> None:
     for number, (text, colour) in enumerate(inside):
         _box(ax, start + 0.75 + 1.2 * number, DETOUR, text, colour)
     ax.plot(plus, PATH, "o", markersize=17, color="white", markeredgecolor=INK, zorder=3)
-    ax.text(plus, PATH - 0.01, "+", ha="center", va="center", fontsize=14, color=INK, zorder=4)
+    label(ax, plus, PATH - 0.01, "+", fontsize=14, color=INK, zorder=4)
     if not norm_first:
         _box(ax, plus + 1.0, PATH, "LayerNorm", PALETTE[1])
 
@@ -134,10 +126,8 @@ def _line(colour: str, width: float) -> dict[str, Any]:
     return {"arrowstyle": "-|>", "color": colour, "lw": width, "shrinkA": 0, "shrinkB": 0}
 
 
-def _box(ax: Any, x: float, y: float, text: str, colour: str) -> None:
+def _box(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
     patch = FancyBboxPatch((x - 0.5, y - 0.2), 1.0, 0.4, boxstyle="round,pad=0.04")
     patch.set(facecolor=colour, edgecolor="none", zorder=3)
     ax.add_patch(patch)
-    ax.text(
-        x, y, text, ha="center", va="center", color="white", fontweight="bold", fontsize=9, zorder=4
-    )
+    label(ax, x, y, text, color="white", fontweight="bold", fontsize=9, zorder=4)

@@ -1,9 +1,9 @@
-"""Heatmaps with a token beside every row and below every column, for values and for masks.
+"""Heatmaps with a token beside every row and below every column: values, masks, attention maps.
 
-Rows are queries, columns are keys, everywhere; labels that do not fit the shape are refused.
+Rows are queries and columns are keys everywhere; labels that do not fit the shape are refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,24 +13,35 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from transformer_lib.lessons.figures.look import (
+from transformer_lib.lessons.figures.base import (
     DIVERGING,
     INK,
+    MUTED,
+    PALETTE,
     SEQUENTIAL,
     Number,
     as_array,
     figure,
-    headline,
+    hide_frame,
+    label,
     name_axes,
+    rectangle,
     style,
 )
 
-__all__ = ["token_heatmap"]
+__all__ = ["attention_grid", "attention_map", "token_heatmap"]
 
-ATTEND, BLOCKED, HATCH = "#4a97c2", "#f1f3f5", "#9aa6b0"
+ATTEND, GOLD = "#4a97c2", PALETTE[1]
+BLOCKED: dict[str, Any] = {
+    "facecolor": "#f1f3f5",
+    "edgecolor": "#9aa6b0",
+    "hatch": "////",
+    "linewidth": 0,
+}
 
 
 def check_tokens(array: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Raise ValueError unless there is a label for every row and every column."""
     if array.shape[-2:] != (len(rows), len(columns)):
         raise ValueError(
             f"are the axes swapped? got a map of shape {array.shape[-2:]} (rows, columns), "
@@ -47,20 +58,21 @@ def token_heatmap(
     title: str,
     row_label: str = "queries",
     column_label: str = "keys",
-    cmap: Colormap | str | None = None,
+    cmap: Colormap | None = None,
     annotate: bool = False,
-    fmt: str = ".2f",
     vmin: Number | None = None,
     vmax: Number | None = None,
-    mask_style: bool = False,
     ax: Axes | None = None,
     cbar_label: str | None = "value",
 ) -> Figure:
-    """A matrix (rows, columns) with a token beside every row and below every column.
+    """Draw a matrix (rows, columns) with a token beside every row and below every column.
 
     Boolean matrices are drawn as masks (True = may attend), with a legend; others with a colour
     bar, unless `cbar_label` is None. Without `cmap`, data of both signs get `DIVERGING`, centred on
-    zero. Draws into `ax` where one is given. Raises ValueError where labels and shape disagree.
+    zero. Draws into `ax` if given.
+
+    Raises:
+        ValueError: the labels do not match the shape.
     """
     array = as_array(matrix, 2)
     check_tokens(array, rows, columns)
@@ -68,16 +80,15 @@ def token_heatmap(
         cell = min(0.52, 6.4 / max(array.shape))
         width = cell * array.shape[1] + 1.9 + 0.085 * max(map(len, rows), default=0)
         height = cell * array.shape[0] + 1.6
-        fig, ax = figure(max(5.0, width), max(2.5, height), layout="compressed")
-        headline(fig, title)
+        _, ax = figure(max(5.0, width), max(2.5, height), layout="compressed", title=title)
     else:
         ax.set_title(title)
-    if mask_style or array.dtype == bool:
+    if array.dtype == bool:
         _draw_mask(ax, array)
     else:
         draw_values(ax, array, cmap, vmin, vmax, cbar_label)
         if annotate:
-            _annotate(ax, array, fmt)
+            _annotate(ax, array)
     token_axes(ax, rows, columns)
     name_axes(ax, x=column_label, y=row_label)
     return ax.get_figure(root=True)
@@ -86,17 +97,18 @@ def token_heatmap(
 def draw_values(
     ax: Axes,
     array: np.ndarray,
-    cmap: Colormap | str | None,
-    vmin: Number | None,
-    vmax: Number | None,
-    cbar_label: str | None,
+    cmap: Colormap | None = None,
+    vmin: Number | None = None,
+    vmax: Number | None = None,
+    cbar_label: str | None = None,
 ) -> None:
+    """Draw a matrix as coloured cells; values that are not finite are grey."""
     finite = array[np.isfinite(array)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if cmap is None and low < 0 < high:
         cmap, bound = DIVERGING, max(-low, high)
         vmin, vmax = (-bound if vmin is None else vmin), (bound if vmax is None else vmax)
-    ax.set_facecolor("#dfe3e7")  # what is not finite (a masked score) stays grey
+    ax.set_facecolor("#dfe3e7")
     mesh = ax.pcolormesh(
         np.ma.masked_invalid(array),
         cmap=SEQUENTIAL if cmap is None else cmap,
@@ -106,62 +118,157 @@ def draw_values(
         linewidth=0.8,
     )
     if cbar_label is not None:
-        colour_bar(ax.get_figure(root=True), mesh, ax, cbar_label)
+        colour_bar(ax, mesh, cbar_label)
 
 
-def colour_bar(fig: Figure, mesh: Any, ax: Any, label: str) -> None:
+def colour_bar(axes: Any, mesh: Any, text: str, **look: Any) -> Any:
+    """Add a colour bar beside one or several axes; it ends in an arrow if values exceed it."""
     values = np.ma.compressed(mesh.get_array())
-    cut = values.size > 0 and values.max() > mesh.norm.vmax * 1.001  # the bar ends in an arrow
-    extend = "max" if cut else "neither"
-    bar = fig.colorbar(mesh, ax=ax, label=label, shrink=0.85, aspect=22, pad=0.03, extend=extend)
+    clipped = values.size > 0 and values.max() > mesh.norm.vmax * 1.001
+    extend = "max" if clipped else "neither"
+    standard = {"shrink": 0.85, "aspect": 22, "pad": 0.03, "extend": extend}
+    figure = np.ravel(axes)[0].get_figure(root=True)
+    bar = figure.colorbar(mesh, ax=axes, label=text, **standard | look)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=9, length=2)
+    return bar
 
 
-def _annotate(ax: Axes, array: np.ndarray, fmt: str) -> None:
-    """Write each value into its cell, white on dark colours and ink on light ones."""
+def _annotate(ax: Axes, array: np.ndarray) -> None:
+    """Write each value into its cell, white on dark colours and dark on light ones."""
     mesh = ax.collections[-1]
     for (i, j), value in np.ndenumerate(array):
         red, green, blue, _ = mesh.cmap(mesh.norm(value))
         dark = np.isfinite(value) and 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
-        words = (
-            f"{value:{fmt}}".replace("-", "−")
-            if np.isfinite(value)
-            else ("−∞" if value < 0 else "∞")
-        )
-        ax.text(
-            j + 0.5, i + 0.5, words, ha="center", va="center", fontsize=8.5,
-            color="white" if dark else INK,
-        )  # fmt: skip
+        text = f"{value:.2f}".replace("-", "−").replace("inf", "∞")
+        label(ax, j + 0.5, i + 0.5, text, fontsize=8.5, color="white" if dark else INK)
 
 
 def _draw_mask(ax: Axes, array: np.ndarray) -> None:
-    """Two colours, and a hatch on what is blocked, so that colour is never the only sign."""
-    if not np.isin(array, (0, 1)).all():
-        raise ValueError("a mask holds only True (may attend) and False: got other values")
-    yes = {"facecolor": ATTEND, "linewidth": 0}
-    no = {"facecolor": BLOCKED, "edgecolor": HATCH, "hatch": "////", "linewidth": 0}
+    """Draw a mask in two colours, and hatch what is blocked: colour is never the only sign."""
+    attend = {"facecolor": ATTEND, "linewidth": 0}
     edges = {"facecolor": "none", "edgecolor": "white", "linewidth": 1.2}
-    for where, look in ((array == 1, yes), (array == 0, no), (array >= 0, edges)):
-        cells = [Rectangle((j, i), 1, 1) for i, j in np.argwhere(where)]
+    for chosen, look in ((array, attend), (~array, BLOCKED), (array | ~array, edges)):
+        cells = [Rectangle((j, i), 1, 1) for i, j in np.argwhere(chosen)]
         ax.add_collection(PatchCollection(cells, **look))
-    legend = [Patch(**yes, label="may attend"), Patch(**no, label="may not attend")]
+    legend = [Patch(**attend, label="may attend"), Patch(**BLOCKED, label="may not attend")]
     ax.legend(handles=legend, loc="upper left", bbox_to_anchor=(1.01, 1.01), borderaxespad=0.2)
 
 
 def token_axes(
     ax: Axes, rows: Sequence[str], columns: Sequence[str], *, narrow: bool = False
 ) -> None:
-    """Row 0 at the top, square cells, column tokens below and turned only where they are long.
-
-    In `narrow` cells slanted words would lie on one another: there they stand upright.
-    """
-    turned = max((len(token) for token in columns), default=0) > 2
-    slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    turn = ({"rotation": 90} if narrow else slant) if turned else {}
-    plain = {"parse_math": False}  # a token may hold a dollar sign
-    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, **turn, **plain)
-    ax.set_yticks(np.arange(len(rows)) + 0.5, rows, **plain)
-    ax.tick_params(length=0, labelsize=9)
+    """Label the cells: row 0 at the top, long column tokens slanted, or upright in narrow cells."""
+    slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    turn = {}
+    if max(map(len, columns), default=0) > 2:
+        turn = {"rotation": 90} if narrow else slanted
+    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, parse_math=False, **turn)
+    ax.set_yticks(np.arange(len(rows)) + 0.5, rows, parse_math=False)
     ax.set(xlim=(0, len(columns)), ylim=(len(rows), 0), aspect="equal")
-    ax.spines[:].set_visible(False)
+    ax.tick_params(labelsize=9)
+    hide_frame(ax)
+
+
+def _check_weights(array: np.ndarray) -> None:
+    if not ((array >= -1e-6) & (array <= 1 + 1e-6)).all():
+        raise ValueError(
+            f"attention weights are in [0, 1]: found {np.min(array):.4g} to {np.max(array):.4g}; "
+            "are these scores from before the softmax?"
+        )
+    sums = array.sum(-1)
+    wrong = np.abs(sums - 1) > 1e-3
+    wrong &= np.abs(sums) > 1e-3  # a row with nothing to attend to sums to 0
+    if wrong.any():
+        raise ValueError(
+            f"rows must sum to 1: found {sums[wrong][0]:.4g}; "
+            "is the softmax over the wrong axis, or the map transposed?"
+        )
+
+
+def _draw_gold(ax: Axes, gold: Collection[tuple[int, int]], shape: tuple[int, ...]) -> None:
+    """Outline the cells of the gold links (source, target): the target is the row."""
+    for source, target in gold:
+        if not (0 <= target < shape[0] and 0 <= source < shape[1]):
+            raise ValueError(
+                f"gold link (source {source}, target {target}) is outside a map of "
+                f"{shape[0]} targets and {shape[1]} sources: are its two numbers swapped?"
+            )
+        look = {"fill": False, "edgecolor": GOLD, "linewidth": 2.0}
+        rectangle(ax, source + 0.06, target + 0.06, 0.88, 0.88, **look)
+
+
+def _gold_legend(fig: Figure) -> None:
+    patch = Patch(fill=False, edgecolor=GOLD, linewidth=2.0, label="gold alignment")
+    fig.legend(handles=[patch], loc="outside lower right")
+
+
+@style()
+def attention_map(
+    weights: Any,
+    queries: Sequence[str],
+    keys: Sequence[str],
+    *,
+    title: str,
+    gold: Collection[tuple[int, int]] | None = None,
+    row_label: str = "queries",
+    column_label: str = "keys",
+) -> Figure:
+    """Draw one attention map (queries, keys).
+
+    `gold` outlines links (source index, target index): targets are rows, sources columns.
+
+    Raises:
+        ValueError: labels that do not match the shape, weights outside [0, 1], or a row that sums
+            neither to 1 nor, fully masked, to 0.
+    """
+    array = as_array(weights, 2)
+    check_tokens(array, queries, keys)
+    _check_weights(array)
+    names = {"row_label": row_label, "column_label": column_label, "cbar_label": "attention weight"}
+    fig = token_heatmap(array, queries, keys, title=title, vmin=0.0, vmax=1.0, **names)
+    if gold is not None:
+        _draw_gold(fig.axes[0], gold, array.shape)
+        _gold_legend(fig)
+    return fig
+
+
+@style()
+def attention_grid(
+    weights: Any,
+    queries: Sequence[str],
+    keys: Sequence[str],
+    *,
+    title: str,
+    gold: Collection[tuple[int, int]] | None = None,
+    vmax: Number = 1.0,
+    row_label: str = "queries",
+    column_label: str = "keys",
+) -> Figure:
+    """Draw all heads (H, queries, keys), up to four in a row, on one colour scale.
+
+    Checks its arguments as `attention_map` does.
+    """
+    array = as_array(weights, 3)
+    check_tokens(array, queries, keys)
+    _check_weights(array)
+    ncols = min(4, len(array))
+    nrows = -(-len(array) // ncols)
+    side = min(3.2, 8.4 / ncols)
+    size = side * ncols + 1.8, side * array.shape[1] / array.shape[2] * nrows + 1.7
+    look = {"layout": "compressed", "squeeze": False, "sharex": True, "sharey": True}
+    fig, axes = figure(*size, nrows, ncols, title=title, **look)
+    for number, (ax, one) in enumerate(zip(axes.flat, array, strict=False)):
+        draw_values(ax, one, vmin=0.0, vmax=vmax)
+        token_axes(ax, queries, keys, narrow=side / array.shape[2] < 0.4)
+        ax.set_title(f"head {number}", fontsize=10, pad=5)
+        if gold is not None:
+            _draw_gold(ax, gold, one.shape)
+    for ax in axes.flat[len(array) :]:
+        ax.axis("off")
+    fig.supxlabel(column_label, fontsize=10, color=MUTED)
+    fig.supylabel(row_label, fontsize=10, color=MUTED)
+    colour_bar(axes, axes[0, 0].collections[0], "attention weight")
+    if gold is not None:
+        _gold_legend(fig)
+    return fig

@@ -1,4 +1,4 @@
-"""The figures of the notebook that builds `positional`."""
+"""The figures of notebook 02: sinusoids as waves, counters, clocks and rotations."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Arc, Circle, Rectangle
+from matplotlib.patches import Arc, Circle
 
-from transformer_lib.lessons.figures.base import line_plot
-from transformer_lib.lessons.figures.look import (
+from transformer_lib.lessons.figures.base import (
     DIVERGING,
     GRID,
     INK,
@@ -18,11 +17,17 @@ from transformer_lib.lessons.figures.look import (
     PALETTE,
     SEQUENTIAL,
     as_array,
+    beside,
     figure,
-    headline,
+    hide_frame,
+    label,
+    line_plot,
     name_axes,
+    note,
+    rectangle,
     style,
 )
+from transformer_lib.lessons.figures.heatmaps import colour_bar
 
 __all__ = [
     "copy_task",
@@ -42,28 +47,22 @@ def _wavelength(pair: int, width: int) -> float:
     return 2 * math.pi * 10_000.0 ** (2 * pair / width)
 
 
-def _beside(ax: Axes, height: float, words: str, colour: str = MUTED, **look: Any) -> None:
-    """Words to the right of a panel, at a height in data units."""
-    ax.annotate(
-        words, (1.0, height), xycoords=("axes fraction", "data"), xytext=(8, 0), va="center",
-        textcoords="offset points", fontsize=9, color=colour, annotation_clip=False, **look,
-    )  # fmt: skip
-
-
-def _colour_bar(ax: Axes, image: Any, label: str) -> None:
-    bar = ax.figure.colorbar(image, ax=ax, label=label, shrink=0.8, aspect=22, pad=0.03)
-    bar.outline.set_visible(False)
+def _beside(ax: Axes, height: float, text: str, colour: str = MUTED, **look: Any) -> None:
+    """Write a text to the right of a panel, at a height in data units."""
+    beside(ax, height, text, colour, data=True, fontsize=9, **look)
 
 
 @style()
 def position_curves(table: Any, pairs: Sequence[int]) -> Figure:
-    """Sine and cosine of a few pairs of dimensions over the positions, one panel per pair.
+    """Draw sine and cosine of a few pairs of dimensions over the positions, one panel per pair.
 
-    Dots are what the table (positions, d_model) holds; the lines between them are the formula.
+    Dots are the entries of the table (positions, d_model); the lines are the formula.
     """
     array = as_array(table, 2)
     length, width = array.shape
-    fig, axes = figure(8.2, 1.15 * len(pairs) + 1.1, len(pairs), sharex=True, squeeze=False)
+    title = "Every pair of dimensions is a wave, slower than the one before"
+    height = 1.15 * len(pairs) + 1.1
+    fig, axes = figure(8.2, height, len(pairs), title=title, sharex=True, squeeze=False)
     smooth = np.linspace(0, length - 1, 40 * length)
     for ax, pair in zip(axes[:, 0], pairs, strict=True):
         every = _wavelength(pair, width)
@@ -73,10 +72,9 @@ def position_curves(table: Any, pairs: Sequence[int]) -> Figure:
             ax.plot(dots, "o", color=colour, markersize=3.5, label=("sine", "cosine")[column])
         ax.set(ylim=(-1.25, 1.25), yticks=(-1, 0, 1), xlim=(-0.5, length - 0.5))
         ax.grid(True, axis="y")
-        words = f"dimensions {2 * pair}, {2 * pair + 1}\nrepeats every\n{every:,.1f} positions"
-        _beside(ax, 0, words, INK)
+        text = f"dimensions {2 * pair}, {2 * pair + 1}\nrepeats every\n{every:,.1f} positions"
+        _beside(ax, 0, text, INK)
     axes[0, 0].legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 0.98), markerscale=1.6)
-    headline(fig, "Every pair of dimensions is a wave, slower than the one before")
     fig.supxlabel("position", fontsize=10, color=MUTED)
     fig.supylabel("value in the table", fontsize=10, color=MUTED)
     return fig
@@ -84,31 +82,29 @@ def position_curves(table: Any, pairs: Sequence[int]) -> Figure:
 
 @style()
 def position_table(table: Any, marked: int) -> Figure:
-    """The table as a heatmap: rows are positions, columns dimensions; one row is outlined."""
+    """Draw the table as a heatmap: rows are positions, columns dimensions; one is outlined."""
     array = as_array(table, 2)
     right = array.shape[1] - 0.5
-    fig, ax = figure(8.2, 4.6)
+    fig, ax = figure(8.2, 4.6, title="One row per position: fast waves left, almost still right")
     image = ax.imshow(array, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto", interpolation="none")
-    ax.add_patch(Rectangle((-0.5, marked - 0.5), right + 0.5, 1, fill=False, edgecolor=INK))
-    ax.annotate(
-        f"added to the word\nat position {marked}", (right, marked), xytext=(-12, 26), ha="right",
-        textcoords="offset points", fontsize=9.5, arrowprops={"arrowstyle": "-", "color": INK},
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 2.5},
-    )  # fmt: skip
-    headline(fig, "One row per position: fast waves left, almost still right")
+    rectangle(ax, -0.5, marked - 0.5, right + 0.5, 1, fill=False, edgecolor=INK)
+    look = {"ha": "right", "fontsize": 9.5, "arrowprops": {"arrowstyle": "-", "color": INK}}
+    look["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 2.5}
+    note(ax, f"added to the word\nat position {marked}", (right, marked), (-12, 26), **look)
     name_axes(ax, x="dimension", y="position")
-    _colour_bar(ax, image, "value")
+    colour_bar(ax, image, "value")
     return fig
 
 
 @style()
-def position_counter(table: Any, n_rows: int = 6) -> Figure:
-    """Above the bits of each position, below the sines of the first pairs of the table."""
-    array = as_array(table, 2)
+def position_counter(table: Any) -> Figure:
+    """Draw the bits of each position, and below them the sines of the table's first pairs."""
+    array, n_rows = as_array(table, 2), 6
     positions = np.arange(len(array))
     bits = np.stack([positions >> bit & 1 for bit in range(n_rows)])
     sines = array[:, 0 : 2 * n_rows : 2].T
-    fig, (upper, lower) = figure(9.0, 4.9, 2, 1, sharex=True)
+    title = "A binary counter, and the same counter with soft edges"
+    fig, (upper, lower) = figure(9.0, 4.9, 2, 1, title=title, sharex=True)
     _counter_panel(upper, bits, SEQUENTIAL, (0, 1.35), "bit")
     _counter_panel(lower, sines, DIVERGING, (-1, 1), "sine")
     upper.set_title("The bits of the position: white 0, blue 1", fontsize=10.5)
@@ -116,7 +112,6 @@ def position_counter(table: Any, n_rows: int = 6) -> Figure:
     for row in range(n_rows):
         _beside(upper, row + 0.5, f"every {2 ** (row + 1)}")
         _beside(lower, row + 0.5, f"every {_wavelength(row, array.shape[1]):.1f}")
-    headline(fig, "A binary counter, and the same counter with soft edges")
     fig.supxlabel("position", fontsize=10, color=MUTED)
     fig.supylabel("fast  →  slow", fontsize=10, color=MUTED, rotation=270)
     return fig
@@ -125,75 +120,74 @@ def position_counter(table: Any, n_rows: int = 6) -> Figure:
 def _counter_panel(
     ax: Axes, values: np.ndarray, colours: Any, bounds: tuple[float, float], name: str
 ) -> None:
-    """Values (rows, positions) as cells, row 0 on top."""
+    """Draw values (rows, positions) as cells, row 0 at the top."""
     (rows, length), (low, high) = values.shape, bounds
     ax.pcolormesh(values, cmap=colours, vmin=low, vmax=high, edgecolors="white", linewidth=0.5)
     ax.set_yticks(np.arange(rows) + 0.5, [f"{name} {row}" for row in range(rows)])
     ax.set_xticks(np.arange(0, length, 8) + 0.5, range(0, length, 8))
     ax.set(ylim=(rows, 0), xlim=(0, length))
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+    hide_frame(ax)
 
 
 @style()
 def position_wavelengths(wavelengths: Any, sentence: int) -> Figure:
-    """Wavelength of every pair on a log axis, with the paper's bounds and a sentence's length."""
+    """Draw the wavelength of every pair, with the paper's bounds and a sentence's length."""
     array = as_array(wavelengths, 1)
     longer = int((array > sentence).sum())
     first, last = len(array) - longer, len(array) - 1
-    fig, ax = figure(8.2, 4.2)
+    fig, ax = figure(8.2, 4.2, title="Wavelengths grow by the same factor from pair to pair")
     ax.plot(array, color=BLUE, linewidth=2.6)
     ax.set(yscale="log", ylim=(3, 200_000), xlim=(0, last))
     ax.grid(True)
-    for height, words in ((2 * math.pi, "2π"), (20_000 * math.pi, "10000 · 2π")):
+    for height, text in ((2 * math.pi, "2π"), (20_000 * math.pi, "10000 · 2π")):
         ax.axhline(height, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2)
-        _beside(ax, height, words, fontweight="bold")
+        _beside(ax, height, text, fontweight="bold")
     ax.axhline(sentence, color=ORANGE, linewidth=1.4)
     _beside(ax, sentence, f"{sentence} words", ORANGE, fontweight="bold")
     ax.axvspan(first, last, color=ORANGE, alpha=0.09, linewidth=0)
-    words = f"{longer} of {len(array)} pairs do not finish\none turn within {sentence} words"
-    ax.text(first + 8, 9_000, words, va="center")
-    headline(fig, "Wavelengths grow by the same factor from pair to pair")
+    text = f"{longer} of {len(array)} pairs do not finish\none turn within {sentence} words"
+    label(ax, first + 8, 9_000, text, ha="left")
     name_axes(ax, x="pair i (dimensions 2i and 2i + 1)", y="wavelength in positions (log)")
     return fig
 
 
 @style()
 def position_similarity(dots: Any, by_distance: Any) -> Figure:
-    """Dot products of all pairs of positions (P, P), and those at distance 0, 1, 2, … (Q,)."""
+    """Draw dot products of all pairs of positions (P, P), and by distance 0, 1, 2, … (Q,)."""
     matrix, line = as_array(dots, 2), as_array(by_distance, 1)
-    fig, (left, right) = figure(9.2, 4.0, 1, 2, width_ratios=(1, 1.15))
-    _colour_bar(left, left.imshow(matrix, cmap=SEQUENTIAL, vmin=0), "dot product")
+    title = "How alike two positions are depends on their distance alone"
+    fig, (left, right) = figure(9.2, 4.0, 1, 2, title=title, width_ratios=(1, 1.15))
+    colour_bar(left, left.imshow(matrix, cmap=SEQUENTIAL, vmin=0), "dot product")
     name_axes(left, title="Every pair of positions …", x="position", y="position")
     distance = np.arange(1 - len(line), len(line))
     right.plot(distance, line[abs(distance)], color=BLUE)
     right.grid(True)
     right.set(xlim=(-len(line), len(line)), ylim=(min(0.0, 1.1 * line.min()), 1.08 * line.max()))
     name_axes(right, title="… lies on one curve", x="distance in positions", y="dot product")
-    headline(fig, "How alike two positions are depends on their distance alone")
     return fig
 
 
 @style()
-def position_clocks(table: Any, starts: Sequence[int], step: int, n_pairs: int = 4) -> Figure:
-    """Pairs of dimensions as clocks: the hand at each start, and `step` positions later. The sine
-    is the way to the right, the cosine the way up: position 0 is twelve o'clock."""
-    array = as_array(table, 2)
+def position_clocks(table: Any, starts: Sequence[int], step: int) -> Figure:
+    """Draw pairs of dimensions as clocks, with the hand at each start and `step` positions later.
+
+    The sine points right and the cosine up: position 0 is twelve o'clock.
+    """
+    array, n_pairs = as_array(table, 2), 4
+    title = f"{step} positions on, each hand has turned by the same angle, wherever it began"
     size = 1.95 * n_pairs + 0.9, 2.05 * len(starts) + 0.9
-    fig, axes = figure(*size, len(starts), n_pairs, squeeze=False)
+    fig, axes = figure(*size, len(starts), n_pairs, title=title, squeeze=False)
     for row, start in zip(axes, starts, strict=True):
         for pair, ax in enumerate(row):
             _clock(ax, array, pair, start, start + step)
-        words = f"from {start}\nto {start + step}"
-        row[0].text(-1.35, 0, words, ha="right", va="center", fontsize=11)
+        label(row[0], -1.35, 0, f"from {start}\nto {start + step}", ha="right", fontsize=11)
     for pair, ax in enumerate(axes[0]):
         ax.set_title(f"dimensions {2 * pair}, {2 * pair + 1}", fontsize=10, loc="center", pad=5)
-    headline(fig, f"{step} positions on, each hand has turned by the same angle, wherever it began")
     return fig
 
 
 def _clock(ax: Axes, table: np.ndarray, pair: int, start: int, end: int) -> None:
-    """One clock with the hands of two positions and the angle between them."""
+    """Draw one clock with the hands of two positions and the angle between them."""
     ax.add_patch(Circle((0, 0), 1, facecolor="#f6f8f9", edgecolor=GRID, linewidth=1.5))
     for hour in range(12):
         x, y = math.sin(hour * math.pi / 6), math.cos(hour * math.pi / 6)
@@ -206,28 +200,30 @@ def _clock(ax: Axes, table: np.ndarray, pair: int, start: int, end: int) -> None
     arc = Arc((0, 0), 0.9, 0.9, theta1=begin - turn, theta2=begin, color=ORANGE, linewidth=2.6)
     ax.add_patch(arc)
     ax.plot(0, 0, "o", color=INK, markersize=4)
-    ax.text(0, -1.22, f"{turn:.1f}°", ha="center", va="center", color=ORANGE, fontsize=10.5)
+    label(ax, 0, -1.22, f"{turn:.1f}°", color=ORANGE, fontsize=10.5)
     ax.set(xlim=(-1.1, 1.1), ylim=(-1.35, 1.1), aspect="equal")
     ax.axis("off")
 
 
 @style()
 def shift_by_rotation(matrix: Any, scores: Any, shift: int) -> Figure:
-    """The matrix (D, D) that moves every position by `shift`, and the scores (P, P) that it
-    gives: row p of a table, moved, times every row q."""
+    """Draw the matrix (D, D) that moves every position by `shift`, and the resulting scores.
+
+    `scores` (P, P) holds row p of the table, moved, times every row q.
+    """
     array, moved = as_array(matrix, 2), as_array(scores, 2)
-    fig, (left, right) = figure(9.2, 4.2, 1, 2)
-    _colour_bar(left, left.imshow(array, cmap=DIVERGING, vmin=-1, vmax=1), "entry")
-    _colour_bar(right, right.imshow(moved, cmap=SEQUENTIAL), "dot product")
+    title = f"One fixed matrix moves every position by {shift}"
+    fig, (left, right) = figure(9.2, 4.2, 1, 2, title=title)
+    colour_bar(left, left.imshow(array, cmap=DIVERGING, vmin=-1, vmax=1), "entry")
+    colour_bar(right, right.imshow(moved, cmap=SEQUENTIAL), "dot product")
     rows = np.arange(len(moved) - shift)
     right.plot(rows + shift, rows, color=ORANGE, linewidth=1.8, label=f"q = p + {shift}")
     ends = (0, len(moved) - 1)
     right.plot(ends, ends, color=INK, linestyle=":", linewidth=1.4, label="q = p")
     right.legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none")
     name_axes(left, title="Small rotations, nothing else", x="dimension in", y="dimension out")
-    title = f"Row p, moved, is most like row p + {shift}"
-    name_axes(right, title=title, x="position q", y="position p")
-    headline(fig, f"One fixed matrix moves every position by {shift}")
+    panel = f"Row p, moved, is most like row p + {shift}"
+    name_axes(right, title=panel, x="position q", y="position p")
     return fig
 
 
@@ -235,26 +231,28 @@ def shift_by_rotation(matrix: Any, scores: Any, shift: int) -> Figure:
 def copy_task(
     steps: Any, accuracy: Mapping[str, Any], by_place: Any, ceiling: Any, without: str
 ) -> Figure:
-    """Accuracy over training, a curve per model; and at each place of the copy for the model
-    `without` positions, beside the best that can be had from a bag of letters (both (T,))."""
+    """Draw accuracy over training, a curve per model, and at each place of the copy.
+
+    The second panel is about the model `without` positions, beside the best guess from a bag of
+    letters; both are of shape (T,).
+    """
     measured, best = as_array(by_place, 1), as_array(ceiling, 1)
-    fig, (left, right) = figure(9.6, 4.0, 1, 2, width_ratios=(1.35, 1))
-    left.set(ylim=(0, 1.04))  # before the lines are named: their names stand at these heights
+    title = "Without positions, copying cannot be learned"
+    fig, (left, right) = figure(9.6, 4.0, 1, 2, title=title, width_ratios=(1.35, 1))
+    left.set(ylim=(0, 1.04))  # set before the lines are named: it decides the heights of the names
     names = {"x_label": "training step", "y_label": "letters right"}
     line_plot(steps, accuracy, title="Three models learn to copy", **names, ax=left)
     colour = left.lines[list(accuracy).index(without)].get_color()
     left.axhline(best.mean(), color=INK, linestyle=(0, (4, 3)), linewidth=1.2)
-    words = f"all that a bag allows: {best.mean():.0%}"
-    left.text(as_array(steps, 1)[-1], best.mean() + 0.03, words, ha="right", fontsize=9)
+    text = f"all that a bag allows: {best.mean():.0%}"
+    left.text(as_array(steps, 1)[-1], best.mean() + 0.03, text, ha="right", fontsize=9)
     places = np.arange(1, len(measured) + 1)
     right.bar(places, measured, color=colour, alpha=0.85, label="measured")
     mark = {"markersize": 17, "markeredgewidth": 2, "label": "best guess from a bag"}
     right.plot(places, best, "_", color=INK, **mark)
     right.set(xticks=places, ylim=(0, 1.04))
     right.legend(loc="upper left")
-    title = "Without positions it guesses"
-    name_axes(right, title=title, x="place in the copy", y="letters right")
+    name_axes(right, title="Without positions it guesses", x="place in the copy", y="letters right")
     for ax in (left, right):
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    headline(fig, "Without positions, copying cannot be learned")
     return fig

@@ -1,4 +1,4 @@
-"""The figures of notebook 07: targets, rates, batches, curves, maps that change, lengths."""
+"""The figures of notebook 07: targets, batches, loss curves, changing maps, scores."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from transformer_lib.lessons.figures.base import name_lines
-from transformer_lib.lessons.figures.heatmaps import colour_bar, draw_values, token_axes
-from transformer_lib.lessons.figures.look import (
+from transformer_lib.lessons.figures.base import (
     MUTED,
     PALETTE,
     SEQUENTIAL,
     as_array,
     figure,
-    headline,
     name_axes,
+    name_lines,
+    note,
     show,
     style,
 )
+from transformer_lib.lessons.figures.heatmaps import colour_bar, draw_values, token_axes
 
 __all__ = [
     "LiveCurves",
@@ -32,35 +32,33 @@ __all__ = [
     "smoothed_targets",
 ]
 
+SMOOTH = 10  # steps of a running mean
+
 
 @style()
 def smoothed_targets(targets: Mapping[str, Any], tokens: Sequence[str], *, title: str) -> Figure:
-    """One row of bars per target distribution over the same tokens."""
-    fig, axes = figure(8, 3.6, ncols=len(targets), sharey=True)
+    """Draw a panel of bars per target distribution over the same tokens."""
+    fig, axes = figure(8, 3.6, ncols=len(targets), title=title, sharey=True)
     for ax, (name, values), colour in zip(axes, targets.items(), PALETTE, strict=False):
         bars = ax.bar(range(len(tokens)), as_array(values, 1), color=colour, width=0.7)
         ax.bar_label(bars, fmt="%.2f", padding=2, fontsize=9)
         ax.set_xticks(range(len(tokens)), tokens)
         name_axes(ax, title=name, x="token")
     axes[0].set(ylim=(0, 1.12))
-    name_axes(axes[0], y="wanted probability")
-    headline(fig, title)
+    name_axes(axes[0], y="target probability")
     return fig
 
 
 @style()
-def padded_batches(
-    batches: Mapping[str, Sequence[Sequence[int]]], *, title: str, n_shown: int = 6
-) -> Figure:
-    """The first batches of each way to group sentences: words in colour, padding in grey.
+def padded_batches(batches: Mapping[str, Sequence[Sequence[int]]], *, title: str) -> Figure:
+    """Draw the first six batches of each way to group sentences: words in colour, padding in grey.
 
-    Args:
-        batches: name of the way to lists of sentence lengths, one list per batch.
+    `batches` maps the name of a way to lists of sentence lengths, one list per batch.
     """
-    fig, axes = figure(9, 3.9, ncols=len(batches), sharex=True)
+    fig, axes = figure(9, 3.9, ncols=len(batches), title=title, sharex=True)
     for ax, (name, lists) in zip(axes, batches.items(), strict=True):
         top = 0
-        for lengths in lists[:n_shown]:
+        for lengths in lists[:6]:
             rows = np.arange(len(lengths)) + top
             ax.barh(rows, max(lengths), height=1.0, color="#d5dbe0")
             ax.barh(rows, lengths, height=1.0, color=PALETTE[0])
@@ -70,7 +68,6 @@ def padded_batches(
         ax.set_yticks([])
         ax.invert_yaxis()
         ax.grid(False)
-    headline(fig, title)
     return fig
 
 
@@ -79,40 +76,35 @@ def loss_curves(
     curves: Mapping[str, Sequence[float]],
     *,
     title: str,
-    y_label: str = "loss, nats per token",
-    smooth: int = 10,
     levels: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Loss against the step, each curve a running mean over `smooth` steps, named at its end.
+    """Draw the loss over the steps, each curve a running mean over 10 steps, named at its end.
 
-    `levels` are losses to compare with, each a dashed line with its name.
+    `levels` are losses to compare with, each drawn as a dashed line with its name.
     """
-    fig, ax = figure(8, 4)
+    fig, ax = figure(8, 4, title=title)
     lines = {}
     for (name, values), colour in zip(curves.items(), PALETTE, strict=False):
-        means = running_mean(values, smooth)
-        (lines[name],) = ax.plot(np.arange(len(means)) + smooth, means, color=colour)
+        means = running_mean(values, SMOOTH)
+        (lines[name],) = ax.plot(np.arange(len(means)) + SMOOTH, means, color=colour)
     for name, level in (levels or {}).items():
         _dashed(ax, level, name)
     ax.grid(True)
     ax.margins(x=0.01)
-    name_axes(ax, x="step", y=f"{y_label} (mean of {smooth} steps)" if smooth > 1 else y_label)
+    name_axes(ax, x="step", y=f"loss, nats per token (mean of {SMOOTH} steps)")
     name_lines(ax, lines)
-    headline(fig, title)
     return fig
 
 
 def _dashed(ax: Axes, level: float, name: str) -> None:
-    """A dashed line at that height, with its name below it."""
+    """Draw a dashed line at that height, with its name below it."""
     ax.axhline(level, color=MUTED, linestyle="--", linewidth=1.2)
-    ax.annotate(
-        name, (0.5, level), xycoords=("axes fraction", "data"), xytext=(0, -3), va="top",
-        textcoords="offset points", ha="center", color=MUTED, fontsize=9,
-    )  # fmt: skip
+    look = {"xycoords": ("axes fraction", "data"), "va": "top", "ha": "center"}
+    note(ax, name, (0.5, level), (0, -3), color=MUTED, fontsize=9, **look)
 
 
 def running_mean(values: Sequence[float], width: int) -> np.ndarray:
-    """Means over `width` neighbours; shorter at the start than the values by width - 1."""
+    """Return means over `width` values, without those of the first width - 1 steps."""
     width = min(width, len(values))
     return np.convolve(values, np.ones(width) / width, mode="valid")
 
@@ -121,15 +113,14 @@ def running_mean(values: Sequence[float], width: int) -> np.ndarray:
 def diagonal_over_time(
     maps: Mapping[int, Any], rows: Sequence[str], columns: Sequence[str], *, title: str
 ) -> Figure:
-    """The same attention map at several steps of a training, from left to right."""
-    fig, axes = figure(10.5, 3.7, ncols=len(maps), sharey=True)
+    """Draw the same attention map at several training steps, from left to right."""
+    fig, axes = figure(10.5, 3.7, ncols=len(maps), title=title, sharey=True)
     for ax, (step, weights) in zip(axes, maps.items(), strict=True):
-        draw_values(ax, as_array(weights, 2), SEQUENTIAL, 0.0, 1.0, None)
+        draw_values(ax, as_array(weights, 2), SEQUENTIAL, 0.0, 1.0)
         token_axes(ax, rows, columns)
         name_axes(ax, title=f"step {step}", x="keys: source")
     name_axes(axes[0], y="queries: to predict")
-    colour_bar(fig, axes[0].collections[0], axes, "attention weight")
-    headline(fig, title)
+    colour_bar(axes, axes[0].collections[0], "attention weight")
     return fig
 
 
@@ -142,34 +133,30 @@ def scores_by_group(
     x_label: str,
     y_label: str,
 ) -> Figure:
-    """Bars of a score per group of sentences, with the number of sentences in each."""
-    fig, ax = figure(8, 3.9)
+    """Draw a bar for the score of each group of sentences, with the number of sentences in it."""
+    fig, ax = figure(8, 3.9, title=title)
     bars = ax.bar(list(scores), list(scores.values()), color=PALETTE[0], width=0.66)
     ax.bar_label(bars, [f"{v:.1f}" for v in scores.values()], padding=2, fontweight="bold")
     ax.set_xticks(range(len(scores)), [f"{name}\n{counts[name]} sentences" for name in scores])
     ax.margins(y=0.14)
     name_axes(ax, x=x_label, y=y_label)
-    headline(fig, title)
     return fig
 
 
 class LiveCurves:
-    """Loss and accuracy drawn while a model trains, with the time that is left.
+    """Loss and accuracy, drawn while a model trains, with the remaining time.
 
-    Call it with every loss; the picture is drawn anew at most every `seconds`.
+    Call it with every loss; the picture is redrawn at most every three seconds.
 
     Args:
-        steps: updates in all.
-        title: what is trained.
-        seconds: least time between two pictures.
+        steps: total number of updates.
+        title: name of the model.
         floor: the lowest possible loss, drawn as a dashed line.
     """
 
-    def __init__(
-        self, steps: int, title: str, seconds: float = 3.0, floor: float | None = None
-    ) -> None:
-        self.steps, self.title, self.seconds, self.floor = steps, title, seconds, floor
-        self.smooth = max(10, steps // 50)
+    def __init__(self, steps: int, title: str, floor: float | None = None) -> None:
+        self.steps, self.title, self.floor = steps, title, floor
+        self.smooth = max(SMOOTH, steps // 50)
         self.losses: list[float] = []
         self.scores: dict[int, float] = {}
         self.started = self.drawn = time.monotonic()
@@ -177,24 +164,24 @@ class LiveCurves:
         self.shown = False
 
     def __call__(self, loss: float) -> None:
-        """Takes the loss of one more step."""
+        """Record the loss of one more step."""
         self.losses.append(loss)
         last = len(self.losses) == self.steps
-        if last or time.monotonic() - self.drawn > self.seconds:
+        if last or time.monotonic() - self.drawn > 3.0:
             self.draw()
 
     def score(self, share: float) -> None:
-        """Takes the share of sentences that are right at this step."""
+        """Record the share of sentences that are correct at this step."""
         self.scores[len(self.losses)] = share
         self.draw()
 
     def draw(self) -> None:
-        """Shows the curves so far, in the place of the last picture."""
+        """Show the curves so far, in place of the last picture."""
         show(self.figure(), alt=self.alt(), display_id=self.id, update=self.shown)
         self.shown, self.drawn = True, time.monotonic()
 
     def alt(self) -> str:
-        """The picture in words."""
+        """Describe the picture in words."""
         scores = f", {self.scores[max(self.scores)]:.0%} right" if self.scores else ""
         return (
             f"Training curves, {self.title}: after {len(self.losses)} of {self.steps} steps the "
@@ -202,15 +189,16 @@ class LiveCurves:
         )
 
     def status(self) -> str:
-        """Steps done, seconds taken, seconds left."""
+        """Return the steps done, the seconds taken, and the seconds left."""
         done, taken = len(self.losses), time.monotonic() - self.started
         left = taken / max(done, 1) * (self.steps - done)
         return f"step {done} of {self.steps}, {taken:.0f} s" + (f", {left:.0f} s left" * (left > 1))
 
     @style()
     def figure(self) -> Figure:
-        """The loss, and beside it the share that is right once there is one."""
-        fig, axes = figure(9, 3.3, ncols=2 if self.scores else 1, squeeze=False)
+        """Draw the loss and, once there is one, the share of correct sentences beside it."""
+        title = f"{self.title}: {self.status()}"
+        fig, axes = figure(9, 3.3, ncols=2 if self.scores else 1, title=title, squeeze=False)
         line = running_mean(self.losses, self.smooth)
         axes[0, 0].plot(np.arange(len(line)) + len(self.losses) - len(line), line)
         if self.floor is not None:
@@ -230,5 +218,4 @@ class LiveCurves:
             ax.set_xlim(0, self.steps)
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.grid(True)
-        headline(fig, f"{self.title}: {self.status()}")
         return fig

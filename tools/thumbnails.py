@@ -1,4 +1,7 @@
-"""One small picture per notebook, and the command that writes them for the README."""
+"""Write the pictures of the README: `python tools/thumbnails.py docs/images`.
+
+One small picture per notebook, and Figure 1.
+"""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -7,13 +10,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from transformer_lib.lessons.figures.architecture import figure_one
+from transformer_lib.lessons.figures import DIVERGING, INK, SEQUENTIAL, figure_one, style
+from transformer_lib.lessons.figures.base import Number, label, rectangle
 from transformer_lib.lessons.figures.canvas import HERE, Canvas, Point
-from transformer_lib.lessons.figures.look import DIVERGING, INK, SEQUENTIAL, Number, style
-
-__all__ = ["draw", "main"]
 
 WIDTH, HEIGHT = 32.0, 20.0  # drawing units; ten to the inch
 PAPER, BLUE, DARK = "#f3f7fa", "#4a97c2", "#1d6399"
@@ -21,9 +22,7 @@ PAPER, BLUE, DARK = "#f3f7fa", "#4a97c2", "#1d6399"
 
 @style()
 def draw(number: int) -> Figure:
-    """The picture of notebook `number` (1 to 7), 3.2 by 2 inches, without words to read."""
-    if number not in PICTURES:
-        raise ValueError(f"there is no notebook {number!r}: choose 1 to 7")
+    """Draw the picture of notebook `number` (1 to 7), 3.2 by 2 inches."""
     fig = Figure(figsize=(WIDTH / 10, HEIGHT / 10))
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, WIDTH), ylim=(0, HEIGHT))
@@ -48,15 +47,15 @@ def _arrow(ax: Axes, start: Point, end: Point, colour: str) -> None:
 def _cells(
     ax: Axes, x: Number, y: Number, colours: Sequence[Sequence[object]], side: Number
 ) -> None:
-    """Rows of coloured squares, the first row on top, with its upper left corner at (x, y)."""
+    """Draw rows of coloured squares, with the upper left corner of the first at (x, y)."""
     for row, line in enumerate(colours):
         for column, colour in enumerate(line):
-            corner = (x + column * side, y - (row + 1) * side)
-            ax.add_patch(Rectangle(corner, side, side, facecolor=colour, edgecolor=PAPER, lw=1.2))
+            left, bottom = x + column * side, y - (row + 1) * side
+            rectangle(ax, left, bottom, side, side, facecolor=colour, edgecolor=PAPER, lw=1.2)
 
 
 def _embeddings(ax: Axes) -> None:
-    """Each word becomes a strip of numbers."""
+    """Draw each word and its strip of numbers."""
     values = (
         (0.12, 0.3, 0.82, 0.66, 0.1, 0.4, 0.9),
         (0.22, 0.75, 0.14, 0.38, 0.88, 0.3, 0.62),
@@ -65,14 +64,13 @@ def _embeddings(ax: Axes) -> None:
     for row, (word, strip) in enumerate(zip(("the", "small", "dog"), values, strict=True)):
         y = 14.8 - 4.9 * row
         ax.add_patch(_rounded(2.6, y - 1.5, 7.4, 3.0, DARK, radius=1.0))
-        middle = {"ha": "center", "va": "center", "fontweight": "bold"}
-        ax.text(6.3, y - 0.1, word, color="white", fontsize=9.5, **middle)
+        label(ax, 6.3, y - 0.1, word, color="white", fontsize=9.5, fontweight="bold")
         _arrow(ax, (10.4, y), (13.2, y), INK)
         _cells(ax, 13.8, y + 1.15, [[DIVERGING(value) for value in strip]], 2.3)
 
 
 def _positional(ax: Axes) -> None:
-    """Waves, fast at the left and slow at the right."""
+    """Draw waves, fast at the left and slow at the right."""
     position, column = np.mgrid[0:60, 0:40]
     table = 0.8 * np.sin(1.6 * position / 60 ** (column / 26))
     box = (2.6, WIDTH - 2.6, 2.4, HEIGHT - 2.4)
@@ -81,23 +79,21 @@ def _positional(ax: Axes) -> None:
 
 
 def _masks(ax: Axes) -> None:
-    """A triangle: the past is open, the future is not."""
+    """Draw a causal mask."""
     side, count = 2.5, 6
     left, top = (WIDTH - side * count) / 2, (HEIGHT + side * count) / 2
     for row in range(count):
         for column in range(count):
-            corner = (left + column * side, top - (row + 1) * side)
-            blocked = {"facecolor": "#e9eef2", "edgecolor": "#aab6c0", "hatch": "/////"}
-            cell = Rectangle(corner, side, side, linewidth=0, **blocked)
+            box = (left + column * side, top - (row + 1) * side, side, side)
+            look = {"facecolor": "#e9eef2", "edgecolor": "#aab6c0", "hatch": "/////"}
             if column <= row:
-                cell = Rectangle(corner, side, side, linewidth=0, facecolor=DARK)
-                cell.set_facecolor(HERE if column == row else BLUE)
-            ax.add_patch(cell)
-            ax.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=PAPER, linewidth=1.4))
+                look = {"facecolor": HERE if column == row else BLUE}
+            rectangle(ax, *box, linewidth=0, **look)
+            rectangle(ax, *box, fill=False, edgecolor=PAPER, linewidth=1.4)
 
 
 def _attention(ax: Axes) -> None:
-    """Two words below, and how strongly each looks at the words above."""
+    """Draw two words below, and how strongly each attends to the words above."""
     xs = np.linspace(4.6, 27.4, 6)
     looks = {
         1: (HERE, (0.1, 0.2, 0.75, 0.08, 0.3, 0.05)),
@@ -116,7 +112,7 @@ def _attention(ax: Axes) -> None:
 
 
 def _feed_forward(ax: Axes) -> None:
-    """A narrow, a wide, a narrow layer, and the line that goes around them."""
+    """Draw a narrow, a wide, a narrow layer, and the residual connection around them."""
     for x, height, colour in ((9.0, 5.0, BLUE), (12.6, 11.0, DARK), (16.2, 5.0, BLUE)):
         ax.add_patch(_rounded(x, 8.4 - height / 2, 2.2, height, colour))
     canvas = Canvas(ax, {"sum": "here"}, {})
@@ -128,7 +124,7 @@ def _feed_forward(ax: Axes) -> None:
 
 
 def _model(ax: Axes) -> None:
-    """Two stacks, and the way from one to the other."""
+    """Draw two stacks, and the connection from one to the other."""
     for layer in range(3):
         ax.add_patch(_rounded(3.6, 3.0 + 3.4 * layer, 10, 2.8, BLUE))
     for layer in range(4):
@@ -139,7 +135,7 @@ def _model(ax: Axes) -> None:
 
 
 def _training(ax: Axes) -> None:
-    """The loss falls, and the attention finds the diagonal."""
+    """Draw falling losses, and attention on the diagonal."""
     x = np.linspace(0, 1, 120)
     wobble = 0.25 * np.exp(-2 * x) * np.sin(40 * x)
     ax.plot([3.4, 3.4, 29.2], [17.2, 3.0, 3.0], color="#9aa8b4", linewidth=1.2)
@@ -163,9 +159,9 @@ PICTURES: dict[int, Callable[[Axes], None]] = {
 
 @style()
 def main(arguments: Sequence[str]) -> None:
-    """Write `01.png` … `07.png` and `figure_one.png` into the folder that is named."""
+    """Write `01.png` … `07.png` and `figure_one.png` into the folder given."""
     if len(arguments) != 1:
-        raise SystemExit("usage: python -m transformer_lib.lessons.figures.architecture FOLDER")
+        raise SystemExit("usage: python tools/thumbnails.py FOLDER")
     folder = Path(arguments[0])
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {f"{number:02}": draw(number) for number in PICTURES} | {"figure_one": figure_one()}

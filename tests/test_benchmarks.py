@@ -18,12 +18,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import environments, material, quality, quality_report, report
 from benchmarks.__main__ import arguments
-from benchmarks.arithmetic import flops_per_target_token, ratio, summary
+from benchmarks.arithmetic import flops_per_target_token, ratio
 from benchmarks.environments import install
 from benchmarks.loop import Loop, timed_steps
-from benchmarks.peers import HERE, PEERS, TRAINING, Peer
+from benchmarks.peers import HERE, PEERS, Peer
 from benchmarks.peers.torch_nn import CachedGreedy, TorchModel, dropout_as_ours, greedy
-from benchmarks.ratios_picture import picture
 from benchmarks.rounds import Conditions, Crew, agreement
 from benchmarks.run import Run
 from benchmarks.worker import TrainingWorker
@@ -161,12 +160,6 @@ def test_a_side_trains_to_its_last_step_and_notes_its_curve(side, corpus, tmp_pa
     else:
         assert [step for step, _ in seen] == [1, 2, 3, 4, 5]
         assert {rates.cooldown for _, rates in seen} == {(2, 5)}
-
-
-def test_a_score_between_two_points_lies_on_the_line():
-    points = [{"seconds": 60.0, "bleu": 30.0}, {"seconds": 120.0, "bleu": 36.0}]
-    found = [quality_report.at(points, seconds) for seconds in (0, 30, 60, 80, 500)]
-    assert found == [0, 15, 30, 32, 36]
 
 
 def test_the_readme_has_the_curve_that_was_measured():
@@ -322,88 +315,7 @@ def test_training_and_decoding_stay_on_their_device(peer, small_material):
     assert losses == pytest.approx(expected[0], rel=1e-4) and texts == expected[1]
 
 
-def test_every_device_has_a_section_of_its_own(result, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
-    monkeypatch.setattr(report, "ROOT", tmp_path)
-    assert "--device cuda" in report.section("cuda") and "--device" not in report.section("cpu")
-    (tmp_path / "cuda").mkdir()
-    (tmp_path / "cuda" / "benchmarks.json").write_text(json.dumps(result))
-    assert "](../cuda/ratios.png)" in report.section("cuda") and "base" in report.section("cuda")
-    assert report.section("cpu") == report.NOT_YET.format("make bench")
-    text = report.with_all_sections(report.README.read_text("utf-8"))
-    assert text.index("Nothing has been measured yet") < text.index("../cuda/ratios.png")
-
-
 # Tables and picture
-
-
-@pytest.fixture
-def result():
-    """A made-up run: two peers, one of them without memory."""
-    speeds = {"torch.nn": [100.0, 120.0], "ours": [150.0, 252.0]}
-    training = {
-        name: {
-            "tokens per second": summary(values),
-            "ratio": ratio(values, speeds["torch.nn"]),
-            "share of peak": summary([value / 1000 for value in values]),
-            "memory": 2**20 if name == "ours" else None,
-            "memory ratio": None,
-        }
-        for name, values in speeds.items()
-    }
-    decoding = {
-        "sentences per second": summary([8.0]),
-        "ratio": ratio([8.0], [4.0]),
-        "same as ours": {"same": 7, "of": 9},
-    }
-    return {
-        "commit": "abc",
-        "when": "today",
-        "quick": False,
-        "machine": {"processor": "a box", "cores": 2, "instructions": ["avx2"], "python": "3"},
-        "conditions": {
-            "threads": 2, "rounds": 2, "steps per round": 1, "OMP_WAIT_POLICY": "PASSIVE",
-            "load average at the start": 0.5, "load average at the end": None,
-        },
-        "trained": {"preset": "base", "max tokens": 25000},
-        "matrix peak": {"float32": 170e9, "bfloat16": 300e9},
-        "flops per target token": {"by formula": 15.9e6, "counted by torch": 17e6},
-        "training": {"system": training},
-        "loss curves": {
-            "torch.nn": {"losses": [3.0], "largest difference": 0.0},
-            "ours": {"losses": [3.0], "largest difference": 3e-7},
-        },
-        "decoding": {"system": {"greedy": {"ours": decoding}, "beam 5": {}}},
-        "left out": {"fairseq": "no wheel"},
-    }  # fmt: skip
-
-
-def test_the_tables_hold_the_numbers_of_the_file(result):
-    text = report.tables(result)
-    assert "| transformer_lib | 201 | 1.80 (1.50 to 2.10) | 20% | 1 |  |" in text
-    assert f"| {TRAINING['torch.nn'].title} | 110 | 1.00 (1.00 to 1.00) | 11% |  |  |" in text
-    assert "| transformer_lib | 8.0 | 2.00 (2.00 to 2.00) | 7/9 |  |  |  |" in text
-    assert "- **fairseq**: `no wheel`" in text
-    assert "float32 170, bfloat16 300" in text and "15.9 MFLOP" in text
-    assert "transformer_lib 3e-07" in text and "sanity check" not in text
-    assert "sanity check" in report.tables(result | {"quick": True})
-    assert "trained: `base`, batches of up to 25,000 tokens" in text and "GPU" not in text
-    on_gpu = result | {"machine": result["machine"] | {"gpu": "A GPU"}}
-    assert "- A GPU, next to a box, 2 cores" in report.tables(on_gpu)
-
-
-def test_the_picture_has_a_bar_for_every_peer_and_names_its_axes(result):
-    figure = picture(result)
-    assert figure.get_suptitle() and [ax.get_title("left") for ax in figure.axes] == [
-        "Training",
-        "Decoding, greedy",
-    ]
-    training = figure.axes[0]
-    assert [bar.get_width() for bar in training.patches] == [1.8, 1.0]
-    assert [label.get_text() for label in training.get_yticklabels()] == [
-        TRAINING[name].title for name in ("ours", "torch.nn")
-    ]
-    assert all(ax.get_xlabel() and ax.get_ylabel() for ax in figure.axes)
 
 
 def test_the_readme_is_what_was_measured():

@@ -185,17 +185,12 @@ def test_a_model_that_ships_translates_the_same_in_hugging_face(tmp_path):
         ({"positions": "learned"}, "sinusoids, got learned"),
         ({"tie_embeddings": False}, "tied"),
         ({"shared_vocabulary": False}, "one vocabulary"),  # of one size, but not the same
+        ({"vocab": WordVocab.train(LINES, "de", min_freq=1)}, "needs subwords"),
     ],
+    ids=["learned positions", "not tied", "not shared", "words"],
 )
 def test_what_hugging_face_has_no_architecture_for_is_refused(changes, reason, tmp_path):
     pytest.importorskip("transformers", reason="needs the extra `export`")
     with pytest.raises(ValueError, match=reason):
         export(translator(**changes), tmp_path / "out", "transformers")
     assert not (tmp_path / "out").exists()
-
-
-def test_whole_words_are_refused_for_hugging_face(tmp_path):
-    pytest.importorskip("transformers", reason="needs the extra `export`")
-    words = WordVocab.train(LINES, "de", min_freq=1)
-    with pytest.raises(ValueError, match="needs subwords"):
-        export(translator(words), tmp_path / "out", "transformers")

@@ -21,9 +21,12 @@ JSON_FILES = ["config", "progress", "manifest", "corpus"]
 READERS = [target for target in fuzz.TARGETS if target != "flags"]
 
 few = settings(
-    max_examples=15, deadline=None, derandomize=True, database=None,
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    database=None,
     suppress_health_check=[HealthCheck.too_slow],
-)  # fmt: skip
+)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
@@ -105,8 +108,20 @@ def test_any_number_in_a_configuration_is_taken_or_refused(kind):
     check()
 
 
-FLAGS = ["--steps", "--d-model", "--dropout", "--betas", "--preset", "--max-minutes", "--resume",
-         "--norm-first", "--cooldown", "--threads", "--peak-rate", "--what"]  # fmt: skip
+FLAGS = [
+    "--steps",
+    "--d-model",
+    "--dropout",
+    "--betas",
+    "--preset",
+    "--max-minutes",
+    "--resume",
+    "--norm-first",
+    "--cooldown",
+    "--threads",
+    "--peak-rate",
+    "--what",
+]
 
 
 @settings(few, max_examples=12)

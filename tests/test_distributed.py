@@ -16,11 +16,13 @@ from two_ranks import RATES, RUN, TINY, float64_model
 
 from transformer_lib import Batch, ModelConfig, collate, evaluate, make_optimizer, train_step
 from transformer_lib.cli import main
-from transformer_lib.data.corpora import ParallelText
+from transformer_lib.data.encoding import learn_vocabularies, prepare
 from transformer_lib.data.files import check_folder, list_checkpoints
-from transformer_lib.data.prepared import Prepared, learn_vocabularies, prepare
+from transformer_lib.data.prepared import Prepared
+from transformer_lib.data.text import ParallelText
+from transformer_lib.train.folder import RunLog
 from transformer_lib.train.ranks import ALONE, Ranks
-from transformer_lib.train.runs import RunConfig, RunLog
+from transformer_lib.train.settings import RunConfig
 from transformer_lib.train.trainer import Trainer
 
 SOURCE = ("ein Hund schläft", "eine Katze sieht den Hund", "der Garten ist grün", "ja ja ja")
@@ -173,10 +175,6 @@ def test_nan_on_one_rank_stops_all_before_the_update(found, sharding):
         assert told["error"].endswith("(here is rank 1)")
 
 
-def test_all_ranks_learn_of_a_gradient_that_float16_cannot_hold(found):
-    assert [there["scale"] for there in found] == [512.0, 512.0]
-
-
 def test_what_fails_on_one_rank_fails_on_all(found):
     kinds, texts = zip(*(there["failing alone"] for there in found), strict=True)
     assert kinds == ("FileNotFoundError",) * 2
@@ -253,7 +251,7 @@ def test_a_signal_to_one_rank_stops_all_behind_the_same_step(home, found):
 class Many(Ranks):
     """99 processes that agree without a word."""
 
-    def together(self):
+    def raise_on_all_ranks(self):
         return nullcontext()
 
 
@@ -269,7 +267,7 @@ def test_what_cannot_be_shared_is_refused(data, tmp_path):
         made(Many(world_size=99))
     with pytest.raises(ValueError, match="start them with torchrun"):
         made(sharding="fsdp")
-    with pytest.raises(ValueError, match="muon needs whole matrices, which fsdp cuts up"):
+    with pytest.raises(ValueError, match="muon needs whole matrices, which fsdp shards"):
         made(optimizer="muon", sharding="fsdp")
 
 
@@ -350,14 +348,14 @@ def test_torchrun_goes_on_from_the_checkpoint_when_a_rank_is_killed(data, two_ag
         os.kill(workers(agent)[1], signal.SIGKILL)
         out, err = agent.communicate(timeout=120)
     assert agent.returncode == 0, err
-    assert "going on from" in out and "all steps done: step 60" in out
+    assert "resuming from" in out and "all steps done: step 60" in out
     assert last_weights(tmp_path / "run") == last_weights(two_agents[0])
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_rank_that_is_lost_ends_the_others(data, tmp_path, number):
     """Also where no agent watches, and where the lost one is still there but does nothing."""
-    endless = ["--steps", "1000000", "--wait-minutes", "0.2"]
+    endless = ["--steps", "1000000", "--wait-minutes", "0.1"]
     with two_processes(*train(data, tmp_path / "run", *endless)) as (first, second):
         wait_for_a_checkpoint(tmp_path / "run", first)
         second.send_signal(number)
@@ -370,9 +368,8 @@ def test_a_rank_that_is_lost_ends_the_others(data, tmp_path, number):
     assert "--resume auto" in line and "third_party" not in line
 
 
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
-def test_a_dry_run_of_two_processes_is_told_once(data, tmp_path, sharding):
-    with two_processes(*train(data, tmp_path / "run", "--dry-run", "--sharding", sharding)) as both:
+def test_a_dry_run_of_two_processes_is_told_once(data, tmp_path):
+    with two_processes(*train(data, tmp_path / "run", "--dry-run", "--sharding", "fsdp")) as both:
         told = [process.communicate(timeout=100) for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     assert told[0][0].startswith("model ") and "memory  about" in told[0][0]

@@ -14,15 +14,21 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 
 from transformer_lib.batching import Batch
 from transformer_lib.config import ModelConfig
-from transformer_lib.data.corpora import ParallelText
 from transformer_lib.data.prepared import Prepared
+from transformer_lib.data.text import ParallelText
 from transformer_lib.model import Transformer
-from transformer_lib.train.distributed import in_one_piece, share_out, train_step_of_all
+from transformer_lib.train.distributed import (
+    full_state_dict,
+    parallelize,
+    train_step_on_all_ranks,
+)
+from transformer_lib.train.folder import RunLog
+from transformer_lib.train.losses import TrainingLoss
 from transformer_lib.train.ranks import join
-from transformer_lib.train.runs import RunConfig, RunLog
+from transformer_lib.train.settings import RunConfig
 from transformer_lib.train.trainer import Trainer
 from transformer_lib.train.validation import validation_scores
-from transformer_lib.training import TrainConfig, batch_loss, make_optimizer
+from transformer_lib.training import TrainConfig, make_optimizer
 
 TINY = {"n_layers": 1, "d_model": 16, "n_heads": 2, "d_ff": 32}
 # The gradient of a key's bias is 0 but for rounding, of which an eps of 1e-9 would make steps.
@@ -35,13 +41,17 @@ def float64_model():
     return Transformer(ModelConfig.tiny(20, **TINY, dropout=0.0)).double()
 
 
-def whole_weights(model):
-    return [in_one_piece(weight.detach()).clone() for weight in model.parameters()]
+def float64_loss(ranks, sharding, kind=TrainingLoss):
+    return parallelize(kind(float64_model(), RATES), ranks, sharding)
+
+
+def whole_weights(loss):
+    return [full_state_dict(weight.detach()).clone() for weight in loss.parameters()]
 
 
 def updates(ranks, sharding, all_batches):
     """Some updates of all ranks: what they told, the last gradients, the weights."""
-    shared = share_out(float64_model(), ranks, sharding)
+    shared = float64_loss(ranks, sharding)
     sent = []
     if sharding == "ddp":
         shared.register_comm_hook(
@@ -51,9 +61,9 @@ def updates(ranks, sharding, all_batches):
     told = []
     for step, batches in enumerate(all_batches, 1):
         mine = [Batch(*batch) for batch in batches[ranks.rank :: ranks.world_size]]
-        result = train_step_of_all(ranks, shared, shared, optimizer, mine, step, RATES)
+        result = train_step_on_all_ranks(ranks, shared, optimizer, mine, step, RATES)
         told.append(tuple(result))
-    gradients = [in_one_piece(weight.grad) for weight in shared.parameters()]
+    gradients = [full_state_dict(weight.grad) for weight in shared.parameters()]
     return {
         "told": told,
         "gradients": gradients,
@@ -65,39 +75,24 @@ def updates(ranks, sharding, all_batches):
 
 def spoiled(ranks, sharding, batches):
     """The loss of rank 1 is no number: what all raise, and whether a weight has changed."""
-    shared = share_out(float64_model(), ranks, sharding)
+
+    class Spoiled(TrainingLoss):
+        def forward(self, *ids):
+            return super().forward(*ids) * (math.nan if ranks.rank == 1 else 1.0)
+
+    shared = float64_loss(ranks, sharding, Spoiled)
     before, optimizer = whole_weights(shared), make_optimizer(shared, RATES)
-
-    def loss_of(*arguments):
-        return batch_loss(*arguments) * (math.nan if ranks.rank == 1 else 1.0)
-
+    mine = [Batch(*batches[ranks.rank])]
+    where = f"here is rank {ranks.rank}"
     try:
-        train_step_of_all(
-            ranks, shared, shared, optimizer, [Batch(*batches[ranks.rank])], 1, RATES,
-            loss_of=loss_of, place=f"here is rank {ranks.rank}",
-        )  # fmt: skip
+        train_step_on_all_ranks(ranks, shared, optimizer, mine, 1, RATES, where)
     except FloatingPointError as error:
         return {"error": str(error), "same": all(map(torch.equal, before, whole_weights(shared)))}
 
 
-def scale_after_overflow(ranks):
-    """A gradient that float16 cannot hold, in a piece that only rank 1 has."""
-    shared = share_out(float64_model(), ranks, "fsdp")
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    optimizer = make_optimizer(shared, RATES)
-    ids = torch.tensor([[5, 6, 3]])
-    scaler.scale(shared(ids, ids).sum()).backward()
-    if ranks.rank == 1:
-        next(shared.parameters()).grad.to_local()[-1] = math.inf
-    scaler.unscale_(optimizer)
-    scaler.step(optimizer)
-    scaler.update()
-    return scaler.get_scale()
-
-
 def failing_alone(ranks):
     try:
-        with ranks.together():
+        with ranks.raise_on_all_ranks():
             if ranks.rank == 1:
                 raise FileNotFoundError("no such disk")
     except Exception as error:
@@ -149,7 +144,7 @@ class Runs:
 
     def fit_until_one_is_asked_to_end(self, name):
         """A signal to rank 1 alone, behind step 2."""
-        original = Trainer._update
+        original = Trainer.update
 
         def update_and_signal(made, batches):
             result = original(made, batches)
@@ -157,11 +152,11 @@ class Runs:
                 os.kill(os.getpid(), signal.SIGTERM)
             return result
 
-        Trainer._update = update_and_signal
+        Trainer.update = update_and_signal
         try:
             return self.fit(name)
         finally:
-            Trainer._update = original
+            Trainer.update = original
 
 
 def main(home):
@@ -177,7 +172,6 @@ def main(home):
             "spoiled ddp": spoiled(ranks, "ddp", one[0]),
             "spoiled fsdp": spoiled(ranks, "fsdp", one[0]),
             "scored": scored(ranks, given["text"]),
-            "scale": scale_after_overflow(ranks),
             "failing alone": failing_alone(ranks),
             "gathered": ranks.gather(["ä" * ranks.rank, ranks.rank]),
             "whole": runs.fit("whole", dropout=0.2),

@@ -13,9 +13,9 @@ import pytest
 from helpers import silent
 
 from transformer_lib.data.encoding import (
-    Encoders,
     GrowingArray,
     LengthFilter,
+    encoder,
     learn_vocabularies,
     prepare,
 )
@@ -82,13 +82,13 @@ def test_blocks_are_taken_as_they_are_needed():
 
     text = ParallelText(("ein Hund",) * 9, ("a dog",) * 9, "x")
     vocabularies = learn_vocabularies(text, "subwords", 18, ("de", "en"))
-    with Encoders(vocabularies, 2) as encode:
+    with encoder(vocabularies, 2) as encode:
         found = encode(blocks(), None)
         next(found)
         assert len(taken) <= 6  # or all blocks of a large file would lie in memory
         found.close()
-    with pytest.raises(ValueError, match="workers must be at least 1"):
-        Encoders(vocabularies, 0)
+    with pytest.raises(ValueError, match="workers must be at least 1"), encoder(vocabularies, 0):
+        pass
 
 
 SCRIPT = """

@@ -9,7 +9,7 @@ import pytest
 
 from transformer_lib.batching import epoch_batches
 from transformer_lib.data import prepared as module
-from transformer_lib.data.encoding import Encoded, SplitWriter
+from transformer_lib.data.encoding import Encoded, write_split
 from transformer_lib.data.prepared import IdPairs, count_shards, shards
 
 DRAW = {"seed": 3, "epoch": 2}
@@ -21,8 +21,8 @@ def corpus(folder, n_pairs):
     lengths = draw.integers(1, 13, (2, n_pairs))
     ids = [draw.integers(4, 9, side.sum()) for side in lengths]
     ids[0][np.cumsum([0, *lengths[0][:-1]])] = np.arange(n_pairs) + 100
-    with SplitWriter(folder, "train", keep_text=False) as writer:
-        writer.add(Encoded(ids, list(lengths), [[], []], Counter()))
+    blocks = [Encoded(ids, list(lengths), [[], []], Counter())]
+    write_split(folder, "train", blocks, keep_text=False)
     return IdPairs(folder, "train")
 
 

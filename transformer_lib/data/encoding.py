@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -32,6 +33,7 @@ from transformer_lib.vocab import SubwordVocab, Vocab, WordVocab
 
 __all__ = ["SAMPLE_PAIRS", "LengthFilter", "learn_vocabularies", "prepare"]
 
+Pairs = Iterable[tuple[str, str]]
 SAMPLE_PAIRS = 200_000  # enough to learn a vocabulary: its frequent subwords settle
 
 
@@ -128,31 +130,33 @@ def prepare(
         for vocab, side in zip(vocabularies, ("source", "target"), strict=True):
             vocab.save(temporary / f"{side}.vocab")
         splits = {}
-        with Encoders(vocabularies, workers) as encode:
+        with encoder(vocabularies, workers) as encode:
             for split, text in texts.items():
                 chosen = length_filter if split == training else None
-                with SplitWriter(temporary, split, keep_text=chosen is None) as writer:
-                    blocks = encode(text.blocks(), chosen)
-                    splits[split] = _write_split(writer, split, text, blocks)
-                say(_summary(split, splits[split]))
+                blocks = _with_bar(split, text, encode(text.blocks(), chosen))
+                splits[split] = record = write_split(temporary, split, blocks, chosen is None)
+                _count_dropped(split, text, record)
+                say(_summary(split, record))
         corpus = {"name": texts[training].name, **(about or {}), "splits": splits}
         (temporary / "corpus.json").write_text(json.dumps(corpus, indent=2) + "\n")
 
     return Prepared(write_folder(folder, fill, kind="corpus", replace=replace))
 
 
-def _write_split(
-    writer: SplitWriter, split: str, text: Text, blocks: Iterable[Encoded]
-) -> dict[str, Any]:
+def _with_bar(split: str, text: Text, blocks: Iterable[Encoded]) -> Iterator[Encoded]:
     with progress_bar(f"{split}: encoding", total=len(text), delay=3.0) as bar:
         for block in blocks:
-            writer.add(block)
+            yield block
             bar.update(len(block.lengths[0]) + block.dropped.total())
-    before = getattr(text, "dropped", {})  # when the text was read
-    writer.dropped.update({reason: n for reason, n in before.items() if n})
-    if not writer.pairs:
-        raise ValueError(f"{split}: every pair was dropped: {dict(writer.dropped)}")
-    return writer.summary()
+
+
+def _count_dropped(split: str, text: Text, record: dict[str, Any]) -> None:
+    """Add to a record what was dropped when the text was read; empty lines come first."""
+    counts = Counter(getattr(text, "dropped", {})) + record["dropped"]
+    empty = {"empty line": counts.pop("empty line")} if "empty line" in counts else {}
+    record["dropped"] = empty | counts
+    if not record["pairs"]:
+        raise ValueError(f"{split}: every pair was dropped: {record['dropped']}")
 
 
 def _summary(split: str, counts: Mapping[str, Any]) -> str:
@@ -180,9 +184,7 @@ class Encoded:
 
 
 def encode_block(
-    vocabularies: Sequence[Vocab],
-    length_filter: LengthFilter | None,
-    pairs: Iterable[tuple[str, str]],
+    vocabularies: Sequence[Vocab], length_filter: LengthFilter | None, pairs: Pairs
 ) -> Encoded:
     """Encode pairs; without a filter all that are not empty stay, and their text is kept."""
     src_vocab, tgt_vocab = vocabularies
@@ -207,50 +209,44 @@ def encode_block(
     return Encoded(ids, lengths, text, dropped)
 
 
-class Encoders:
-    """Encode blocks of pairs, with more than one worker on processes of its own.
+Encode = Callable[[Iterable[Pairs], LengthFilter | None], Iterator[Encoded]]
+
+
+@contextmanager
+def encoder(vocabularies: Sequence[Vocab], workers: int = 1) -> Iterator[Encode]:
+    """Provide a function that encodes blocks of pairs, with a filter, in their order.
 
     Args:
-        vocabularies: of source and target.
         workers: number of processes that encode; with 1 it is this one.
     """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    if workers == 1:
+        yield lambda blocks, chosen: (encode_block(vocabularies, chosen, b) for b in blocks)
+        return
+    models = [vocab.to_bytes() for vocab in vocabularies]
+    # "spawn": a fork would copy threads of torch and sentencepiece in the middle of work
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (models,)) as pool:
+        try:
+            yield partial(_encode_in_pool, pool, 2 * workers)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
-    def __init__(self, vocabularies: Sequence[Vocab], workers: int = 1) -> None:
-        if workers < 1:
-            raise ValueError(f"workers must be at least 1, got {workers}")
-        self._vocabularies, self._workers = vocabularies, workers
-        self._stack = ExitStack()
-        self._pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> Encoders:
-        if self._workers > 1:
-            models = [vocab.to_bytes() for vocab in self._vocabularies]
-            # "spawn": a fork would copy threads of torch and sentencepiece in the middle of work
-            context = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(self._workers, context, _start_worker, (models,))
-            self._pool = self._stack.enter_context(pool)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._pool and error[0]:
-            self._pool.shutdown(cancel_futures=True)
-        self._stack.close()
-
-    def __call__(
-        self, blocks: Iterable[Iterable[tuple[str, str]]], length_filter: LengthFilter | None
-    ) -> Iterator[Encoded]:
-        """Yield the blocks, encoded, in their order, and read few of them ahead."""
-        if self._pool is None:
-            yield from (encode_block(self._vocabularies, length_filter, block) for block in blocks)
-            return
-        waiting: deque[Any] = deque()
-        for block in blocks:
-            with _ctrl_c_later():  # a submit may start a process
-                waiting.append(self._pool.submit(_work, length_filter, block))
-            if len(waiting) > 2 * self._workers:
-                yield waiting.popleft().result()
-        while waiting:
+def _encode_in_pool(
+    pool: ProcessPoolExecutor, ahead: int, blocks: Iterable[Pairs], chosen: LengthFilter | None
+) -> Iterator[Encoded]:
+    """Yield the encoded blocks in their order, and read only a few of them ahead."""
+    waiting: deque[Any] = deque()
+    for block in blocks:
+        with _ctrl_c_later():  # a submit may start a process
+            waiting.append(pool.submit(_work, chosen, block))
+        if len(waiting) > ahead:
             yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 @contextmanager
@@ -281,8 +277,8 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _work(length_filter: LengthFilter | None, block: Iterable[tuple[str, str]]) -> Encoded:
-    return encode_block(_worker["vocabularies"], length_filter, block)
+def _work(chosen: LengthFilter | None, block: Pairs) -> Encoded:
+    return encode_block(_worker["vocabularies"], chosen, block)
 
 
 class GrowingArray:
@@ -317,50 +313,27 @@ class GrowingArray:
                 self._write_head()
 
 
-class SplitWriter:
-    """The files of one split, open for more pairs: ids, the end of each sentence, and text.
-
-    Args:
-        folder: the folder to write to.
-        split: prefix of their names.
-        keep_text: write the sentences too.
-    """
-
-    def __init__(self, folder: Path, split: str, keep_text: bool) -> None:
-        self._stack = ExitStack()
-        self.pairs, self.dropped = 0, Counter[str]()
-        stems = [folder / f"{split}.{side}" for side in SIDES]
-        keep = self._stack.enter_context
-        self._ids = [keep(GrowingArray(Path(f"{s}.ids.npy"), np.int32)) for s in stems]
-        self._ends = [keep(GrowingArray(Path(f"{s}.ends.npy"), np.int64)) for s in stems]
-        text = [Path(f"{stem}.txt") for stem in stems if keep_text]
-        self._text = [
-            self._stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
-            for path in text
-        ]
-        for ends in self._ends:
-            ends.append(np.zeros(1, dtype=np.int64))
-
-    def add(self, block: Encoded) -> None:
-        """Append the pairs of a block."""
-        for ids, ends, more, lengths in zip(
-            self._ids, self._ends, block.ids, block.lengths, strict=True
-        ):
-            ends.append(ids.size + np.cumsum(lengths))
-            ids.append(more)
-        for file, sentences in zip(self._text, block.text, strict=False):
-            file.writelines(f"{sentence}\n" for sentence in sentences)
-        self.pairs += len(block.lengths[0])
-        self.dropped.update(block.dropped)
-
-    def __enter__(self) -> SplitWriter:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
-
-    def summary(self) -> dict[str, Any]:
-        """Return the record of this split for `corpus.json`; empty lines come first."""
-        counts = {f"{side}_tokens": ids.size for side, ids in zip(SIDES, self._ids, strict=True)}
-        empty = {"empty line": self.dropped["empty line"]} if self.dropped["empty line"] else {}
-        return {"pairs": self.pairs, **counts, "dropped": empty | dict(self.dropped)}
+def write_split(
+    folder: Path, split: str, blocks: Iterable[Encoded], keep_text: bool
+) -> dict[str, Any]:
+    """Write ids, the end of each sentence, and the text if that is kept; return the counts."""
+    n_pairs, dropped = 0, Counter[str]()
+    stems = [folder / f"{split}.{side}" for side in SIDES]
+    with ExitStack() as stack:
+        keep = stack.enter_context
+        ids = [keep(GrowingArray(Path(f"{stem}.ids.npy"), np.int32)) for stem in stems]
+        ends = [keep(GrowingArray(Path(f"{stem}.ends.npy"), np.int64)) for stem in stems]
+        paths = [Path(f"{stem}.txt") for stem in stems if keep_text]
+        text = [keep(path.open("w", encoding="utf-8", newline="\n")) for path in paths]
+        for array in ends:
+            array.append(np.zeros(1, dtype=np.int64))
+        for block in blocks:
+            for i in (0, 1):
+                ends[i].append(ids[i].size + np.cumsum(block.lengths[i]))
+                ids[i].append(block.ids[i])
+                if keep_text:
+                    text[i].writelines(f"{sentence}\n" for sentence in block.text[i])
+            n_pairs += len(block.lengths[0])
+            dropped += block.dropped
+    counts = {f"{side}_tokens": array.size for side, array in zip(SIDES, ids, strict=True)}
+    return {"pairs": n_pairs, **counts, "dropped": dropped}

@@ -161,15 +161,10 @@ class IdPairs(Sequence[IdPair]):
         start, end = self._ends[side][i : i + 2]
         return self._ids[side][start:end].tolist()
 
-    def _lengths(self, side: str, pairs: range) -> np.ndarray:
-        return np.diff(self._ends[side][pairs.start : pairs.stop + 1])
-
-    def _lengths_of(self, blocks: Sequence[range]) -> list[tuple[int, int]]:
-        src, tgt = (
-            np.concatenate([self._lengths(side, pairs) for pairs in blocks]).tolist()
-            for side in SIDES
-        )
-        return list(zip(src, tgt, strict=True))
+    def _lengths(self, blocks: Sequence[range]) -> np.ndarray:
+        """Return the number of source and of target tokens of every pair (2, pairs)."""
+        ends = [[self._ends[side][b.start : b.stop + 1] for b in blocks] for side in SIDES]
+        return np.stack([np.concatenate([*map(np.diff, parts)]) for parts in ends])
 
     @property
     def lengths(self) -> list[tuple[int, int]]:
@@ -177,19 +172,17 @@ class IdPairs(Sequence[IdPair]):
 
         One list of all pairs: not for a corpus larger than the memory, see `longest`.
         """
-        return self._lengths_of([range(len(self))])
+        return _as_pairs(self._lengths([range(len(self))]))
 
     @property
     def longest(self) -> tuple[int, int]:
         """Tokens of the longest source and of the longest target."""
-        starts = range(0, len(self), SHARD_PAIRS)
-        parts = [range(start, min(start + SHARD_PAIRS, len(self))) for start in starts]
-        longest = [0, 0]
-        for part in parts:
-            for i, side in enumerate(SIDES):
-                longest[i] = max(longest[i], int(self._lengths(side, part).max()))
+        longest = np.zeros(2, dtype=np.int64)
+        for start in range(0, len(self), SHARD_PAIRS):
+            part = range(start, min(start + SHARD_PAIRS, len(self)))
+            longest = np.maximum(longest, self._lengths([part]).max(axis=1))
             self._release()
-        return longest[0], longest[1]
+        return int(longest[0]), int(longest[1])
 
     def batches(self, max_tokens: int, *, start: int = 0, **draw: int) -> Iterator[Batch]:
         """Yield all pairs once, in batches as `epoch_batches` gives them.
@@ -214,5 +207,9 @@ class IdPairs(Sequence[IdPair]):
             # a draw of its own for every shard; with one shard it is that of the epoch
             own = draw.get("epoch", 0) * count_shards(len(self), SHARD_PAIRS) + number
             draws = {**draw, "epoch": own}
-            for batch in token_batches(self._lengths_of(blocks), max_tokens, **draws):
+            for batch in token_batches(_as_pairs(self._lengths(blocks)), max_tokens, **draws):
                 yield [indices[i] for i in batch]
+
+
+def _as_pairs(lengths: np.ndarray) -> list[tuple[int, int]]:
+    return list(zip(*lengths.tolist(), strict=True))

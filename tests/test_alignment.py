@@ -1,0 +1,97 @@
+"""Alignment scores: hand-counted values, definitions checked by hypothesis, and refusals."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transformer_lib.lessons.alignment import AlignmentScore, alignment_score, attention_links
+
+# Die rote Katze schläft nicht / The cat does not sleep; `does` belongs to no source word alone.
+GOLD = {(0, 0), (2, 1), (4, 3), (3, 4), (3, 2), (4, 2)}
+MAP = torch.tensor(
+    [
+        [0.7, 0.1, 0.1, 0.1, 0.0],  # The <- Die
+        [0.1, 0.6, 0.2, 0.1, 0.0],  # cat <- rote: wrong
+        [0.0, 0.0, 0.0, 0.6, 0.4],  # does <- schläft: one of its two
+        [0.0, 0.0, 0.1, 0.1, 0.8],  # not <- nicht
+        [0.3, 0.1, 0.1, 0.3, 0.2],  # sleep <- Die, a tie that the first column wins: wrong
+    ]
+)
+
+
+def test_alignment_by_hand():
+    assert attention_links(MAP) == {(0, 0), (1, 1), (3, 2), (4, 3), (0, 4)}
+    score = alignment_score(MAP, GOLD)
+    # Correct: (0, 0), (3, 2), (4, 3). (4, 2) is a hit too, as its row chose its other word.
+    assert score == AlignmentScore(hits=4, correct=3, predicted=5, gold=6)
+    assert (score.hit_rate, score.precision) == pytest.approx((4 / 6, 3 / 5))
+    assert alignment_score(attention_links(MAP), sorted(GOLD)) == score
+
+
+def test_sentences_are_added_by_counts_not_by_shares():
+    good = alignment_score({(0, 0)}, {(0, 0)})
+    bad = alignment_score({(i, i) for i in range(9)}, {(i, i + 1) for i in range(9)})
+    total = sum([good, bad], start=AlignmentScore(0, 0, 0, 0))
+    assert total == AlignmentScore(hits=1, correct=1, predicted=10, gold=10)
+    assert (total.hit_rate, total.precision) == (0.1, 0.1)
+
+
+@pytest.mark.parametrize("T, S", [(5, 3), (4, 4)])
+def test_a_transposed_map_is_refused(T, S):
+    attention = torch.zeros(T, S)
+    attention[:, 1] = 1.0  # every row attends to source word 1
+    assert attention_links(attention) == {(1, t) for t in range(T)}
+    with pytest.raises(ValueError, match=r"row 1 sums to \d\.00.*transposed"):
+        attention_links(attention.T)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.1])
+def test_raw_scores_are_refused(bad):
+    attention = MAP.clone()
+    attention[2, 2] = bad
+    with pytest.raises(ValueError, match="finite and not negative"):
+        attention_links(attention)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (3,), (3, 0)])
+def test_only_a_map_with_two_axes_is_a_map(shape):
+    with pytest.raises((ValueError, TypeError)):  # TypeError where types are checked at run time
+        alignment_score(torch.zeros(shape), {(0, 0)})
+
+
+def test_gold_links_outside_the_map_are_refused():
+    attention = torch.full((3, 5), 0.2)
+    for link in ((5, 0), (0, 3), (-1, 0), (0, -1)):
+        with pytest.raises(ValueError, match=r"is outside the \(3, 5\) map"):
+            alignment_score(attention, {(4, 2), link})
+    assert alignment_score(attention, {(4, 2)}).gold == 1
+
+
+def test_half_precision_cut_columns_and_masked_rows():
+    torch.manual_seed(0)
+    attention = torch.randn(20, 60).softmax(dim=1).bfloat16()
+    assert len(attention_links(attention)) == 20
+    assert len(attention_links(attention[:, :7])) == 20
+    attention[4:6] = 0
+    assert {t for _, t in attention_links(attention)} == set(range(20)) - {4, 5}
+
+
+def test_shares_of_nothing_are_refused():
+    nothing = alignment_score(set(), set())
+    for share in ("hit_rate", "precision"):
+        with pytest.raises(ValueError, match=r"no .*links to count"):
+            getattr(nothing, share)
+
+
+LINKS = st.frozensets(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1)
+
+
+@settings(database=None, deadline=None, derandomize=True)
+@given(LINKS, LINKS)
+def test_alignment_scores_agree_with_their_definitions(predicted, gold):
+    score = alignment_score(predicted, gold)
+    hits = [any((s2, t) in gold for s2, t2 in predicted if t2 == t) for s, t in gold]
+    assert score.hit_rate == sum(hits) / len(hits)
+    assert score.precision == len([link for link in predicted if link in gold]) / len(predicted)
+    assert 0 <= len(predicted & gold) / len(gold) <= score.hit_rate <= 1

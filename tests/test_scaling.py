@@ -11,9 +11,14 @@ from transformer_lib import ModelConfig, Transformer
 SIZES = {"d_model": 24, "n_heads": 3, "n_layers": 2, "d_ff": 40}
 
 
-@pytest.mark.parametrize("changes", [{}, {"n_layers": 3}, {"d_ff": 56}, {"d_model": 36}])
-@pytest.mark.parametrize(("src_len", "tgt_len"), [(5, 9), (12, 4)])
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("changes", "src_len", "tgt_len", "tied"),
+    [
+        ({"n_layers": 3}, 5, 9, True),
+        ({"d_ff": 56}, 12, 4, False),
+        ({"d_model": 36}, 5, 9, False),
+    ],
+)
 def test_operations_are_those_that_torch_counts(changes, src_len, tgt_len, tied):
     config = ModelConfig(47, 53, **(SIZES | changes), tie_embeddings=tied)
     model = Transformer(config)
@@ -29,12 +34,6 @@ def test_operations_are_those_that_torch_counts(changes, src_len, tgt_len, tied)
         config, src_len, tgt_len
     )
     assert counter.get_total_flops() == 2 * backward
-
-
-def test_it_is_about_six_times_the_parameters():
-    for run in scaling.PAPER:
-        six = 6 * scaling.n_parameters(run.config)
-        assert six < scaling.per_token(run.config) < 1.05 * six
 
 
 def test_the_papers_own_figures_come_out():
@@ -69,14 +68,3 @@ def test_data_scale_with_the_tokens():
     _, rows = scaling.data_table(growth)
     assert rows[0][1:] == ("3 s", "1.36e-05 GB", "0.3 s")
     assert rows[2][1:] == ("694 days", "256 GB", "69.4 days")  # 2 * 10**7 times as many tokens
-
-
-def test_a_chip_twice_as_fast_waits_twice_as_long():
-    read = {"read": {"1": {"cpu_seconds": 2.0, "target_tokens": 2_000_000}}}
-    _, rows = scaling.feed_table({"measured": read})
-    base = [row for row in rows if row[0] == "base"]
-    shares = [int(row[4].rstrip("%")) for row in base]
-    assert {row[3] for row in rows} == {"1,000,000"}
-    assert shares[2] / shares[1] == pytest.approx(989 / 312, rel=0.03)
-    taken = 989e12 * scaling.USED / scaling.per_token(ModelConfig.base(37_000))
-    assert base[2][2] == f"{taken:,.0f}"

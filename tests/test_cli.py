@@ -24,92 +24,84 @@ from transformer_lib.translate.translator import find_pretrained
 
 GERMAN = ["Ein Hund schläft.", "Eine Katze sieht den Hund.", "Der Garten ist grün.", "Ja ja ja."]
 ENGLISH = ["A dog sleeps.", "A cat sees the dog.", "The garden is green.", "Yes yes yes."]
+PREPARE = "--corpus files --vocab-size 60 --source {0} --target {1}"
+TRAIN = "train {data} {out} --n-layers 1 --d-model 32 --d-ff 64 --norm-first True --threads 1 "
+TRAIN += "--peak-rate 1e-2 --warmup 20 --max-tokens 200 --validate-every 120"
+SMALL = "--n-layers 1 --d-model 16 --d-ff 16 --threads 1"
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with two texts, a prepared corpus and a short run."""
     folder = tmp_path_factory.mktemp("home")
-    (folder / "a.de").write_text("\n".join([*GERMAN, ""]), "utf-8")
-    (folder / "a.en").write_text("\n".join([*ENGLISH, ""]), "utf-8")
+    for language, lines in (("de", GERMAN), ("en", ENGLISH)):
+        (folder / f"a.{language}").write_text("\n".join([*lines, ""]), "utf-8")
     pair = [str(folder / "a.de"), str(folder / "a.en")]
-    command = ["prepare", str(folder / "data"), "--corpus", "files", "--vocab-size", "60"]
-    command += ["--source", "de", "--target", "en"]
-    assert main([*command, "--train", *pair, "--val", *pair, "--test", *pair]) == 0
-    run = [str(folder / "data"), str(folder / "run"), "--n-layers", "1", "--d-model", "32"]
-    rates = ["--d-ff", "64", "--norm-first", "True", "--peak-rate", "1e-2", "--warmup", "20"]
-    length = ["--steps", "240", "--validate-every", "120", "--max-tokens", "200", "--threads", "1"]
-    assert main(["train", *run, *rates, *length]) == 0
+    splits = [word for split in ("--train", "--val", "--test") for word in (split, *pair)]
+    command = ["prepare", str(folder / "data"), *PREPARE.format("de", "en").split()]
+    assert main([*command, *splits]) == 0
+    places = {"data": folder / "data", "out": folder / "run"}
+    assert main([*(w.format(**places) for w in TRAIN.split()), "--steps", "240"]) == 0
     return folder
 
 
-def run(capsys, *arguments):
-    """Exit status, output and errors of one command."""
-    capsys.readouterr()
-    status = main([str(argument) for argument in arguments])
-    found = capsys.readouterr()
-    return status, found.out, found.err
+@pytest.fixture
+def cli(home, capsys, tmp_path):
+    """Run one command, and return its exit status, output and errors.
+
+    {run}, {data}, {de}, {en} are what `home` has, {tmp} and {out} what the test writes.
+    """
+    places = {"run": home / "run", "data": home / "data", "de": home / "a.de", "en": home / "a.en"}
+    places |= {"tmp": tmp_path, "out": tmp_path / "out"}
+
+    def call(command, *words):
+        capsys.readouterr()
+        status = main([*(word.format(**places) for word in command.split()), *words])
+        found = capsys.readouterr()
+        return status, found.out, found.err
+
+    return call
 
 
-def test_what_was_trained_translates(home, capsys):
-    status, out, _ = run(capsys, "translate", home / "run", *GERMAN)
-    assert status == 0
-    assert out.splitlines() == ENGLISH
-    command = ["translate", home / "run", GERMAN[0], "--n-best", 3, "--scores", "--beam", 4]
-    lines = run(capsys, *command)[1].splitlines()
-    scores = [float(line.split("\t")[0]) for line in lines]
-    assert scores == sorted(scores, reverse=True)
-    assert lines[0].endswith("\tA dog sleeps.") and len(lines) == 3
+def test_what_was_trained_translates(cli):
+    status, out, _ = cli("translate {run}", *GERMAN)
+    assert status == 0 and out.splitlines() == ENGLISH
+    _, out, _ = cli("translate {run} --n-best 3 --scores --beam 4", GERMAN[0])
+    scores = [float(line.split("\t")[0]) for line in out.splitlines()]
+    assert scores == sorted(scores, reverse=True) and len(scores) == 3
+    assert out.splitlines()[0].endswith("\tA dog sleeps.")
 
 
-def test_lines_come_back_in_order_with_empty_ones_in_place(home, capsys, monkeypatch):
+def test_lines_come_back_in_order_with_empty_ones_in_place(cli, monkeypatch):
     text = "Ja ja ja.\n\nEin Hund schläft."
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-    _, out, _ = run(capsys, "translate", home / "run")
-    assert out.split("\n") == ["Yes yes yes.", "", "A dog sleeps.", ""]
-    _, out, _ = run(capsys, "translate", home / "run", "--file", home / "a.de", "--beam", 1)
-    assert out.splitlines() == ENGLISH
+    assert cli("translate {run}")[1].split("\n") == ["Yes yes yes.", "", "A dog sleeps.", ""]
+    assert cli("translate {run} --file {de} --beam 1")[1].splitlines() == ENGLISH
 
 
-def test_a_line_that_is_too_long_is_warned_about_and_stays_in_place(home, capsys, tmp_path):
-    model = Translator.from_pretrained(next((home / "run" / "checkpoints").glob("step-000240")))
+def test_a_line_that_is_too_long_is_warned_about_and_stays_in_place(cli, home, tmp_path):
+    model = Translator.from_pretrained(home / "run" / "checkpoints" / "step-000240")
     model.model.config.__dict__["max_len"] = 80
-    model.save(tmp_path / "short")
-    long = "Hund " * 200
-    status, out, err = run(capsys, "translate", tmp_path / "short", "Ja ja ja.", long, "Ja ja ja.")
+    model.save(tmp_path / "out")
+    status, out, err = cli("translate {out}", "Ja ja ja.", "Hund " * 200, "Ja ja ja.")
     assert (status, out.splitlines()[1]) == (0, "")
     assert "warning: line 2 has" in err and "the model takes 30" in err
 
 
-def test_attention_is_drawn_or_the_reason_is_told(home, capsys, tmp_path):
-    command = ["translate", home / "run", "--attention"]
-    run(capsys, *command, tmp_path / "map.png", GERMAN[0])
+def test_attention_is_drawn_or_the_reason_is_told(cli, tmp_path):
+    cli("translate {run} --attention {tmp}/map.png", GERMAN[0])
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
     for name in ("map.txt", "map"):  # matplotlib would make another name of the second
-        status, out, err = run(capsys, *command, tmp_path / name, GERMAN[0])
+        status, out, err = cli(f"translate {{run}} --attention {{tmp}}/{name}", GERMAN[0])
         assert (status, out) == (2, "") and ".png, .svg or .pdf" in err
-    path = tmp_path / "empty.png"
-    status, out, err = run(capsys, *command[:2], "", GERMAN[0], "--attention", path)
+    status, out, err = cli("translate {run} --attention {tmp}/no.png", "", GERMAN[0])
     assert (status, out) == (0, "\nA dog sleeps.\n")
-    assert "line 1 has no translation to draw" in err and not path.exists()
+    assert "line 1 has no translation to draw" in err and not (tmp_path / "no.png").exists()
 
 
-def test_evaluation_prints_what_it_writes(home, capsys, tmp_path):
-    _, out, _ = run(
-        capsys,
-        "evaluate",
-        home / "run",
-        "--data",
-        home / "data",
-        "--split",
-        "test",
-        "--result",
-        tmp_path / "r.json",
-        "--report",
-        tmp_path / "r.html",
-        "--hypotheses",
-        tmp_path / "h.txt",
-    )
+def test_evaluation_prints_what_it_writes(cli, home, tmp_path):
+    outputs = "--result {tmp}/r.json --report {tmp}/r.html --hypotheses {tmp}/h.txt"
+    _, out, _ = cli(f"evaluate {{run}} --data {{data}} --split test {outputs}")
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["scores"]["BLEU"]["value"] == pytest.approx(100)
     assert "100.00" in out and "version:" in out
@@ -120,77 +112,50 @@ def test_evaluation_prints_what_it_writes(home, capsys, tmp_path):
     assert f"{home / 'run'}, beam 5, alpha 1" in page and "Translations: all" in page
 
 
-def test_a_model_for_another_direction_is_warned_about(home, capsys, tmp_path):
-    pair = [home / "a.en", home / "a.de"]
-    run(
-        capsys,
-        "prepare",
-        tmp_path / "back",
-        "--corpus",
-        "files",
-        "--vocab-size",
-        60,
-        "--source",
-        "en",
-        "--target",
-        "de",
-        "--train",
-        *pair,
-        "--val",
-        *pair,
-    )
-    for data, warned in ((home / "data", False), (tmp_path / "back", True)):
-        status, _, err = run(capsys, "evaluate", home / "run", "--data", data)
-        assert status == 0
-        told = "warning: the model translates de to en, the data is en to de\n"
-        assert err == told * warned
+def test_a_model_for_another_direction_is_warned_about(cli):
+    cli(f"prepare {{out}} {PREPARE.format('en', 'de')} --train {{en}} {{de}} --val {{en}} {{de}}")
+    assert cli("evaluate {run} --data {data}")[::2] == (0, "")
+    warning = "warning: the model translates de to en, the data is en to de\n"
+    assert cli("evaluate {run} --data {out}")[::2] == (0, warning)
 
 
-def test_averaging_halves_and_keeps_what_it_learned(home, capsys, tmp_path):
-    status, out, _ = run(capsys, "average", tmp_path / "mean", home / "run", "--last", 1, "--half")
+def test_averaging_halves_and_keeps_what_it_learned(cli, home, tmp_path):
+    status, out, _ = cli("average {out} {run} --last 1 --half")
     assert status == 0 and "the mean of 1: step-000240" in out
-    sizes = [
-        (folder / "model.safetensors").stat().st_size
-        for folder in (tmp_path / "mean", home / "run" / "checkpoints" / "step-000240")
-    ]
+    folders = tmp_path / "out", home / "run" / "checkpoints" / "step-000240"
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in folders]
     assert sizes[0] < 0.6 * sizes[1]
-    assert run(capsys, "translate", tmp_path / "mean", GERMAN[1])[1] == f"{ENGLISH[1]}\n"
-    _, out, _ = run(capsys, "average", tmp_path / "mean", home / "run", "--last", 2, "--force")
-    assert "step-000120, step-000240" in out
-    _, out, _ = run(capsys, "info", tmp_path / "mean")
-    assert "mean of     step-000120, step-000240; below, the last of them" in out
+    assert cli("translate {out}", GERMAN[1])[1] == f"{ENGLISH[1]}\n"
+    assert "step-000120, step-000240" in cli("average {out} {run} --last 2 --force")[1]
+    told = "mean of     step-000120, step-000240; below, the last of them"
+    assert told in cli("info {out}")[1]
 
 
-def test_the_mean_of_models_of_unknown_origin_is_evaluated_and_told(home, capsys, tmp_path):
+def test_the_mean_of_models_of_unknown_origin_is_evaluated_and_told(cli, home, tmp_path):
     model = Translator.from_pretrained(home / "run" / "checkpoints" / "step-000240")
-    bare = model.save(tmp_path / "bare")  # without a training.json
-    assert run(capsys, "average", tmp_path / "mean", bare, bare)[0] == 0
-    (tmp_path / "mean" / "README.md").write_text("| a |\n| b | c |\n| BLEU | high | x |\n")
-    status, _, err = run(capsys, "evaluate", tmp_path / "mean", "--data", home / "data")
-    assert (status, err) == (0, "")
-    status, out, err = run(capsys, "info", tmp_path / "mean")
+    model.save(tmp_path / "bare")  # without a training.json
+    assert cli("average {out} {tmp}/bare {tmp}/bare")[0] == 0
+    (tmp_path / "out" / "README.md").write_text("| a |\n| b | c |\n| BLEU | high | x |\n")
+    assert cli("evaluate {out} --data {data}")[::2] == (0, "")
+    status, out, err = cli("info {out}")
     assert (status, err) == (0, "") and "mean of     bare, bare\n" in out and "high" not in out
 
 
-def test_info_tells_what_a_model_is(home, capsys):
-    _, out, _ = run(capsys, "info", home / "run")
-    model = Translator.from_pretrained(home / "run" / "checkpoints" / "step-000240").model
+def test_info_tells_what_a_model_is(cli, home):
+    _, out, _ = cli("info {run}")
+    model = Translator.open(home / "run").model
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in out
-    for words in (
-        "d_model=32",
-        "60 ids, SubwordVocab",
-        "240 steps" if "step-000240" in out else "120 steps",
-    ):
-        assert words in out
+    step = "240 steps" if "step-000240" in out else "120 steps"
+    assert all(words in out for words in ("d_model=32", "60 ids, SubwordVocab", step))
     assert "mean of" not in out
-    _, out, _ = run(capsys, "info", home / "run" / "checkpoints" / "step-000240")
+    _, out, _ = cli("info {run}/checkpoints/step-000240")
     told = re.findall(r"^validation  step (\d+): .*?(, the best)?$", out, re.M)
     assert [step for step, _ in told] == ["120", "240"]  # each once
     assert sum(bool(best) for _, best in told) == 1
 
 
-def test_info_of_a_model_that_ships_has_the_scores_of_its_card(capsys):
-    _, out, _ = run(capsys, "info", "multi30k-en-de")
+def test_info_of_a_model_that_ships_has_the_scores_of_its_card(cli):
+    _, out, _ = cli("info multi30k-en-de")
     card = (find_pretrained("multi30k-en-de") / "README.md").read_text("utf-8")
     for measure in ("BLEU", "BLEU, literature", "token accuracy, %"):
         (value,) = re.findall(rf"^\| {measure} \| (\S+) \|", card, re.M)
@@ -198,115 +163,81 @@ def test_info_of_a_model_that_ships_has_the_scores_of_its_card(capsys):
     assert "mean of     step-" in out
 
 
-def test_a_run_stops_after_so_many_steps_at_the_rate_of_the_whole(
-    home, capsys, tmp_path, monkeypatch
-):
+def test_a_run_stops_after_so_many_steps_at_the_rate_of_the_whole(cli, tmp_path, monkeypatch):
     monkeypatch.setattr("transformer_lib.train.trainer.Trainer.log_every", 10)
-    small = ["--n-layers", 1, "--d-model", 16, "--d-ff", 16, "--threads", 1]
-    rates = ["--steps", 40, "--cooldown", 0.5, "--warmup", 5]
-    command = ["train", home / "data", tmp_path / "run", *small, *rates]
-    status, out, _ = run(capsys, *command, "--max-steps", 30)
-    assert status == 0
-    assert "30 steps are done" in out and "and more --max-steps" in out
-    status, out, _ = run(capsys, *command, "--resume", "auto")
+    command = f"train {{data}} {{out}} {SMALL} --steps 40 --cooldown 0.5 --warmup 5"
+    status, out, _ = cli(f"{command} --max-steps 30")
+    assert status == 0 and "30 steps are done" in out and "and more --max-steps" in out
+    status, out, _ = cli(f"{command} --resume auto")
     assert status == 0 and "step 30" in out and "all steps done" in out
-    log = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    log = map(json.loads, (tmp_path / "out" / "log.jsonl").read_text().splitlines())
     rates = {line["step"]: line["rate"] for line in log if "rate" in line}
     assert rates[40] == 0
     assert rates[30] / rates[20] == pytest.approx(0.5 * (20 / 30) ** 0.5)  # cooled down by half
 
 
-def test_going_on_after_the_end_trains_further(home, capsys, tmp_path):
-    shutil.copytree(home / "run", tmp_path / "run")
-    command = [
-        "train",
-        home / "data",
-        tmp_path / "run",
-        "--n-layers",
-        1,
-        "--d-model",
-        32,
-        "--d-ff",
-        64,
-        "--norm-first",
-        True,
-        "--peak-rate",
-        1e-2,
-        "--warmup",
-        20,
-        "--max-tokens",
-        200,
-        "--validate-every",
-        120,
-        "--threads",
-        1,
-    ]
-    status, out, err = run(capsys, *command, "--steps", 245)
+def test_going_on_after_the_end_trains_further(cli, home, tmp_path):
+    shutil.copytree(home / "run", tmp_path / "out")
+    status, out, err = cli(f"{TRAIN} --steps 245")
     assert (status, out) == (2, "") and "holds a run already: add --resume auto" in err
-    status, out, _ = run(capsys, *command, "--steps", 245, "--resume", "auto")
+    status, out, _ = cli(f"{TRAIN} --steps 245 --resume auto")
     assert status == 0 and "step-000240, step 240" in out and "all steps done: step 245" in out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["translate", "nowhere", "x"], "no folder nowhere, and no model of that name"),
-        (["evaluate", "{run}", "--data", "{data}", "--split", "tset"], "no split 'tset' here"),
-        (["evaluate", "{run}", "--data", "{run}"], "not a folder that this library wrote"),
-        (["train", "{data}", "{new}", "--dropout", "1.5"], "dropout must be"),
-        (["train", "{data}", "{new}", "--n-heads", "7", "--steps", "0"], "steps must be"),
-        (["train", "{data}", "{new}", "--n-heads", "7"], "not divisible by n_heads=7"),
-        (["train", "{data}", "{new}", "--cooldown", "2"], "--cooldown is a share"),
-        (["train", "{data}", "{new}", "--validation", "x"], "no split 'x' here"),
-        (["prepare", "{new}", "--corpus", "files"], "needs --source and --target"),
-        (
-            ["prepare", "{new}", "--corpus", "files", "--source", "de", "--target", "en"],
-            "needs --train SOURCE TARGET",
-        ),
-        (["prepare", "{data}"], "data exists: choose another name, or add --force"),
-        (["average", "{data}", "{run}"], "data holds another kind, corpus"),
-        (["average", "{data}", "{run}", "--force"], "data holds another kind, corpus"),
-        (["translate", "{run}", "ja", "--file", "{data}/corpus.json"], "or --file, not both"),
-        (["translate", "{run}", "--file", "{data}"], "Is a directory"),
-        (["translate", "{run}", "ja", "--attention", "{data}"], "is a folder: name a file"),
-        (["evaluate", "{run}", "--data", "{data}", "--result", "{data}"], "is a folder"),
-        (["evaluate", "{run}", "--data", "{data}", "--report", "x.doc"], "a report is .html, .png"),
-        (["train", "{data}", "{new}", "--warmup", "0"], "warmup must be above 0"),
-        (["train", "{data}", "{new}", "--threads", "0"], "--threads must be at least 1"),
-        (["train", "{data}", "{new}", "--max-len", "30"], "max_len=30 is too small"),
-        (["prepare", "{new}", "--source", "de", "--target", "de"], "give two languages"),
-        (["average", "{new}", "{run}", "--last", "0"], "--last must be at least 1"),
-        (["average", "{new}"], "needs one or more models"),
-        (["translate", "{run}", "ja", "--alpha", "nan"], "--alpha must be a number of at least 0"),
-        (["evaluate", "{run}", "--data", "{data}", "--alpha", "-3"], "--alpha must be a number"),
-        (["prepare", "{new}", "--vocab", "words", "--vocab-size", "0"], "--vocab-size must be"),
-        (["train", "{data}", "{new}", "--max-steps", "0"], "max_steps must be above 0"),
-    ],
-)
-def test_wrong_input_is_one_line_and_a_2(home, capsys, tmp_path, monkeypatch, arguments, words):
+WRONG = {
+    "translate nowhere x": "no folder nowhere, and no model of that name",
+    "evaluate {run} --data {data} --split tset": "no split 'tset' here",
+    "evaluate {run} --data {run}": "not a folder that this library wrote",
+    "train {data} {out} --dropout 1.5": "dropout must be",
+    "train {data} {out} --n-heads 7 --steps 0": "steps must be",
+    "train {data} {out} --n-heads 7": "not divisible by n_heads=7",
+    "train {data} {out} --cooldown 2": "--cooldown is a share",
+    "train {data} {out} --validation x": "no split 'x' here",
+    "prepare {out} --corpus files": "needs --source and --target",
+    "prepare {out} --corpus files --source de --target en": "needs --train SOURCE TARGET",
+    "prepare {data}": "data exists: choose another name, or add --force",
+    "average {data} {run}": "data holds another kind, corpus",
+    "average {data} {run} --force": "data holds another kind, corpus",
+    "translate {run} ja --file {data}/corpus.json": "or --file, not both",
+    "translate {run} --file {data}": "Is a directory",
+    "translate {run} ja --attention {data}": "is a folder: name a file",
+    "evaluate {run} --data {data} --result {data}": "is a folder",
+    "evaluate {run} --data {data} --report x.doc": "a report is .html, .png",
+    "train {data} {out} --warmup 0": "warmup must be above 0",
+    "train {data} {out} --threads 0": "--threads must be at least 1",
+    "train {data} {out} --max-len 30": "max_len=30 is too small",
+    "prepare {out} --source de --target de": "give two languages",
+    "average {out} {run} --last 0": "--last must be at least 1",
+    "average {out}": "needs one or more models",
+    "translate {run} ja --alpha nan": "--alpha must be a number of at least 0",
+    "evaluate {run} --data {data} --alpha -3": "--alpha must be a number",
+    "prepare {out} --vocab words --vocab-size 0": "--vocab-size must be",
+    "train {data} {out} --max-steps 0": "max_steps must be above 0",
+}
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_wrong_input_is_one_line_and_a_2(cli, capsys, tmp_path, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "200")
-    places = {"run": home / "run", "data": home / "data", "new": tmp_path / "new"}
     try:
-        status, out, err = run(capsys, *(text.format(**places) for text in arguments))
+        status, out, err = cli(command)
     except SystemExit as stop:  # a value that tyro itself refuses
         status, (out, err) = stop.code, capsys.readouterr()
     assert (status, out) == (2, "")
-    assert words in " ".join(err.split())
-    assert not (tmp_path / "new").exists()
+    assert WRONG[command] in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
 
 
-def test_text_files_of_unequal_length_are_refused(home, capsys, tmp_path):
-    (tmp_path / "short.en").write_text("one line\n")
-    pair = [home / "a.de", tmp_path / "short.en"]
-    command = ["prepare", tmp_path / "new", "--corpus", "files", "--train", *pair, "--val", *pair]
-    command += ["--source", "de", "--target", "en"]
-    status, _, err = run(capsys, *command)
+def test_text_files_of_unequal_length_are_refused(cli, tmp_path):
+    (tmp_path / "short").write_text("one line\n")
+    files = "--train {de} {tmp}/short --val {de} {tmp}/short"
+    status, _, err = cli(f"prepare {{out}} {PREPARE.format('de', 'en')} {files}")
     assert status == 2 and "has 4 lines, but" in err and err.count("\n") == 1
 
 
-def test_an_unknown_flag_is_refused_with_a_suggestion(home, capsys):
+def test_an_unknown_flag_is_refused_with_a_suggestion(cli, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(["train", str(home / "data"), "x", "--dropuot", "0.1"])
+        cli("train {data} {out} --dropuot 0.1")
     assert stop.value.code == 2
     assert "--dropout" in capsys.readouterr().err
 
@@ -330,8 +261,7 @@ def test_the_defaults_are_the_papers():
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_says_how_to_go_on(home, tmp_path, number, status):
     command = [sys.executable, "-m", "transformer_lib", "train", home / "data", tmp_path / "run"]
-    command += ["--n-layers", "1", "--d-model", "16", "--d-ff", "16", "--steps", "1000000"]
-    command += ["--validate-every", "1000000", "--threads", "1"]
+    command += f"{SMALL} --steps 1000000 --validate-every 1000000".split()
     log = tmp_path / "run" / "log.jsonl"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
@@ -349,21 +279,14 @@ def test_a_signal_saves_and_says_how_to_go_on(home, tmp_path, number, status):
 
 
 def test_a_closed_pipe_is_no_traceback(home):
-    lines = "Ja ja ja.\n" * 3000
     command = f"{sys.executable} -m transformer_lib translate {home / 'run'} --beam 1 | head -1"
-    done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {command}"],
-        input=lines,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.stdout == "Yes yes yes.\n"
-    assert done.stderr == ""
+    script, lines = ["bash", "-c", f"set -o pipefail; {command}"], "Ja ja ja.\n" * 3000
+    done = subprocess.run(script, input=lines, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("Yes yes yes.\n", "")
 
 
-def test_help_teaches_and_the_version_is_told(capsys):
-    assert run(capsys, "--version") == (0, f"transformer-lib {version('transformer_lib')}\n", "")
+def test_help_teaches_and_the_version_is_told(cli, capsys):
+    assert cli("--version") == (0, f"transformer-lib {version('transformer_lib')}\n", "")
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     assert stop.value.code == 0
@@ -375,17 +298,16 @@ def test_help_teaches_and_the_version_is_told(capsys):
 # Fetching
 
 
-def test_fetch_hands_on_its_flags_and_tells_the_folder(monkeypatch, capsys, tmp_path):
+def test_fetch_hands_on_its_flags_and_tells_the_folder(cli, monkeypatch, tmp_path):
     def fetch(*options, say):
         say("[1/1] val.fr.gz: fetched")
         return options
 
     monkeypatch.setattr("transformer_lib.cli.prepare.fetch_multi30k", fetch)
-    flags = ["--folder", tmp_path, "--languages", "fr", "cs", "--splits", "val"]
     options = (tmp_path, ("fr", "cs"), ("val",))
     told = f"[1/1] val.fr.gz: fetched\nMulti30k is in {options}\n"
-    assert run(capsys, "fetch", *flags) == (0, told, "")
-    assert f"(None, ('de', 'en'), {SPLITS})" in run(capsys, "fetch")[1]
+    assert cli("fetch --folder {tmp} --languages fr cs --splits val") == (0, told, "")
+    assert f"(None, ('de', 'en'), {SPLITS})" in cli("fetch")[1]
 
 
 @pytest.mark.parametrize(
@@ -396,12 +318,12 @@ def test_fetch_hands_on_its_flags_and_tells_the_folder(monkeypatch, capsys, tmp_
         (KeyboardInterrupt(), 130, "interrupted; run it again to fetch the rest"),
     ],
 )
-def test_fetch_fails_in_one_line(monkeypatch, capsys, error, status, told):
+def test_fetch_fails_in_one_line(cli, monkeypatch, error, status, told):
     def fetch(*_, **__):
         raise error
 
     monkeypatch.setattr("transformer_lib.cli.prepare.fetch_multi30k", fetch)
-    assert run(capsys, "fetch") == (status, "", f"error: {told}\n")
+    assert cli("fetch") == (status, "", f"error: {told}\n")
 
 
 def test_fetch_goes_on_when_nobody_reads_its_output(monkeypatch, tmp_path):
@@ -424,7 +346,7 @@ def test_fetch_goes_on_when_nobody_reads_its_output(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_an_error_stays_quiet_only_if_another_process_tells_it(monkeypatch, capsys, shared):
+def test_an_error_stays_quiet_only_if_another_process_tells_it(cli, monkeypatch, shared):
     """Some clusters set RANK in every shell."""
 
     def fetch(*_, **__):
@@ -432,6 +354,6 @@ def test_an_error_stays_quiet_only_if_another_process_tells_it(monkeypatch, caps
 
     monkeypatch.setattr("transformer_lib.cli.prepare.fetch_multi30k", fetch)
     monkeypatch.setenv("RANK", "1")
-    assert run(capsys, "fetch") == (2, "", "" if shared else "error: x\n")
+    assert cli("fetch") == (2, "", "" if shared else "error: x\n")
     monkeypatch.setenv("RANK", "0")
-    assert run(capsys, "fetch") == (2, "", "error: x\n")
+    assert cli("fetch") == (2, "", "error: x\n")

@@ -10,7 +10,8 @@ import torch
 from sacrebleu.metrics import BLEU, CHRF
 
 from transformer_lib import ModelConfig, SubwordVocab, Transformer, Translator, collate, evaluate
-from transformer_lib.data.corpora import ParallelText, has_multi30k, multi30k_folder, read_lines
+from transformer_lib.data.multi30k import has_multi30k, multi30k_folder
+from transformer_lib.data.text import ParallelText, read_lines
 from transformer_lib.translate.evaluation import (
     Report,
     by_length,
@@ -22,7 +23,7 @@ from transformer_lib.translate.evaluation import (
     words_bleu,
     write_result,
 )
-from transformer_lib.translate.report import write_report
+from transformer_lib.translate.report import draw_attention, write_report
 
 SOURCE = ("ein Hund schläft im Garten", "ja", "eine Katze sieht den Hund . " * 3)
 TARGET = ("A dog sleeps in the garden.", "Yes.", "A cat sees the dog . " * 3)
@@ -61,12 +62,12 @@ def test_the_scores_are_sacrebleus(translator, report):
 
 
 def test_perplexity_does_not_depend_on_the_batches(translator, report):
-    told = predict(translator, TEXT, max_tokens=1)
+    one_at_a_time = predict(translator, TEXT, max_tokens=1)
     vocab = translator.src_vocab
     pairs = [(vocab.encode(s, eos=True), vocab.encode(t, bos=True, eos=True)) for s, t in TEXT]
     whole = evaluate(translator.model, [collate(pairs)])
-    assert told.n_tokens == whole.n_tokens
-    assert math.isclose(told.loss, whole.loss, rel_tol=1e-5)
+    assert one_at_a_time.n_tokens == whole.n_tokens
+    assert math.isclose(one_at_a_time.loss, whole.loss, rel_tol=1e-5)
     assert math.isclose(report.scores["perplexity"]["value"], whole.perplexity, rel_tol=1e-4)
     assert report.scores["token accuracy, %"]["value"] == pytest.approx(100 * whole.accuracy)
 
@@ -85,7 +86,7 @@ def test_the_literatures_measure_is_blind_to_case_and_spacing():
     assert "lc.norm.tok" in score["how"] and "tok:none" in score["how"]
 
 
-def test_a_model_may_say_unk_and_gets_nothing_for_it(translator, monkeypatch):
+def test_a_predicted_unk_counts_as_wrong(translator, monkeypatch):
     assert words_bleu(["a <unk> ."], ["a dog ."], "en")["value"] < 100
     monkeypatch.setattr(translator.tgt_vocab, "decode", lambda ids: "A <unk> sleeps.")
     assert evaluate_text(translator, TEXT, beam_size=1, alpha=0.0).scores["BLEU"]["value"] < 50
@@ -109,13 +110,13 @@ def test_groups_hold_every_sentence_once(report):
     assert [n for _, n in groups.values()] == [2, 2, 2, 1]
 
 
-def test_a_result_tells_how_it_was_reached(tmp_path, report):
+def test_a_result_records_its_conditions(tmp_path, report):
     write_result(tmp_path / "deep" / "x.json", report, training={"step": 7})
-    found = json.loads((tmp_path / "deep" / "x.json").read_text())
-    assert found["scores"] == report.scores
-    assert found["training"] == {"step": 7}
-    assert found["conditions"]["versions"]["torch"] == torch.__version__
-    assert "hypotheses" not in found
+    result = json.loads((tmp_path / "deep" / "x.json").read_text())
+    assert result["scores"] == report.scores
+    assert result["training"] == {"step": 7}
+    assert result["conditions"]["versions"]["torch"] == torch.__version__
+    assert "hypotheses" not in result
     assert set(conditions()) == {"python", "versions", "device", "threads", "commit"}
 
 
@@ -135,3 +136,18 @@ def test_a_report_is_a_picture_or_a_page(tmp_path, report, ending):
 def test_another_ending_is_refused(tmp_path, report):
     with pytest.raises(ValueError, match=r"not 'report\.doc'"):
         write_report(tmp_path / "report.doc", report, TEXT)
+
+
+def test_an_attention_map_has_a_title_its_tokens_and_named_axes():
+    weights = torch.randn(2, 3).softmax(-1)
+    figure = draw_attention(weights, ["dog", "$5"], ["Hund", "5$", "<eos>"], "Where it looks")
+    ax, bar = figure.axes
+    assert figure.get_suptitle() == "Where it looks"
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["dog", "$5"]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["Hund", "5$", "<eos>"]
+    names = [ax.get_ylabel(), ax.get_xlabel(), bar.get_ylabel()]
+    assert names == ["queries", "keys", "attention weight"]
+    assert ax.get_ylim() == (2, 0)  # row 0 is at the top
+    assert torch.equal(torch.tensor(ax.collections[0].get_array()).view(2, 3), weights)
+    with pytest.raises(ValueError, match=r"\(2, 3\) with 3 row labels and 2 column labels"):
+        draw_attention(weights, ["a", "b", "c"], ["d", "e"], "transposed")

@@ -10,7 +10,7 @@ __all__ = ["run"]
 
 
 def run() -> int:
-    """Runs the command of this process; the exit status."""
+    """Run the command of this process and return its exit status."""
     status = main()
     if os.environ.keys() >= AMONG_OTHERS:
         # Threads of gloo may still clear tensors away, and end the process with an error if

@@ -1,9 +1,9 @@
-"""How often attention looks at the right word, measured against a gold word alignment."""
+"""How often attention is on the right word, measured against a gold word alignment."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -18,24 +18,20 @@ Link = tuple[int, int]  # (source position, target position), counted from 0
 class AlignmentScore:
     """Counts of links between words, of one sentence pair or many: `a + b` adds them up.
 
-    Add the counts of all sentences before reading a rate; a mean of rates would give a short
+    Add the counts of all sentences before reading the rate; a mean of rates would give a short
     sentence the weight of a long one.
 
     Attributes:
-        hits: gold links (s, t) whose target word t has a predicted link to *some* source
-            word that gold aligns with t.
-        correct: predicted links that are gold links.
-        predicted: predicted links.
+        hits: gold links (s, t) whose target word t attends most to *some* source word that gold
+            aligns with t.
         gold: gold links.
     """
 
     hits: int
-    correct: int
-    predicted: int
     gold: int
 
     def __add__(self, other: AlignmentScore) -> AlignmentScore:
-        return AlignmentScore(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+        return AlignmentScore(self.hits + other.hits, self.gold + other.gold)
 
     @property
     def hit_rate(self) -> float:
@@ -44,12 +40,9 @@ class AlignmentScore:
         An argmax chooses one source word for each target word. Where gold aligns two, choosing
         either is a hit for both links; plain recall would count one of them as missed.
         """
-        return _share(self.hits, self.gold, "gold links")
-
-    @property
-    def precision(self) -> float:
-        """Share of predicted links that are gold links, 0 to 1."""
-        return _share(self.correct, self.predicted, "predicted links")
+        if self.gold == 0:
+            raise ValueError("no gold links to count: a share of nothing has no value")
+        return self.hits / self.gold
 
 
 def attention_links(attention: Float[Tensor, "T S"]) -> frozenset[Link]:
@@ -82,34 +75,21 @@ def attention_links(attention: Float[Tensor, "T S"]) -> frozenset[Link]:
     return frozenset((s, t) for t, s in enumerate(best) if sums[t] > 0)
 
 
-def alignment_score(
-    predicted: Float[Tensor, "T S"] | Iterable[Link], gold: Iterable[Link]
-) -> AlignmentScore:
-    """Compare an attention map, or links, with the gold word alignment of one sentence pair.
+def alignment_score(attention: Float[Tensor, "T S"], gold: Iterable[Link]) -> AlignmentScore:
+    """Compare an attention map, see `attention_links`, with the gold alignment of its sentences.
 
-    `sum(scores, start=AlignmentScore(0, 0, 0, 0))` gives the score of a whole corpus.
+    `sum(scores, start=AlignmentScore(0, 0))` gives the score of a whole corpus.
 
     Args:
-        predicted: a map, see `attention_links`, or links (source position, target position).
         gold: the correct links; a word may have none or several.
 
     Raises:
         ValueError: a gold link outside the map, or not a map.
     """
     gold = frozenset(gold)
-    if isinstance(predicted, Tensor):
-        links, (T, S) = attention_links(predicted), predicted.shape
-        outside = [(s, t) for s, t in sorted(gold) if not (0 <= s < S and 0 <= t < T)]
-        if outside:
-            raise ValueError(f"gold link (s, t) = {outside[0]} is outside the ({T}, {S}) map")
-    else:
-        links = frozenset(predicted)
+    links, (T, S) = attention_links(attention), attention.shape
+    for s, t in sorted(gold):
+        if not (0 <= s < S and 0 <= t < T):
+            raise ValueError(f"gold link (s, t) = {(s, t)} is outside the ({T}, {S}) map")
     matched_targets = {t for _, t in links & gold}
-    hits = sum(t in matched_targets for _, t in gold)
-    return AlignmentScore(hits, len(links & gold), len(links), len(gold))
-
-
-def _share(part: int, whole: int, what: str) -> float:
-    if whole == 0:
-        raise ValueError(f"no {what} to count: a share of nothing has no value")
-    return part / whole
+    return AlignmentScore(sum(t in matched_targets for _, t in gold), len(gold))

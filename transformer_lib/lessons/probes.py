@@ -80,10 +80,9 @@ def is_causal(
             before = model.decode(tgt, memory, src)
             for t in range(1, tgt.size(1)):
                 after = model.decode(_changed(model, tgt, t), memory, src)
-                if (gap := _gap(before[:, :t], after[:, :t])) > TOLERANCE:
-                    problems.append(
-                        f"in {mode} mode, changing target {t} moves earlier outputs by {gap:.2g}"
-                    )
+                what = f"in {mode} mode, changing target {t} moves earlier outputs"
+                if moved := _moved(before[:, :t], after[:, :t], what):
+                    problems += moved
                     break
             if hasattr(model, "attention_maps"):
                 problems += _causal_maps(model, src, tgt, mode)
@@ -113,12 +112,11 @@ def ignores_padding(
     for mode in ("training", "evaluation"):
         with _quiet(model, training=mode == "training"):
             memory, longer = model.encode(src), model.encode(more_src)
-            if (gap := _gap(memory, longer[:, :S])) > TOLERANCE:
-                problems.append(f"in {mode} mode, padding moves the encoder's output by {gap:.2g}")
             short = model.decode(tgt, memory, src)
             long = model.decode(more_tgt, longer, more_src)[:, :T]
-            if (gap := _gap(short, long)) > TOLERANCE:
-                problems.append(f"in {mode} mode, padding moves the decoder's output by {gap:.2g}")
+            what = f"in {mode} mode, padding moves the"
+            problems += _moved(memory, longer[:, :S], f"{what} encoder's output")
+            problems += _moved(short, long, f"{what} decoder's output")
     with _quiet(model, training=False):
         if hasattr(model, "attention_maps"):
             problems += _padded_maps(model, (src, tgt), (more_src, more_tgt))
@@ -239,17 +237,14 @@ def encoder_is_permutation_equivariant_without_positions(
     if torch.equal(src, src.flip(1)):
         raise ValueError("the source reads the same backwards: pass one whose order matters")
     with _quiet(model, training=False):
-        with_positions = _gap(model.encode(src).flip(1), model.encode(src.flip(1)))
+        differs = _moved(model.encode(src).flip(1), model.encode(src.flip(1)), "")
+        problems = [] if differs else ["with positions, order makes no difference"]
         hook = positions.register_forward_hook(lambda module, inputs, output: inputs[0])
         try:
-            without = _gap(model.encode(src).flip(1), model.encode(src.flip(1)))
+            permuted = model.encode(src).flip(1), model.encode(src.flip(1))
         finally:
             hook.remove()
-    problems = []
-    if without > TOLERANCE:
-        problems.append(f"without positions, order still moves the memory by {without:.2g}")
-    if with_positions <= TOLERANCE:
-        problems.append("with positions, order makes no difference: they are not added")
+    problems += _moved(*permuted, "without positions, order still moves the memory")
     return ProbeResult(
         "encoder_is_permutation_equivariant_without_positions",
         tuple(problems),
@@ -344,17 +339,18 @@ def _quiet(model: nn.Module, *, training: bool) -> Iterator[None]:
                 setattr(module, name, rate)
 
 
-def _gap(a: Tensor, b: Tensor) -> float:
-    """Return the largest difference; infinity if one side is not a number."""
-    return float(torch.nan_to_num((a - b).abs(), nan=torch.inf).max())
+def _moved(a: Tensor, b: Tensor, what: str) -> list[str]:
+    """Return a problem if two outputs differ; a difference that is not a number is infinite."""
+    gap = float(torch.nan_to_num((a - b).abs(), nan=torch.inf).max())
+    return [f"{what} by {gap:.2g}"] if gap > TOLERANCE else []
 
 
 def _first_gap(whole: Tensor, steps: list[Tensor]) -> list[str]:
     start = 0
     for step in steps:
         end = start + step.size(1)
-        if (gap := _gap(whole[:, start:end], step)) > TOLERANCE:
-            return [f"step {start} differs from the full pass by {gap:.2g}"]
+        if moved := _moved(whole[:, start:end], step, f"step {start} differs from the full pass"):
+            return moved
         start = end
     return []
 
@@ -364,11 +360,10 @@ def _causal_maps(model: nn.Module, src: Tensor, tgt: Tensor, mode: str) -> list[
     t = tgt.size(1) - 1
     before = model.attention_maps(src, tgt).decoder
     after = model.attention_maps(src, _changed(model, tgt, t)).decoder
-    problems = []
+    earlier = before[..., :t, :], after[..., :t, :]
+    problems = _moved(*earlier, f"in {mode} mode, changing the last token moves earlier maps")
     if (future := float(before.triu(diagonal=1).max())) > TOLERANCE:
         problems.append(f"in {mode} mode, the maps put a weight of {future:.2g} on the future")
-    if (gap := _gap(before[..., :t, :], after[..., :t, :])) > TOLERANCE:
-        problems.append(f"in {mode} mode, changing the last token moves earlier maps by {gap:.2g}")
     return problems
 
 
@@ -384,8 +379,9 @@ def _padded_maps(
         strict=True,
     ):
         for layer, (a, b) in enumerate(zip(few, many, strict=True), start=1):
-            if (gap := _gap(a, b[..., : a.size(-2), : a.size(-1)])) > TOLERANCE:
-                problems.append(f"padding moves the {kind} map of layer {layer} by {gap:.2g}")
+            what = f"padding moves the {kind} map of layer {layer}"
+            if moved := _moved(a, b[..., : a.size(-2), : a.size(-1)], what):
+                problems += moved
                 break
     return problems
 
@@ -396,9 +392,7 @@ def _only_padding(model: nn.Module, src: Tensor, tgt: Tensor) -> list[str]:
     outputs = [model.decode(tgt, model.encode(ids), ids) for ids in (src, longer)]
     if not all(bool(output.isfinite().all()) for output in outputs):
         return ["a source of padding only gives NaN"]
-    if (gap := _gap(*outputs)) > TOLERANCE:
-        return [f"a source of padding only is attended to: its length moves outputs by {gap:.2g}"]
-    return []
+    return _moved(*outputs, "a source of padding only is attended to: its length moves outputs")
 
 
 def _half_precision(model: nn.Module, src: Tensor, tgt: Tensor) -> list[str]:

@@ -16,7 +16,7 @@ from transformer_lib.data.files import to_json, write_text
 
 
 def arguments() -> argparse.Namespace:
-    """The flags."""
+    """Parse the flags."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
     add(
@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command."""
     options = arguments()
     try:
         result = Run(options)()

@@ -1,4 +1,4 @@
-"""What the tables are made of: medians, ratios, floating-point operations, and the peak."""
+"""Medians, ratios, floating-point operations and the peak, for the tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMULA = (
 
 
 def summary(values: Sequence[float]) -> dict[str, float | list[float]]:
-    """Median, smallest and largest of the rounds, and the rounds themselves."""
+    """Return the median, smallest and largest of the rounds, and the rounds themselves."""
     return {
         "median": statistics.median(values),
         "min": min(values),
@@ -27,7 +27,7 @@ def summary(values: Sequence[float]) -> dict[str, float | list[float]]:
 
 
 def ratio(speeds: Sequence[float], reference: Sequence[float]) -> dict[str, float | list[float]]:
-    """How many times faster, round by round: both were measured within the same minutes.
+    """Return the speed-up per round; both sides were measured within the same minutes.
 
     Raises:
         ValueError: they do not have the same number of rounds.

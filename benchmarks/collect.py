@@ -1,4 +1,4 @@
-"""Makes the material of a run, with the library: corpus, batches, first weights, test sentences."""
+"""Make the material of a run with the library: corpus, batches, first weights, test sentences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEST = "test_2016_flickr"
 
 
 def prepared_corpus(folder: Path, vocab_size: int) -> Path:
-    """Multi30k, German to English, with joint subwords, as `transformer-lib prepare` writes it.
+    """Prepare Multi30k, German to English, with joint subwords, and return its folder.
 
     Raises:
         ValueError: Multi30k is not there (the command has said why).
@@ -34,7 +34,7 @@ def prepared_corpus(folder: Path, vocab_size: int) -> Path:
 def collect(
     folder: Path, *, model: str, preset: str, vocab_size: int, max_tokens: int, n_batches: int
 ):
-    """Everything that the peers share, written below the folder.
+    """Write everything that the peers share below the folder.
 
     Args:
         model: the trained model that decodes: a folder, or a name that ships.

@@ -30,19 +30,19 @@ SHARED = ("torch", "jaxtyping", "safetensors", "sentencepiece", "tqdm")
 
 
 def python_of(environment: str, folder: Path) -> Path:
-    """The interpreter of an environment."""
+    """Return the interpreter of an environment."""
     return Path(sys.executable) if environment == HERE else folder / environment / "bin" / "python"
 
 
 def missing_here(environment: str) -> str | None:
-    """Why a peer cannot be measured in our own environment; None where it can."""
+    """Return why a peer cannot be measured in our own environment, or None."""
     if environment == HERE or importlib.util.find_spec(environment):
         return None
     return f"{environment} is not installed here"
 
 
 def install(environment: str, folder: Path, pip_args: Sequence[str] = ()) -> str | None:
-    """Makes the environment unless it is there already.
+    """Create the environment unless it exists.
 
     Args:
         folder: where all environments are.
@@ -71,7 +71,7 @@ def install(environment: str, folder: Path, pip_args: Sequence[str] = ()) -> str
 
 
 def _reason(output: str) -> str:
-    """The last line of pip's that says what is wrong."""
+    """Return the last line of pip's output that names the problem."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()]
     return (errors or lines or ["it failed without a word"])[-1]

@@ -22,13 +22,13 @@ BETAS, EPS = (0.9, 0.98), 1e-9
 
 
 class Step(Protocol):
-    """Trains on one batch, (B, S) and (B, T) ids, and returns the loss per target token."""
+    """Train on one batch of ids, (B, S) and (B, T), and return the loss per target token."""
 
     def __call__(self, src: Tensor, tgt: Tensor) -> float: ...
 
 
 def precision_dtype(precision: str) -> torch.dtype | None:
-    """The dtype of autocast; None for float32 throughout."""
+    """Return the dtype of autocast, None for float32 throughout."""
     return {"fp32": None, "bf16": torch.bfloat16}[precision]
 
 
@@ -87,7 +87,7 @@ class Loop:
 
 
 def timed_steps(step: Step, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """Trains on the batches: seconds, and the target tokens in them, padding not counted.
+    """Train on the batches; return the seconds and the number of target tokens, without padding.
 
     A step returns its loss as a number: a GPU has done it by then. There, the first batch is
     trained on once more before, without the clock: its memory has to be taken again.

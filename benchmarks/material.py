@@ -1,4 +1,4 @@
-"""What every peer is given: sizes, first weights, batches, rates, sentences, a trained model.
+"""Input of every peer: sizes, first weights, batches, rates, sentences, a trained model.
 
 It is written once (`collect.py`) and read in every environment, so this module needs torch and
 sentencepiece only.
@@ -28,7 +28,7 @@ def rate_at(step: int) -> float:
 
 @dataclass
 class Material:
-    """See the head of this module.
+    """Everything that the peers share.
 
     Attributes:
         folder: where it lies; peers may write below it.
@@ -52,24 +52,24 @@ class Material:
     sentences: list[str]
 
     def save(self) -> None:
-        """Writes `material.pt` into the folder."""
+        """Write `material.pt` into the folder."""
         values = vars(self) | {name: str(getattr(self, name)) for name in PATHS}
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.save(values, self.folder / "material.pt")
 
     @classmethod
     def open(cls, folder: Path) -> Material:
-        """Reads what `save` wrote."""
+        """Read what `save` wrote."""
         values = torch.load(folder / "material.pt", weights_only=True)
         return cls(**(values | {name: Path(values[name]) for name in PATHS}))
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are, and where peers compute."""
+        """Device of the tensors, on which peers compute."""
         return self.batches[0][0].device
 
     def to(self, device: str) -> Material:
-        """The same on another device."""
+        """Return a copy on another device."""
         moved = {
             name: {key: tensor.to(device) for key, tensor in getattr(self, name).items()}
             for name in ("start", "model_weights")

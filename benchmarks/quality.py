@@ -1,4 +1,4 @@
-"""How good is a model after so many minutes? Our command next to the plain loop, a core each.
+"""Quality after so many minutes: our command next to the plain loop, one core each.
 
     python -m benchmarks.quality [--minutes 26]     # measures, then writes picture and table
     python -m benchmarks.quality --draw             # only writes them, from the file
@@ -54,13 +54,13 @@ OURS |= {"preset": "tiny", "norm-first": True, "optimizer": "muon", "threads": 1
 
 
 def batches(corpus: Prepared, max_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Training batches without end, each epoch in another order."""
+    """Yield training batches without end, each epoch in another order."""
     for epoch in count():
         yield from map(tuple, corpus.pairs("train").batches(max_tokens, seed=0, epoch=epoch))
 
 
 def plain_loop(corpus: Prepared, out: Path, steps: int, every: int) -> None:
-    """The reference loop of the benchmark in float32, pre-norm, with the schedule of ours.
+    """Train with the benchmark's reference loop in float32, pre-norm, with our schedule.
 
     Writes step, seconds of training and BLEU to `log.jsonl` in the folder.
     """
@@ -84,7 +84,7 @@ def plain_loop(corpus: Prepared, out: Path, steps: int, every: int) -> None:
 
 
 def plain_bleu(model: TorchModel, corpus: Prepared) -> float:
-    """Greedy, on the validation split, sentences of similar length together."""
+    """Return greedy BLEU on the validation split, decoding sentences of similar length together."""
     text, found = corpus.text("val"), {}
     ids = [corpus.src_vocab.encode(line, eos=True) for line in text.source]
     search = CachedGreedy(model)
@@ -96,7 +96,7 @@ def plain_bleu(model: TorchModel, corpus: Prepared) -> float:
 
 
 def ours(corpus: Prepared, out: Path, steps: int, every: int) -> None:
-    """`transformer-lib train`, in the best precision that this processor has."""
+    """Run `transformer-lib train` in the fastest precision of this processor."""
     flags = OURS | {"precision": best_precision(), "steps": steps}
     words = [str(x) for name, value in flags.items() for x in (f"--{name}", value)]
     if status := command(
@@ -106,7 +106,7 @@ def ours(corpus: Prepared, out: Path, steps: int, every: int) -> None:
 
 
 def best_precision() -> str:
-    """bf16 pays only where the processor has instructions for it."""
+    """Return bf16 if the processor has instructions for it, else fp32."""
     return "bf16" if {"avx512_bf16", "amx_bf16"} & set(machine()["instructions"]) else "fp32"
 
 
@@ -114,18 +114,18 @@ SIDES = {"torch.nn.Transformer, plain loop": plain_loop, "transformer_lib": ours
 
 
 def affordable(minutes: float, steps: int, seconds: float) -> int:
-    """Steps in so many minutes at the speed of a trial."""
+    """Return the number of steps in so many minutes, at the speed of a trial."""
     return max(1, int(60 * minutes * steps / seconds))
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
-    """The points of a log that have a score."""
+    """Return the points of a log that have a score."""
     lines = map(json.loads, (folder / "log.jsonl").read_text("utf-8").splitlines())
     return [{n: line[n] for n in ("step", "seconds", "bleu")} for line in lines if "bleu" in line]
 
 
 def together(corpus: Path, out: Path, steps: Mapping[str, int], every: Mapping[str, int]):
-    """All sides at once, each in a process of its own; returns their curves.
+    """Run all sides at once, each in its own process, and return their curves.
 
     Where one fails, and where this is stopped, none goes on.
     """
@@ -150,7 +150,7 @@ def together(corpus: Path, out: Path, steps: Mapping[str, int], every: Mapping[s
 
 
 def surroundings() -> dict[str, str]:
-    """One thread each, and tcmalloc for both where it is installed."""
+    """Return the environment variables: one thread each, and tcmalloc if it is installed."""
     found = os.environ | {"OMP_NUM_THREADS": "1"}
     try:
         return found | {"LD_PRELOAD": preload("tcmalloc") or ""}
@@ -159,7 +159,7 @@ def surroundings() -> dict[str, str]:
 
 
 def measure(minutes: float) -> dict[str, Any]:
-    """Trials, then both sides for so many minutes; the curves and what they depend on."""
+    """Run the trials, then both sides for so many minutes; return the curves and conditions."""
     about = {
         "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "commit": commit(),
@@ -182,7 +182,7 @@ def measure(minutes: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The command of the head of this module."""
+    """Run the command described at the top of this module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=26)
     parser.add_argument("--out", type=Path, default=RESULTS)

@@ -1,4 +1,4 @@
-"""The picture and the table of `benchmarks.quality`, drawn from its file: never typed."""
+"""Draw the picture and the table of `benchmarks.quality` from its file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START, END = "<!-- quality: written by benchmarks.quality -->", "<!-- quality: e
 
 @style()
 def picture(curves: Mapping[str, list[dict[str, float]]]) -> Figure:
-    """BLEU over minutes of training, a line for each side."""
+    """Draw BLEU over minutes of training, one line per side."""
     fig, ax = figure(8, 4.2)
     lines = {}
     for (name, points), colour in zip(curves.items(), ("#8a96a0", PALETTE[0]), strict=True):
@@ -37,7 +37,7 @@ def picture(curves: Mapping[str, list[dict[str, float]]]) -> Figure:
 
 
 def section(result: Mapping[str, Any]) -> str:
-    """Where and when, and a table: BLEU after some minutes, read off straight lines."""
+    """Return the conditions and a table of BLEU after some minutes, interpolated linearly."""
     box, load = result["machine"], result["load average at the start"]
     told = (
         f"Measured {result['when']} at commit `{result['commit']}`, {box['processor']} "
@@ -58,7 +58,7 @@ def section(result: Mapping[str, Any]) -> str:
 
 
 def at(points: list[dict[str, float]], seconds: float) -> float:
-    """BLEU at a time: between the points on a straight line, 0 at the start."""
+    """Return BLEU at a time, interpolated linearly from 0 at the start."""
     x, y = [0.0], [0.0]
     for point in points:
         x.append(point["seconds"])
@@ -67,7 +67,7 @@ def at(points: list[dict[str, float]], seconds: float) -> float:
 
 
 def draw(folder: Path) -> None:
-    """Writes the picture beside the file; the README only from the project's own results."""
+    """Write the picture next to the file; the README only from the project's own results."""
     result = json.loads((folder / "quality.json").read_text("utf-8"))
     drawn = picture(result["curves"])
     drawn.savefig(folder / "quality.png", dpi=110, metadata={"Software": None})

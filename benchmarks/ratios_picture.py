@@ -1,4 +1,4 @@
-"""The picture of a run: how many times as fast as the reference everybody is."""
+"""Draw the speed of every peer relative to the reference."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def panels(result: Row) -> list[tuple[str, str, dict[str, Row], str]]:
 
 @style()
 def picture(result: Row) -> Figure:
-    """Bars of ratios, one panel for training and one for every way to decode."""
+    """Draw bars of ratios, one panel for training and one for every way to decode."""
     drawn = panels(result)
     heights = [len(rows) for _, _, rows, _ in drawn]
     fig, axes = figure(
@@ -51,7 +51,7 @@ def picture(result: Row) -> Figure:
 
 
 def bars(ax: Axes, kind: str, rows: Mapping[str, Row]) -> None:
-    """One bar for every peer, its range as a line; ours in another colour and in bold."""
+    """Draw one bar per peer with its range as a line; ours in another colour and in bold."""
     names = list(rows)[::-1]
     values = [rows[name]["ratio"] for name in names]
     middle = [value["median"] for value in values]

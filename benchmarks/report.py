@@ -1,4 +1,4 @@
-"""The tables and the picture of a run, drawn from its file: never typed.
+"""Draw the tables and the picture of a run from its file.
 
     python -m benchmarks.report [--check]
 
@@ -37,12 +37,12 @@ Row = Mapping[str, Any]
 
 
 def results_of(device: str) -> Path:
-    """The folder of the project's own results on a device."""
+    """Return the folder of the project's own results on a device."""
     return RESULTS if device == "cpu" else RESULTS / device
 
 
 def tables(result: Row) -> str:
-    """The run as markdown: conditions, then a table for training and one for decoding."""
+    """Return the run as markdown: conditions, a table for training and one for decoding."""
     parts = [conditions(result)]
     for allocator, rows in result["training"].items():
         parts += [f"### Training, allocator: {allocator}", training_table(rows)]
@@ -57,7 +57,7 @@ def tables(result: Row) -> str:
 
 
 def conditions(result: Row) -> str:
-    """Where and how it was measured."""
+    """Return where and how the run was measured."""
     about, machine, peak = result["conditions"], result["machine"], result["matrix peak"]
     flops = result["flops per target token"]
     peaks = ", ".join(f"{name} {value / 1e9:,.0f}" for name, value in peak.items())
@@ -82,7 +82,7 @@ def conditions(result: Row) -> str:
 
 
 def training_table(rows: Mapping[str, Row]) -> str:
-    """One row for every peer: speed, ratio, share of the peak, memory."""
+    """Return one row per peer: speed, ratio, share of the peak, memory."""
     found = []
     for name, row in rows.items():
         speed, times = row["tokens per second"], row["ratio"]
@@ -102,14 +102,14 @@ def training_table(rows: Mapping[str, Row]) -> str:
 
 
 def spread(values: Row | None) -> str:
-    """Median, and the range of the rounds; nothing where there was no reference."""
+    """Return the median and range of the rounds, or an empty cell without a reference."""
     if values is None:
         return ""
     return f"{values['median']:.2f} ({values['min']:.2f} to {values['max']:.2f})"
 
 
 def losses_told(curves: Mapping[str, Row]) -> str:
-    """How far apart the losses are."""
+    """Return how far apart the losses are."""
     steps = len(next(iter(curves.values()))["losses"])
     told = [
         f"{PEERS['training'][name].title} {curve['largest difference']:.1g}"
@@ -123,7 +123,7 @@ def losses_told(curves: Mapping[str, Row]) -> str:
 
 
 def decoding_table(modes: Mapping[str, Mapping[str, Row]]) -> str:
-    """One row for every peer, three columns for every mode."""
+    """Return one row per peer and three columns per mode."""
     names = [name for name in PEERS["decoding"] if any(name in rows for rows in modes.values())]
     head = ["decoding"]
     for mode in modes:
@@ -138,7 +138,7 @@ def decoding_table(modes: Mapping[str, Mapping[str, Row]]) -> str:
 
 
 def decoding_cells(row: Row | None) -> list[str]:
-    """Speed, ratio and equal translations, or nothing where the peer has no such mode."""
+    """Return speed, ratio and equal translations, or empty cells if the peer has no such mode."""
     if row is None:
         return ["", "", ""]
     same, times = row["same as ours"], row["ratio"]
@@ -150,7 +150,7 @@ def decoding_cells(row: Row | None) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A markdown table."""
+    """Return a markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -159,7 +159,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def with_section(text: str, section: str, start: str = START, end: str = END) -> str:
-    """The text with the section between two markers.
+    """Return the text with the section between two markers replaced.
 
     Raises:
         ValueError: the markers are not there, once each.
@@ -171,7 +171,7 @@ def with_section(text: str, section: str, start: str = START, end: str = END) ->
 
 
 def section(device: str) -> str:
-    """What belongs between the markers of a device."""
+    """Return the section of a device."""
     file = results_of(device) / "benchmarks.json"
     if not file.is_file():
         return NOT_YET.format(COMMANDS[device])
@@ -182,14 +182,14 @@ def section(device: str) -> str:
 
 
 def with_all_sections(text: str) -> str:
-    """The README's text with the tables of every device."""
+    """Return the README's text with the tables of every device."""
     for device, markers in MARKERS.items():
         text = with_section(text, section(device), *markers)
     return text
 
 
 def draw(folder: Path) -> None:
-    """Writes the picture beside the file; the README only from the project's own results."""
+    """Write the picture next to the file; the README only from the project's own results."""
     result = json.loads((folder / "benchmarks.json").read_text("utf-8"))
     if panels(result):
         picture(result).savefig(folder / "ratios.png", dpi=110, metadata={"Software": None})
@@ -198,7 +198,7 @@ def draw(folder: Path) -> None:
 
 
 def main() -> int:
-    """The command of the head of this module."""
+    """Run the command described at the top of this module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
     options = parser.parse_args()

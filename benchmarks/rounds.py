@@ -1,4 +1,4 @@
-"""Peers side by side: all of them wait while one works, and everybody's turn comes round."""
+"""Measure peers in turns: all others wait while one works."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PeerError(RuntimeError):
 
 
 class Conditions:
-    """What is the same for all peers of a run.
+    """Conditions shared by all peers of a run.
 
     Args:
         folder: of the material and the environments.
@@ -63,11 +63,11 @@ class Conditions:
         self.device, self.here = device, here
 
     def python_of(self, environment: str) -> Path:
-        """The interpreter of a peer's environment."""
+        """Return the interpreter of a peer's environment."""
         return python_of(HERE if self.here else environment, self.folder)
 
     def environment(self) -> dict[str, str]:
-        """Variables of a worker's process."""
+        """Return the environment variables of a worker."""
         found = dict(os.environ) | {
             "OMP_WAIT_POLICY": "PASSIVE",  # who waits for its turn must not keep a core busy
             "OMP_NUM_THREADS": str(self.threads),
@@ -104,7 +104,7 @@ class Worker:
         self.versions: dict[str, str] = {}
 
     def wait(self) -> Worker:
-        """Until it is set up.
+        """Wait until the worker is set up.
 
         Raises:
             PeerError: it could not be.
@@ -113,7 +113,7 @@ class Worker:
         return self
 
     def ask(self, order: str, **values: Any) -> Any:
-        """Has it do something, and waits for the answer.
+        """Send an order and wait for the answer.
 
         Raises:
             PeerError: it died.
@@ -137,7 +137,7 @@ class Worker:
         return (errors or lines or ["it died without a word"])[-1][:300]
 
     def close(self) -> None:
-        """Lets it end."""
+        """End the process."""
         with suppress(BrokenPipeError):
             self.process.stdin.close()
         self.process.stdout.close()
@@ -145,7 +145,7 @@ class Worker:
 
 
 class Crew:
-    """Workers of one kind, each with a name; who fails leaves, and it is noted why.
+    """Workers of one kind by name; one that fails is removed, and the reason recorded.
 
     Args:
         left_out: where that is noted.
@@ -169,7 +169,7 @@ class Crew:
             self.workers.pop(name).close()
 
     def turns(self, order: str, **values: Any) -> Iterator[tuple[str, Any]]:
-        """Asks one after the other; yields the name and the answer of each that answers.
+        """Ask one worker after the other; yield the name and answer of each that answers.
 
         A value may be a function of the name.
         """
@@ -189,7 +189,7 @@ class Crew:
 def training_rounds(
     crew: Crew, rounds: int, steps: int, warm_up: int = 2
 ) -> dict[str, list[float]]:
-    """Target tokens per second of every peer in every round, after some steps to warm up."""
+    """Return target tokens per second of every peer in every round, after a warm-up."""
     list(crew.turns("time", steps=warm_up))
     speeds: dict[str, list[float]] = {name: [] for name in crew.workers}
     for _ in range(rounds):
@@ -201,7 +201,7 @@ def training_rounds(
 def decoding_rounds(
     crew: Crew, rounds: int, sentences: int, threads: int, thin: int = 1
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, dict[int, str]]]]:
-    """Sentences per second of every peer in every mode and round, and the translations.
+    """Return sentences per second of every peer, mode and round, and the translations.
 
     Args:
         sentences: how many there are in all.
@@ -229,7 +229,7 @@ def decoding_rounds(
 
 
 def agreement(texts: Mapping[str, Mapping[int, str]], reference: str) -> dict[str, dict[str, int]]:
-    """For every peer, how many of its translations are the reference's, of how many.
+    """Count, for every peer, the translations that equal the reference's.
 
     Args:
         texts: peer to number of the sentence to its translation.
@@ -244,5 +244,5 @@ def agreement(texts: Mapping[str, Mapping[int, str]], reference: str) -> dict[st
 
 
 def largest_difference(losses: Sequence[float], reference: Sequence[float]) -> float:
-    """The largest distance of two curves, relative to the reference."""
+    """Return the largest difference of two curves, relative to the reference."""
     return max(abs(a - b) / abs(b) for a, b in zip(losses, reference, strict=True))

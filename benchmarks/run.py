@@ -1,4 +1,4 @@
-"""One run of everything: install, prepare, measure in turns, and put the result together."""
+"""Install, prepare, measure in turns, and assemble the result."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ class Run:
         self.started_at = load_average()
 
     def names(self, kind: str) -> list[str]:
-        """The peers of a kind that are wanted and installed, the reference first."""
+        """Return the selected and installed peers of a kind, the reference first."""
         return [n for n in self.wanted(kind) if PEERS[kind][n].environment not in self.missing]
 
     def wanted(self, kind: str) -> list[str]:
-        """The peers of a kind that can be measured on this device and were asked for."""
+        """Return the selected peers of a kind that can be measured on this device."""
         device, only = self.options.device, self.options.peers
         return [n for n, peer in PEERS[kind].items()
                 if device in peer.devices and (not only or n in only)]  # fmt: skip
 
     def say(self, text: str) -> None:
-        """A line for whoever waits."""
+        """Print a line of progress."""
         print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
     def install(self) -> None:
-        """All environments; who fails is noted."""
+        """Create all environments, and record the peers that fail."""
         options = self.options
         needed = {PEERS[kind][n].environment for kind in options.kinds for n in self.wanted(kind)}
         self.missing = set()
@@ -76,7 +76,7 @@ class Run:
                 self.say(f"{environment} is left out: {reason}")
 
     def losses(self, crew: Crew) -> dict[str, Any]:
-        """The same steps from the same weights, without dropout, by everybody."""
+        """Return each peer's losses over the same steps from the same weights, without dropout."""
         curves = dict(crew.turns("losses", steps=3 if self.options.quick else 10))
         reference = curves.get(REFERENCE["training"])
         return {
@@ -88,13 +88,13 @@ class Run:
         }
 
     def memory(self, name: str, conditions: Conditions) -> float | None:
-        """Peak of a few steps on the largest batches, in a fresh process."""
+        """Return the peak memory of a few steps on the largest batches, in a fresh process."""
         with Crew("training", [name], conditions, self.left_out) as crew:
             steps = 1 if self.options.quick else 6
             return dict(crew.turns("memory", steps=steps)).get(name)
 
     def training(self, conditions: Conditions, peak: dict[str, float], flops: float):
-        """Losses, then speed, ratio, share of the peak and memory of every peer."""
+        """Return losses, speed, ratio, share of the peak and memory of every peer."""
         names, options = self.names("training"), self.options
         with Crew("training", names, conditions, self.left_out) as crew:
             self.say("the same losses?")
@@ -121,7 +121,7 @@ class Run:
         return rows, curves
 
     def decoding(self, conditions: Conditions) -> dict[str, Any]:
-        """Speed and ratio of every peer in every mode, and how many translations are the same."""
+        """Return speed and ratio of every peer and mode, and the number of equal translations."""
         quick, n = self.options.quick, len(self.material.sentences)
         rounds = 1 if quick else max(1, self.options.rounds - 2)
         self.say("decoding")
@@ -143,7 +143,7 @@ class Run:
         return found
 
     def packages(self) -> dict[str, dict[str, str]]:
-        """Releases of the packages that matter, per peer."""
+        """Return the relevant package versions of each peer."""
         wanted = {"torch", "transformers", "ctranslate2", "joeynmt", "fairseq", "numpy"}
         return {
             name: {p: v for p, v in sorted(found.items()) if p and p.lower() in wanted}
@@ -151,7 +151,7 @@ class Run:
         }
 
     def __call__(self) -> dict[str, Any]:
-        """Everything, in order."""
+        """Run everything, in order."""
         options = self.options
         self.install()
         self.say("preparing")
@@ -183,7 +183,7 @@ class Run:
         return self.about(peak, flops, counted) | result
 
     def about(self, peak: dict[str, float], flops: float, counted: float) -> dict[str, Any]:
-        """What has to be known to read the numbers."""
+        """Return the conditions of the run."""
         options, material = self.options, self.material
         return {
             "commit": commit(),
@@ -215,7 +215,7 @@ class Run:
 
 
 def unpadded(material: Material) -> list[tuple[list[int], list[int]]]:
-    """The pairs of all batches without their padding."""
+    """Return the pairs of all batches without padding."""
     return [
         tuple([id for id in row if id] for row in pair)
         for src, tgt in material.batches

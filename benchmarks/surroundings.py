@@ -1,4 +1,4 @@
-"""Where a run takes place: machine, allocator, commit, load."""
+"""Conditions of a run: machine, allocator, commit, load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def preload(allocator: str) -> str | None:
-    """The library to load for an allocator; None for the C library's own.
+    """Return the library to preload for an allocator, None for the C library's own.
 
     Raises:
         ValueError: it is not installed.
@@ -32,7 +32,7 @@ def preload(allocator: str) -> str | None:
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """What this is measured on."""
+    """Return a description of the machine."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.is_file() else ""
     model = re.search(r"model name\s*: (.*)", text)
@@ -50,12 +50,12 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit that is measured, with a mark where files differ from it."""
+    """Return the commit, marked if files differ from it."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout.strip() or "unknown"
 
 
 def load_average() -> float | None:
-    """Processes that wanted a core, on average over the last minute."""
+    """Return the load average over the last minute."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -1,4 +1,4 @@
-"""One peer in a process of its own: it sets up, then measures when it is told to.
+"""One peer in its own process, which measures on request.
 
     python -m benchmarks.worker KIND PEER FOLDER --threads N
 
@@ -40,7 +40,7 @@ class TrainingWorker:
         self.batches = cycle(material.batches)
 
     def losses(self, steps: int) -> list[float]:
-        """The first losses from the common weights, without dropout."""
+        """Return the first losses from the common weights, without dropout."""
         step = self.make(self.material, 0.0, **self.options)
         return [step(*batch) for batch in islice(cycle(self.material.batches), steps)]
 
@@ -50,11 +50,11 @@ class TrainingWorker:
         return self.step
 
     def time(self, steps: int) -> dict[str, float]:
-        """Seconds and target tokens of so many steps; every peer gets the same batches."""
+        """Return seconds and target tokens of so many steps; every peer gets the same batches."""
         return timed_steps(self._ready(), islice(self.batches, steps))
 
     def memory(self, steps: int) -> float | None:
-        """Bytes that training takes at most, on the largest batches first."""
+        """Return the peak memory of training in bytes, on the largest batches first."""
         step = self._ready()
         by_size = sorted(self.material.batches, key=lambda pair: -pair[1].numel())
         return peak_memory(step, islice(cycle(by_size), steps))
@@ -70,7 +70,7 @@ class DecodingWorker:
         self.decode(material.sentences[:2], 1)  # what is set up once is not timed
 
     def translate(self, beam: int, batch: int, every: int, threads: int) -> dict[str, Any] | None:
-        """Seconds and translations of every n-th sentence, in batches; None where it cannot."""
+        """Return seconds and translations of every n-th sentence, or None if not offered."""
         lines = self.material.sentences[::every]
         if getattr(self.decode, "whole", False):
             if batch == 1:
@@ -89,12 +89,12 @@ class DecodingWorker:
 
 
 def versions() -> dict[str, str]:
-    """What is installed where this runs."""
+    """Return the installed packages and their versions."""
     return {found.metadata["Name"]: found.version for found in distributions()}
 
 
 def serve(kind: str, name: str, folder: Path, device: str) -> None:
-    """Sets the peer up, says so, and answers orders until there are no more."""
+    """Set the peer up, report it, and answer orders until there are no more."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # from here on, what is printed goes to standard error
     peer = PEERS[kind][name]
@@ -111,7 +111,7 @@ def serve(kind: str, name: str, folder: Path, device: str) -> None:
 
 
 def main() -> None:
-    """The command of the head of this module."""
+    """Run the command described at the top of this module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=PEERS)
     parser.add_argument("peer")

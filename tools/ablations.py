@@ -1,4 +1,4 @@
-"""One change at a time, in the manner of the paper's Table 3.
+"""Ablations, one change at a time, in the manner of the paper's Table 3.
 
 Trains every row, scores it on the validation split, and writes a file per row.
 
@@ -71,25 +71,25 @@ BEAM, ALPHA = 5, 1.0
 
 
 def run(*arguments):
-    """One command of `transformer-lib`; ends this program where it fails or is stopped."""
+    """Run a `transformer-lib` command; end this program if it fails or is stopped."""
     if status := cli.main(list(map(str, arguments))):
         sys.exit(status)
 
 
 def flags(settings):
-    """{"n-heads": 2} as --n-heads 2."""
+    """Turn {"n-heads": 2} into --n-heads 2."""
     return [word for name, value in settings.items() for word in (f"--{name}", value)]
 
 
 def stem(name):
-    """The row's name as a file name."""
+    """Return the row's name as a file name."""
     return "-".join(
         "".join(c if (c.isascii() and c.isalnum()) or c == "." else " " for c in name).split()
     )
 
 
 def prepared(vocab, data):
-    """The corpus with these subwords; prepared on first use."""
+    """Return the corpus with these subwords, prepared on first use."""
     folder = data / f"de-en-{vocab}"
     if not (folder / "corpus.json").is_file():
         kind = ["--vocab", "words"] if vocab == "words" else ["--vocab-size", vocab]
@@ -98,13 +98,13 @@ def prepared(vocab, data):
 
 
 def score(model, corpus, beam, alpha, result):
-    """On the validation split: the test split is for the models that ship."""
+    """Score on the validation split; the test split is for the models that ship."""
     search = ["--beam", beam, "--alpha", alpha, "--threads", 1]
     run("evaluate", model, "--data", corpus, "--split", "val", *search, "--result", result)
 
 
 def train(changes, corpus, folder):
-    """Trains a row to its end, if it is not there, and returns the model to score."""
+    """Train a row to its end, unless that is done, and return the model to score."""
     last = folder.with_name(f"{folder.name}-averaged")
     own = {"vocab", "last"}
     settings = BASE | {name: value for name, value in changes.items() if name not in own}
@@ -114,7 +114,7 @@ def train(changes, corpus, folder):
 
 
 def do(name, options):
-    """One row: nothing where its file is there already."""
+    """Train and score one row, unless its file exists."""
     result = RESULTS / f"{stem(name)}.json"
     if result.is_file():
         return

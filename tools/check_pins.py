@@ -16,7 +16,7 @@ EXTRAS = ("lessons", "cli", "test")
 
 
 def resolve(python: str, constraints: Path) -> tuple[bool, str]:
-    """Whether the pins resolve for a Python version, and uv's message."""
+    """Return whether the pins resolve for a Python version, and uv's message."""
     command = [sys.executable, "-m", "uv", "pip", "compile", str(ROOT / "pyproject.toml")]
     command += ["--constraints", str(constraints), "--python-version", python, "--no-header"]
     command += [word for extra in EXTRAS for word in ("--extra", extra)]
@@ -28,7 +28,7 @@ def resolve(python: str, constraints: Path) -> tuple[bool, str]:
 
 
 def main(constraints: Path = ROOT / "constraints.txt") -> int:
-    """Exit status: 0 when every version resolves, 1 otherwise, with uv's reason."""
+    """Return 0 if every version resolves, else 1, and print uv's reason."""
     for python in PYTHONS:
         resolved, message = resolve(python, constraints)
         print(f"Python {python}: {'the pins resolve' if resolved else 'the pins do NOT resolve'}")

@@ -28,7 +28,7 @@ class ExportError(ValueError):
 
 
 class Module:
-    """What one notebook says about one module: docstring, imports, names, source text."""
+    """One module as a notebook writes it: docstring, imports, names, source text."""
 
     def __init__(self, name, notebook):
         self.name, self.notebook = name, notebook
@@ -77,7 +77,7 @@ class Module:
                 raise ExportError(f"{name} is imported from two places")
 
     def render(self, siblings):
-        """The text of the module; `siblings` are the earlier modules of the same notebook.
+        """Return the text of the module; `siblings` are the earlier modules of the same notebook.
 
         What siblings import counts here too (a notebook imports once), and what they define is
         imported from them.
@@ -113,7 +113,7 @@ def is_string(node):
 
 
 def defined_names(node):
-    """The names that a definition or constant binds; anything else is refused."""
+    """Return the names that a definition or constant binds; refuse anything else."""
     if isinstance(node, DEFINITIONS):
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
@@ -127,7 +127,7 @@ def defined_names(node):
 
 
 def used_names(source, annotations=True):
-    """The global names that the source reads; with those in annotations written as strings."""
+    """Return the global names that the source reads, including annotations written as strings."""
     tables, used = [symtable.symtable(source, "module", "exec")], set()
     for table in tables:
         tables.extend(table.get_children())
@@ -144,7 +144,7 @@ def used_names(source, annotations=True):
 
 
 def import_block(imports):
-    """The imports in the order of ruff's isort: one block of text for each group."""
+    """Return the imports in the order of ruff's isort, one block of text per group."""
     statements = {}
     for name, (module, member) in imports.items():
         root = module.split(".")[0]
@@ -171,14 +171,14 @@ def natural(text):
 
 
 def member_order(alias):
-    """CONSTANTS, then Classes, then the rest, each by the alphabet."""
+    """Sort key: CONSTANTS, then Classes, then the rest, alphabetically."""
     name = alias.split(" ")[0]
     kind = 0 if len(name) > 1 and name.isupper() else 1 if name[0].isupper() else 2
     return kind, natural(name)
 
 
 def wrap(start, items, end, opening="", closing=""):
-    """The list on one line, or below each other with a trailing comma when that is too long."""
+    """Return the list on one line, or on several with a trailing comma if it is too long."""
     if len(start + items + end) <= 100 or not items:
         return start + items + end
     items = [f"    {item}," for item in items.split(", ")]
@@ -186,7 +186,7 @@ def wrap(start, items, end, opening="", closing=""):
 
 
 def read_modules(path):
-    """The modules that one notebook writes, in its order."""
+    """Return the modules that one notebook writes, in its order."""
     modules = []
     for number, cell in enumerate(json.loads(path.read_text("utf-8"))["cells"], start=1):
         directive, _, source = "".join(cell["source"]).lstrip().partition("\n")

@@ -1,4 +1,4 @@
-"""Throws bytes at everything that reads a file or a flag: `make fuzz`, and tests/test_fuzz.py.
+"""Feed random bytes to everything that reads a file or a flag (`make fuzz`, tests/test_fuzz.py).
 
 Whatever the bytes, the outcome is a value, or a ValueError or OSError of one line: never another
 exception, a hang or a crash. `python tools/fuzz.py TARGET SECONDS` runs one target under atheris
@@ -39,7 +39,7 @@ PREPARED = {"corpus": "corpus.json", "ids": "train.src.ids.npy", "ends": "train.
 
 @cache
 def home() -> Path:
-    """A prepared corpus of whole words, and a run of two steps, in a temporary folder."""
+    """Make a small prepared corpus and a run of two steps in a temporary folder."""
     from transformer_lib import ModelConfig, TrainConfig
     from transformer_lib.data.encoding import learn_vocabularies, prepare
     from transformer_lib.data.text import ParallelText
@@ -63,7 +63,7 @@ def home() -> Path:
 
 
 def forge(folder: str, name: str, data: bytes) -> Path:
-    """A copy of the folder in which one file is other bytes, with a manifest that agrees."""
+    """Copy the folder, replace one file, and make the manifest agree."""
     forged = home() / f"forged-{name}"
     if not forged.exists():
         shutil.copytree(home() / folder, forged)
@@ -76,13 +76,13 @@ def forge(folder: str, name: str, data: bytes) -> Path:
 
 
 def restore(name: str, data: bytes) -> None:
-    """Resumes from a checkpoint in which one file is `data`."""
+    """Resume from a checkpoint in which one file is `data`."""
     home()
     home.trainer.restore(forge("checkpoint", name, data))
 
 
 def open_prepared(name: str, data: bytes) -> None:
-    """Reads a prepared corpus in which one file is `data`, to the last batch."""
+    """Read a prepared corpus in which one file is `data`, to the last batch."""
     from transformer_lib.config import ModelConfig
     from transformer_lib.data.prepared import Prepared
     from transformer_lib.data.reading import check_ids
@@ -94,7 +94,7 @@ def open_prepared(name: str, data: bytes) -> None:
 
 
 def read_text(data: bytes) -> None:
-    """Reads two text files, plain and gzipped."""
+    """Read two text files, plain and gzipped."""
     from transformer_lib.data.text import read_lines, read_pairs
 
     half = len(data) // 2
@@ -114,7 +114,7 @@ def read_text(data: bytes) -> None:
 
 
 def read_words(data: bytes) -> None:
-    """Reads a vocabulary of either kind, and cuts a sentence with it."""
+    """Read a vocabulary of either kind, and tokenise a sentence with it."""
     from transformer_lib.data.reading import load_vocab
 
     (home() / "some.vocab").write_bytes(data)
@@ -126,7 +126,7 @@ def read_words(data: bytes) -> None:
 
 
 def read_run(data: bytes) -> None:
-    """Reads a log and the note of the best checkpoint."""
+    """Read a log and the record of the best checkpoint."""
     from transformer_lib.train.folder import RunLog
     from transformer_lib.translate.translator import find_model
 
@@ -139,7 +139,7 @@ def read_run(data: bytes) -> None:
 
 
 def parse_flags(data: bytes) -> None:
-    """Starts `train` with these flags on a folder that is not there: it says so in one line."""
+    """Start `train` with these flags on a missing folder, which is reported in one line."""
     from transformer_lib.cli import main
 
     flags = [part for part in data.decode("utf-8", "surrogateescape").split("\n") if part]
@@ -166,7 +166,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 
 def outcome(target: str, data: bytes) -> Exception | None:
-    """The error of one line that a target answers with, or None; anything else is raised."""
+    """Return the one-line error of a target, or None; raise anything else."""
     try:
         TARGETS[target](data)
     except (ValueError, OSError) as error:
@@ -177,7 +177,7 @@ def outcome(target: str, data: bytes) -> Exception | None:
 
 @cache
 def seeds(target: str) -> list[bytes]:
-    """Bytes to start from: the real thing."""
+    """Return real files as the first inputs."""
     from transformer_lib.vocab import WordVocab
 
     if target in CHECKPOINT:
@@ -195,7 +195,7 @@ def seeds(target: str) -> list[bytes]:
 
 
 def fuzz(target: str, seconds: int) -> None:
-    """Runs one target under atheris for so long; it ends the process."""
+    """Run one target under atheris for so long; it ends the process."""
     import atheris
 
     with atheris.instrument_imports(include=["transformer_lib"]):
@@ -215,7 +215,7 @@ def fuzz(target: str, seconds: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """One target for so many seconds, or all of them."""
+    """Run one target for so many seconds, or all of them."""
     if len(arguments) == 2:
         fuzz(arguments[0], int(arguments[1]))
     seconds = arguments[0] if arguments else "60"

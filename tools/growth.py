@@ -28,7 +28,7 @@ STEPS = 20
 
 
 def vary(line, copy, number):
-    """The sentence with two neighbouring words exchanged; copy 0 is left as it is."""
+    """Swap two neighbouring words of a sentence; copy 0 stays as it is."""
     words = line.split(" ")
     if copy and len(words) > 1:
         place = (copy * 31 + number) % (len(words) - 1)
@@ -37,7 +37,7 @@ def vary(line, copy, number):
 
 
 def write_corpus(folder, times):
-    """`times` copies of Multi30k's training pairs in two text files; always the same ones."""
+    """Write `times` varied copies of Multi30k's training pairs to two text files, reproducibly."""
     from transformer_lib.data.multi30k import multi30k
 
     text = multi30k("train", "de", "en")
@@ -55,7 +55,7 @@ def write_corpus(folder, times):
 
 
 def peak_mebibytes():
-    """The most memory that this process has had, mapped files included (Linux)."""
+    """Return the peak memory of this process, mapped files included (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
@@ -63,12 +63,12 @@ def peak_mebibytes():
 
 
 def cpu_seconds():
-    """Of this process and of its workers that have ended."""
+    """Return the CPU seconds of this process and of its finished workers."""
     return sum(os.times()[:4])
 
 
 def measured(work):
-    """Runs it; seconds on the clock and of the processor, and memory before and at its peak."""
+    """Run it; return wall and CPU seconds, and memory before and at its peak."""
     before = peak_mebibytes()
     started, processor = time.perf_counter(), cpu_seconds()
     found = work()
@@ -82,7 +82,7 @@ def measured(work):
 
 
 def measure_prepare(folder, times, workers):
-    """The whole of `transformer-lib prepare` on the copies, in this process and its workers."""
+    """Measure `transformer-lib prepare` on the copies, in this process and its workers."""
     from transformer_lib.cli import main
     from transformer_lib.data.multi30k import multi30k_folder
 
@@ -102,7 +102,7 @@ def measure_prepare(folder, times, workers):
 
 
 def measure_read(folder, times):
-    """One epoch of batches, and the time to the first of them."""
+    """Measure one epoch of batches, and the time to the first of them."""
     from transformer_lib.data.prepared import Prepared
 
     def work():
@@ -129,7 +129,7 @@ def measure_read(folder, times):
 
 
 def measure_train(folder, times):
-    """Some training steps of the `tiny` model, for the memory of a run."""
+    """Measure some training steps of the `tiny` model, for the memory of a run."""
     import torch
 
     from transformer_lib import ModelConfig, TrainConfig, Transformer, make_optimizer, train_step
@@ -159,14 +159,14 @@ MOST = {"prepare, 2 workers": 16}  # enough to see that the work is the same
 
 
 def in_own_process(folder, kind, times):
-    """The measurement, made by a new process so that its memory is its own."""
+    """Measure in a new process, so that memory is its own."""
     command = [sys.executable, __file__, "--work", str(folder), "--measure", kind, str(times)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def conditions():
-    """What the numbers depend on."""
+    """Return the conditions that the numbers depend on."""
     import numpy
     import sentencepiece
     import torch
@@ -191,12 +191,12 @@ def conditions():
 
 
 def other_work():
-    """How many other processes wanted to compute, on average of the last minute."""
+    """Return the load of other processes, averaged over the last minute."""
     return f"load {os.getloadavg()[0]:.1f} before the first measurement"
 
 
 def measure_all(folder, sizes):
-    """Measures what is not in the result file yet, and writes it after each."""
+    """Measure what is not in the result file yet, and write the file after each."""
     folder.mkdir(parents=True, exist_ok=True)
     found = json.loads(RESULT.read_text("utf-8")) if RESULT.is_file() else {}
     found.setdefault("conditions", conditions() | {"subwords": VOCAB, "max_tokens": MAX_TOKENS})
@@ -215,7 +215,7 @@ def measure_all(folder, sizes):
 
 
 def draw(found):
-    """Time and memory over the size of the corpus."""
+    """Draw time and memory over the size of the corpus."""
     from transformer_lib.lessons.figures import figure, style
 
     with style():
@@ -256,7 +256,7 @@ def tgt_tokens(row):
 
 
 def series(found, kind, key):
-    """Millions of pairs, and the values."""
+    """Return millions of pairs, and the values."""
     pairs = {times: row["pairs"] / 1e6 for times, row in found["measured"]["prepare"].items()}
     rows = found["measured"][kind]
     values = [tgt_tokens(row) if key == "target_tokens" else row[key] for row in rows.values()]

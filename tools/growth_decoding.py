@@ -31,7 +31,7 @@ AGAIN, CACHED, FAST = "computed again", "cached", "cached, in fewer calls (infer
 
 
 def random_model():
-    """With room for the longest beginning."""
+    """Return a `tiny` model with room for the longest prefix."""
     torch.manual_seed(0)
     sizes = {"norm_first": True, "max_len": max(LENGTHS) + 2 * STEPS}
     return Transformer(ModelConfig.tiny(VOCAB, **sizes)).eval()
@@ -39,7 +39,7 @@ def random_model():
 
 @torch.inference_mode()
 def seconds_per_token(model, way, length, steps):
-    """Seconds of one more token after `length`, a mean over `steps` tokens."""
+    """Return the seconds of one more token after `length`, a mean over `steps` tokens."""
     src = torch.randint(4, VOCAB, (1, SOURCE))
     ids = torch.randint(4, VOCAB, (1, length + steps))
     if way == AGAIN:
@@ -54,12 +54,12 @@ def seconds_per_token(model, way, length, steps):
 
 
 def again(model, tgt, memory, src):
-    """Log-probabilities after the last id, with everything computed again."""
+    """Return log-probabilities of the next token, with the whole prefix computed again."""
     return model.output_projection(model.decode(tgt, memory, src)[:, -1]).log_softmax(-1)
 
 
 def timed(predict, length, steps):
-    """Mean seconds of `predict(end)`, which sees `end` tokens; the first call warms up."""
+    """Return the mean seconds of `predict(end)`, which sees `end` tokens; one call warms up."""
     for end in range(length - 1, length + steps):
         if end == length:
             started = time.perf_counter()
@@ -86,7 +86,7 @@ def measure(lengths=LENGTHS, steps=STEPS, rounds=ROUNDS):
 
 
 def title(milliseconds):
-    """What is seen, from the numbers."""
+    """Return the title, which states the finding."""
     first, *_, last = milliseconds[FAST]
     more = [row[last] / row[first] for row in (milliseconds[FAST], milliseconds[AGAIN])]
     return (
@@ -96,7 +96,7 @@ def title(milliseconds):
 
 
 def draw(found):
-    """Milliseconds of one more token over the tokens before it."""
+    """Draw milliseconds of one more token over the tokens before it."""
     from transformer_lib.lessons.figures import PALETTE, figure, headline, name_axes, style
 
     with style():

@@ -49,7 +49,7 @@ def setup_cell(repository, project):
 
 
 def with_head(path, project):
-    """The text of the notebook with its two head cells put in or refreshed."""
+    """Return the text of the notebook with its two head cells inserted or refreshed."""
     notebook = json.loads(path.read_text("utf-8"))
     cells, repository = notebook["cells"], project["urls"]["Repository"]
     title, _, rest = "".join(cells[0]["source"] if cells else []).partition("\n")

@@ -1,4 +1,4 @@
-"""Write the tables of results and the model cards from what was measured: never typed.
+"""Write the tables of results and the model cards from the measured files.
 
 The lessons' table comes from the output of notebook 07's last cell (tag `scores`), everything else
 from the files that `transformer-lib evaluate --result` wrote into results/: the table of results,
@@ -36,7 +36,7 @@ LANGUAGES = {"de": "German", "en": "English"}
 
 
 def lesson_table(notebook):
-    """The lines that notebook 07 prints at its end: task, then what was reached."""
+    """Return the scores that notebook 07 prints at its end, one row per task."""
     text = "\n".join(scores(notebook))
     rows = re.findall(r"^(\S+(?: \S+)*) {2,}(.+)$", text, re.M)
     rows = [(task, found.replace("|", r"\|")) for task, found in rows]
@@ -44,7 +44,7 @@ def lesson_table(notebook):
 
 
 def results_table(results):
-    """One row for every file in results/."""
+    """Return one row for every file in results/."""
     rows = []
     for name, result in results.items():
         search, training = result["search"], result["training"]
@@ -56,7 +56,7 @@ def results_table(results):
 
 
 def ablation_table(folder):
-    """One row for every row of tools/ablations.py that has a file."""
+    """Return one row for every row of tools/ablations.py that has a file."""
     rows, base = [], folder / f"{stem('base')}.json"
     base = (
         json.loads(base.read_text("utf-8"))["scores"]["BLEU"]["value"] if base.is_file() else None
@@ -84,7 +84,7 @@ def ablation_table(folder):
 
 
 def seeds_table(folder):
-    """One row for every run of a direction, and one with their mean and how far they differ.
+    """Return one row per run of a direction, and one with their mean and standard deviation.
 
     Args:
         folder: with `NAME-SEED.json` of every run; runs of one name differ in nothing but the seed.
@@ -108,14 +108,14 @@ def seeds_table(folder):
 
 
 def recipe(result):
-    """Everything that was set for a run but its seed, as text."""
+    """Return all settings of a run but its seed, as text."""
     settings = result["training"]["settings"]
     run = {key: value for key, value in settings["run"].items() if key != "seed"}
     return json.dumps([settings | {"run": run}, result["search"], result["name"]], sort_keys=True)
 
 
 def n_parameters(sizes):
-    """Number of parameters of a model of these sizes, without taking their memory."""
+    """Count the parameters of a model of these sizes without allocating them."""
     # results from before this entry existed: one matrix where the sizes agreed
     shared = sizes["tie_embeddings"] and sizes["src_vocab_size"] == sizes["tgt_vocab_size"]
     sizes = {"shared_vocabulary": shared} | sizes
@@ -124,7 +124,7 @@ def n_parameters(sizes):
 
 
 def card(name, result):
-    """The model card of a model that ships."""
+    """Return the card of a model that ships."""
     training = result["training"]
     settings, scores = training["settings"], result["scores"]
     source, target = (LANGUAGES[settings["data"][side]] for side in ("source", "target"))
@@ -151,7 +151,7 @@ def card(name, result):
 
 
 def pairs_of(n_pairs):
-    """Where the training pairs of a card are from."""
+    """Return a description of the training pairs."""
     text = f"the {min(n_pairs, MULTI30K):,} training pairs of Multi30k (Elliott et al., 2016)"
     if n_pairs > MULTI30K:
         text += f", and {n_pairs - MULTI30K:,} whose other side an earlier model translated"
@@ -164,7 +164,7 @@ def table(head, rows):
 
 
 def with_tables(text, tables):
-    """The text with each table between its two markers."""
+    """Return the text with each table between its two markers replaced."""
     for name, rows in tables.items():
         start, end = f"<!-- {name}: written by make results -->", f"<!-- {name}: end -->"
         if text.count(start) != 1 or text.count(end) != 1:

@@ -35,7 +35,7 @@ class NotebookError(RuntimeError):
 
 
 class Progress:
-    """One line for the notebook at work; on a terminal it is refreshed every second."""
+    """One line of progress; on a terminal it is refreshed every second."""
 
     def __init__(self, name, total):
         self.name, self.total, self.cell = name, total, 0
@@ -135,14 +135,14 @@ def code_cells(notebook):
 
 
 def scores(notebook):
-    """What the cells with the tag `scores` have printed."""
+    """Yield what the cells with the tag `scores` have printed."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []) if "scores" in cell.metadata.get("tags", []) else []:
             yield output.get("text") or output.get("data", {}).get("text/plain", "")
 
 
 def write_page(notebook, path, folder):
-    """One HTML file with its pictures inside; only formulas need a connection (MathJax)."""
+    """Write one HTML file with its pictures inside; only formulas need a connection (MathJax)."""
     exporter = HTMLExporter(embed_images=True, require_js_url="")
     page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def write_page(notebook, path, folder):
 
 
 def run(paths, options):
-    """Run them all; returns the scores. The table of seconds is printed even after a failure."""
+    """Run all notebooks and return the scores; print the seconds even after a failure."""
     seconds, printed = {}, []
     try:
         for path in paths:

@@ -25,7 +25,7 @@ CORE = 4_810  # target tokens/s of `tiny`, float32, one thread: docs/training.md
 
 @dataclass(frozen=True)
 class PaperRun:
-    """What section 5.2 and Table 2 of the paper say of a training on 8 P100."""
+    """A run of the paper on 8 P100 (section 5.2 and Table 2)."""
 
     name: str
     vocab: int
@@ -53,7 +53,7 @@ LINKS = {
 
 
 def forward_flops(config, src_len, tgt_len):
-    """Operations of one forward pass over one pair of sentences.
+    """Count the operations of one forward pass over one pair of sentences.
 
     Args:
         config: a ModelConfig.
@@ -80,7 +80,7 @@ def per_token(config):
 
 
 def n_parameters(config):
-    """Parameters, without taking their memory."""
+    """Count the parameters without allocating them."""
     with torch.device("meta"):
         return sum(p.numel() for p in Transformer(config).parameters())
 
@@ -91,7 +91,7 @@ def state_bytes(config):
 
 
 def reduce_bytes(config, n):
-    """What each of n processes sends in a step, gradients in 4 bytes, all-reduce in a ring."""
+    """Bytes that each of n processes sends in a step: 4-byte gradients, ring all-reduce."""
     return 2 * (n - 1) / n * 4 * n_parameters(config)
 
 
@@ -148,7 +148,7 @@ def time_table():
 
 
 def network_table():
-    """What eight processes send each other in a step, and how long that takes."""
+    """Bytes that eight processes exchange in a step, and the time it takes."""
     rows = []
     for run in PAPER:
         sent = reduce_bytes(run.config, 8)
@@ -161,7 +161,7 @@ def network_table():
 
 
 def data_table(growth):
-    """From the largest corpus that was measured to WMT14 and to a billion pairs."""
+    """Extrapolate from the largest measured corpus to WMT14 and to a billion pairs."""
     prepare, read = (list(growth["measured"][kind].values())[-1] for kind in ("prepare", "read"))
     pairs, ids = prepare["pairs"], prepare["src_tokens"] + prepare["tgt_tokens"]
     rows = []
@@ -182,7 +182,7 @@ def data_table(growth):
 
 
 def feed_table(growth):
-    """How fast a chip takes tokens, beside how fast one process makes batches of them."""
+    """Tokens per second that a chip consumes, next to those that one process reads."""
     read = list(growth["measured"]["read"].values())[-1]
     made = read["target_tokens"] / read["cpu_seconds"]
     rows = []
@@ -203,7 +203,7 @@ def duration(seconds):
 
 
 def tables():
-    """Name to head and rows."""
+    """Return head and rows of each table by its name."""
     growth = json.loads(GROWTH.read_text("utf-8"))
     return {
         "paper": paper_table(),

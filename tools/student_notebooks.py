@@ -15,7 +15,7 @@ BLANK = r"\g<indent># your code here\n\g<indent>raise NotImplementedError"
 
 
 def student_copy(notebook):
-    """The same notebook for somebody who has yet to solve the exercises."""
+    """Return the notebook without solutions and outputs."""
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue

@@ -1,4 +1,4 @@
-"""Who is measured. A peer's module is imported in its own environment only."""
+"""The peers. A peer's module is imported in its own environment only."""
 
 from __future__ import annotations
 

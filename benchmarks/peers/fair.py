@@ -27,7 +27,7 @@ __all__ = ["decoder", "training"]
 
 @contextmanager
 def _tolerant():
-    """Python 3.11 takes a default that cannot be hashed for a mutable one: let them be hashed."""
+    """Allow dataclass defaults that cannot be hashed, which Python 3.11 refuses as mutable."""
     strict = dataclasses.dataclass
 
     def hashable(cls=None, /, **options):
@@ -56,7 +56,7 @@ with _tolerant():
 
 
 class OurIds:
-    """What fairseq asks a dictionary for, with our ids."""
+    """A dictionary with fairseq's interface and our ids."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -117,7 +117,7 @@ def from_ours(sizes: Mapping[str, Any], weights: Mapping[str, Tensor], dropout: 
 
 
 class Logits(nn.Module):
-    """Their model, called as the loop calls it."""
+    """Their model with the interface that the loop expects."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Logits(nn.Module):
         return self.model(src, (src != PAD_ID).sum(1), tgt)[0]
 
     def own_loss(self, src: Tensor, tgt_in: Tensor, tgt_out: Tensor) -> Tensor:
-        """As their criterion computes it."""
+        """Return the loss of their criterion."""
         logs = F.log_softmax(self(src, tgt_in).float(), dim=-1)
         flat = logs.flatten(0, 1), tgt_out.flatten()
         return label_smoothed_nll_loss(*flat, SMOOTHING, ignore_index=PAD_ID)[0]

@@ -18,7 +18,7 @@ __all__ = ["decoder", "training"]
 
 
 class Logits(nn.Module):
-    """Their model, called as the loop calls it."""
+    """Their model with the interface that the loop expects."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -104,7 +104,7 @@ def training(material: Material, dropout: float) -> Loop:
 
 
 class Logits(nn.Module):
-    """Their model, called as the loop calls it."""
+    """Their model with the interface that the loop expects."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Logits(nn.Module):
         return self.model._encode_decode(**self._inputs(src, tgt))[0]
 
     def own_loss(self, src: Tensor, tgt_in: Tensor, tgt_out: Tensor) -> Tensor:
-        """As their training computes it, with the count of right tokens that comes with it."""
+        """Return the loss of their training, which also counts the right tokens."""
         inputs = self._inputs(src, tgt_in) | {"trg": tgt_out}
         inputs["trg_mask"] = (tgt_out != PAD_ID)[:, None]
         return self.model(return_type="loss", **inputs)[0]

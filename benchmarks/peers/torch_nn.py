@@ -121,7 +121,7 @@ def as_torchs(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dropout_as_ours(model: TorchModel) -> TorchModel:
-    """Without torch's additional dropout on attention weights and inside the feed-forward."""
+    """Remove torch's extra dropout on attention weights and inside the feed-forward network."""
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
             module.dropout = 0.0
@@ -166,7 +166,7 @@ def decoder(material: Material, cached: bool = False):
 
 @torch.no_grad()
 def greedy(model: TorchModel, src: Tensor) -> list[list[int]]:
-    """The likeliest next token, again and again, from the whole prefix each time: no cache."""
+    """Greedy decoding without a cache: the whole prefix is computed again for every token."""
     memory, limits = model.encode(src), (src != PAD_ID).sum(1) + EXTRA
     ids = src.new_full((len(src), 1), BOS_ID)
     going_on = torch.ones_like(src[:, 0], dtype=torch.bool)
@@ -185,14 +185,14 @@ def cut(ids: Tensor, limits: Tensor) -> list[list[int]]:
 
 
 class CachedGreedy:
-    """Greedy decoding from the same weights with keys and values kept: plain torch, 40 lines."""
+    """Greedy decoding from the same weights with cached keys and values, in plain torch."""
 
     def __init__(self, model: TorchModel) -> None:
         self.model, self.layers = model.eval(), model.body.decoder.layers
 
     @torch.no_grad()
     def __call__(self, src: Tensor) -> list[list[int]]:
-        """As `greedy`."""
+        """Decode greedily."""
         model, limits = self.model, (src != PAD_ID).sum(1) + EXTRA
         memory, seen = model.encode(src), (src != PAD_ID)[:, None, None, :]
         cross = [self._keys(layer.multihead_attn, memory) for layer in self.layers]

@@ -1,7 +1,7 @@
 """Every figure of the series, as a function that returns a matplotlib Figure.
 
-One file per notebook; `base` and `heatmaps` hold what they share, `architecture` draws the paper's
-Figure 1.
+One file per notebook; `base`, `colours`, `marks` and `heatmaps` hold what they share, and
+`architecture` draws the paper's Figure 1.
 """
 
 from transformer_lib.data.extras import needs
@@ -11,16 +11,18 @@ with needs("lessons"):
         architecture,
         attention,
         base,
+        colours,
         embeddings,
         feed_forward,
         heatmaps,
+        marks,
         masks,
         positional,
         training,
     )
 
 _FILES = (
-    *(architecture, base, heatmaps, embeddings, positional),
+    *(architecture, base, colours, heatmaps, marks, embeddings, positional),
     *(masks, attention, feed_forward, training),
 )
 __all__ = [name for file in _FILES for name in file.__all__]

@@ -9,21 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Polygon
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from transformer_lib.lessons.figures.base import (
-    GRID,
-    INK,
-    MUTED,
-    PALETTE,
-    SEQUENTIAL,
-    as_array,
-    figure,
-    headline,
-    label,
-    name_axes,
-    note,
-    rectangle,
-    style,
-)
+from transformer_lib.lessons.figures.base import as_array, figure, headline, name_axes, style
+from transformer_lib.lessons.figures.colours import GRID, INK, MUTED, PALETTE, SEQUENTIAL
+from transformer_lib.lessons.figures.marks import label, note, rectangle
 
 __all__ = [
     "cost_against_length",

@@ -12,20 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
-from transformer_lib.lessons.figures.base import (
-    DIVERGING,
-    INK,
-    MUTED,
-    PALETTE,
-    as_array,
-    figure,
-    label,
-    name_axes,
-    note,
-    rectangle,
-    style,
-)
+from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
+from transformer_lib.lessons.figures.colours import DIVERGING, INK, MUTED, PALETTE
 from transformer_lib.lessons.figures.heatmaps import colour_bar, token_heatmap
+from transformer_lib.lessons.figures.marks import label, note, rectangle
 
 __all__ = [
     "embedding_matrix",

@@ -8,18 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from transformer_lib.lessons.figures.base import (
-    INK,
-    MUTED,
-    PALETTE,
-    SEQUENTIAL,
-    as_array,
-    figure,
-    label,
-    name_axes,
-    style,
-)
+from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
+from transformer_lib.lessons.figures.colours import INK, MUTED, PALETTE, SEQUENTIAL
 from transformer_lib.lessons.figures.heatmaps import colour_bar
+from transformer_lib.lessons.figures.marks import label
 
 __all__ = ["bends", "norm_orders", "norm_spread", "parameter_shares", "relu_activity"]
 

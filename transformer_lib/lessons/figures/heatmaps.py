@@ -13,21 +13,9 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from transformer_lib.lessons.figures.base import (
-    DIVERGING,
-    INK,
-    MUTED,
-    PALETTE,
-    SEQUENTIAL,
-    Number,
-    as_array,
-    figure,
-    hide_frame,
-    label,
-    name_axes,
-    rectangle,
-    style,
-)
+from transformer_lib.lessons.figures.base import Number, as_array, figure, name_axes, style
+from transformer_lib.lessons.figures.colours import DIVERGING, INK, MUTED, PALETTE, SEQUENTIAL
+from transformer_lib.lessons.figures.marks import hide_frame, label, rectangle
 
 __all__ = ["attention_grid", "attention_map", "token_heatmap"]
 

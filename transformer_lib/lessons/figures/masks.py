@@ -9,20 +9,10 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Patch
 
-from transformer_lib.lessons.figures.base import (
-    INK,
-    MUTED,
-    PALETTE,
-    SEQUENTIAL,
-    as_array,
-    figure,
-    hide_frame,
-    label,
-    name_axes,
-    rectangle,
-    style,
-)
+from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
+from transformer_lib.lessons.figures.colours import INK, MUTED, PALETTE, SEQUENTIAL
 from transformer_lib.lessons.figures.heatmaps import ATTEND, BLOCKED, colour_bar, token_heatmap
+from transformer_lib.lessons.figures.marks import hide_frame, label, rectangle
 
 __all__ = [
     "causal_reading",

@@ -9,25 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Circle
 
-from transformer_lib.lessons.figures.base import (
-    DIVERGING,
-    GRID,
-    INK,
-    MUTED,
-    PALETTE,
-    SEQUENTIAL,
-    as_array,
+from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
+from transformer_lib.lessons.figures.colours import DIVERGING, GRID, INK, MUTED, PALETTE, SEQUENTIAL
+from transformer_lib.lessons.figures.heatmaps import colour_bar
+from transformer_lib.lessons.figures.marks import (
     beside,
-    figure,
     hide_frame,
     label,
     line_plot,
-    name_axes,
     note,
     rectangle,
-    style,
 )
-from transformer_lib.lessons.figures.heatmaps import colour_bar
 
 __all__ = [
     "copy_task",
@@ -45,11 +37,6 @@ BLUE, ORANGE = PALETTE[:2]
 
 def _wavelength(pair: int, width: int) -> float:
     return 2 * math.pi * 10_000.0 ** (2 * pair / width)
-
-
-def _beside(ax: Axes, height: float, text: str, colour: str = MUTED, **look: Any) -> None:
-    """Write a text to the right of a panel, at a height in data units."""
-    beside(ax, height, text, colour, data=True, fontsize=9, **look)
 
 
 @style()
@@ -73,7 +60,7 @@ def position_curves(table: Any, pairs: Sequence[int]) -> Figure:
         ax.set(ylim=(-1.25, 1.25), yticks=(-1, 0, 1), xlim=(-0.5, length - 0.5))
         ax.grid(True, axis="y")
         text = f"dimensions {2 * pair}, {2 * pair + 1}\nrepeats every\n{every:,.1f} positions"
-        _beside(ax, 0, text, INK)
+        beside(ax, 0, text, INK, data=True)
     axes[0, 0].legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 0.98), markerscale=1.6)
     fig.supxlabel("position", fontsize=10, color=MUTED)
     fig.supylabel("value in the table", fontsize=10, color=MUTED)
@@ -110,8 +97,8 @@ def position_counter(table: Any) -> Figure:
     upper.set_title("The bits of the position: white 0, blue 1", fontsize=10.5)
     lower.set_title("The sines of the position: brown +1, blue −1", fontsize=10.5)
     for row in range(n_rows):
-        _beside(upper, row + 0.5, f"every {2 ** (row + 1)}")
-        _beside(lower, row + 0.5, f"every {_wavelength(row, array.shape[1]):.1f}")
+        beside(upper, row + 0.5, f"every {2 ** (row + 1)}", data=True)
+        beside(lower, row + 0.5, f"every {_wavelength(row, array.shape[1]):.1f}", data=True)
     fig.supxlabel("position", fontsize=10, color=MUTED)
     fig.supylabel("fast  →  slow", fontsize=10, color=MUTED, rotation=270)
     return fig
@@ -141,9 +128,9 @@ def position_wavelengths(wavelengths: Any, sentence: int) -> Figure:
     ax.grid(True)
     for height, text in ((2 * math.pi, "2π"), (20_000 * math.pi, "10000 · 2π")):
         ax.axhline(height, color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2)
-        _beside(ax, height, text, fontweight="bold")
+        beside(ax, height, text, data=True, fontweight="bold")
     ax.axhline(sentence, color=ORANGE, linewidth=1.4)
-    _beside(ax, sentence, f"{sentence} words", ORANGE, fontweight="bold")
+    beside(ax, sentence, f"{sentence} words", ORANGE, data=True, fontweight="bold")
     ax.axvspan(first, last, color=ORANGE, alpha=0.09, linewidth=0)
     text = f"{longer} of {len(array)} pairs do not finish\none turn within {sentence} words"
     label(ax, first + 8, 9_000, text, ha="left")

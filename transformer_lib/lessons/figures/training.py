@@ -9,19 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from transformer_lib.lessons.figures.base import (
-    MUTED,
-    PALETTE,
-    SEQUENTIAL,
-    as_array,
-    figure,
-    name_axes,
-    name_lines,
-    note,
-    show,
-    style,
-)
+from transformer_lib.lessons.figures.base import as_array, figure, name_axes, show, style
+from transformer_lib.lessons.figures.colours import MUTED, PALETTE, SEQUENTIAL
 from transformer_lib.lessons.figures.heatmaps import colour_bar, draw_values, token_axes
+from transformer_lib.lessons.figures.marks import name_lines, note
 
 __all__ = [
     "LiveCurves",

@@ -4,6 +4,7 @@ reads. docs/faults.md is the list; what is tested elsewhere is named there."""
 import ast
 import errno
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -349,14 +350,15 @@ def test_a_checkpoint_that_became_a_model_is_damaged_too(copy, run):
 def test_a_file_that_cannot_be_read_now_is_told_and_its_checkpoint_kept(
     copy, run, monkeypatch, name, number
 ):
-    checkpoints, real = list_checkpoints(copy / "checkpoints"), Path.stat
+    checkpoints, real = list_checkpoints(copy / "checkpoints"), io.open
 
-    def stat(path, **options):
-        if path == checkpoints[-1] / name:
-            raise OSError(number, os.strerror(number), str(path))
-        return real(path, **options)
+    def fail(file, *arguments, **options):
+        if file in (checkpoints[-1] / name, str(checkpoints[-1] / name)):
+            raise OSError(number, os.strerror(number), str(file))
+        return real(file, *arguments, **options)
 
-    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr("io.open", fail)
+    monkeypatch.setattr("builtins.open", fail)
     status, out, err = run(copy, "--resume", "auto")
     assert (status, out) == (1, "") and err.count("\n") == 1
     assert os.strerror(number) in err and name in err and "damaged" not in err

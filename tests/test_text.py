@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import sys
 import tempfile
 import tracemalloc
 import unicodedata
@@ -13,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from transformer_lib.data import text as module
+from transformer_lib.data.progress import progress_bar
 from transformer_lib.data.text import PairFiles, ParallelText, read_lines, read_pairs
 
 NOT_LINE_ENDS = ["\u2028", "\u2029", "\u0085", "\v", "\f", "\x1c", "\x1d", "\x1e", "\r"]
@@ -266,3 +268,12 @@ def test_a_sample_is_always_the_same_and_from_everywhere(tmp_path, monkeypatch):
     assert text.sample(1000) == text.sample(5000) == [(line[:-1],) * 2 for line in lines]
     text = files(tmp_path, "a\n\nc\n", "x\ny\n \n")
     assert text.sample(10) == [("a", "x")]  # no empty sides
+
+
+def test_without_tqdm_there_is_no_bar_but_messages_are_shown(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with progress_bar("reading", total=9) as bar:
+        bar.update(3)
+        bar.set_postfix_str("slowly", refresh=False)
+        bar.write("half way")
+    assert capsys.readouterr() == ("half way\n", "")

@@ -152,25 +152,6 @@ def test_a_colour_bar_says_when_larger_values_look_alike(vmax: float, extend: st
     assert fig.axes[-1]._colorbar.extend == extend
 
 
-def test_words_under_narrow_cells_stand_upright() -> None:
-    rotations = [
-        {label.get_rotation() for label in fig.axes[0].get_xticklabels()}
-        for fig in (
-            figures.attention_grid(weights(4, 6, 6), SOURCE, SOURCE, title="four heads"),
-            figures.attention_grid(weights(2, 6, 6), SOURCE, SOURCE, title="two heads"),
-        )
-    ]
-    assert rotations == [{90.0}, {45.0}]
-
-
-def test_no_bar_of_the_relu_is_half_cut() -> None:
-    fig = figures.relu_activity(weights(3, 40) - 0.026, ["a", "b", "c"], title="cut")
-    cut, passes = fig.axes[0].containers
-    assert max(bar.get_x() + bar.get_width() for bar in cut if bar.get_height()) < 1e-12
-    assert min(bar.get_x() for bar in passes if bar.get_height()) > -1e-12
-    assert sum(bar.get_height() for bar in (*cut, *passes)) == 120
-
-
 def test_only_post_norm_has_a_layer_norm_on_the_residual_path() -> None:
     heights = []
     for ax in figures.norm_orders(title="Where the LayerNorm is").axes:
@@ -206,11 +187,6 @@ def test_a_picture_can_be_replaced_where_it_is(shown: list[dict]) -> None:
     figures.show(good_figure(), alt=ALT, display_id="loss", update=True)
     assert [output["transient"] for output in shown] == [{"display_id": "loss"}] * 2
     assert [output["update"] for output in shown] == [False, True]
-
-
-def test_outside_a_notebook_the_text_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    figures.show(good_figure(), alt=ALT)
-    assert capsys.readouterr().out == f"Figure: {ALT}\n"
 
 
 @pytest.mark.parametrize("alt", ["", "   ", "a heatmap"])
@@ -260,9 +236,10 @@ def test_the_same_figure_gives_the_same_bytes(shown: list[dict]) -> None:
     assert b"matplotlib" not in first
 
 
-def test_no_figure_is_left_open_and_no_setting_changed(shown: list[dict]) -> None:
+def test_outside_a_notebook_no_figure_is_left_open_and_no_setting_changed(capsys) -> None:
     before = dict(matplotlib.rcParams)
     figures.show(good_figure(), alt=ALT)
+    assert capsys.readouterr().out == f"Figure: {ALT}\n"
     mine, ax = plt.subplots()
     figures.name_axes(ax, title="Made with pyplot", x="x", y="y")
     figures.show(mine, alt=ALT)

@@ -1,8 +1,6 @@
 """BLEU and chrF against sacrebleu called directly, against hand counts, and their refusals."""
 
 import math
-import subprocess
-import sys
 from collections import Counter
 from fractions import Fraction
 
@@ -122,6 +120,8 @@ def test_unequal_counts_and_nothing_are_refused(score):
         score([], [])
     with pytest.raises(ValueError, match="not one string"):
         score("abc", "abc")
+    with pytest.raises((ValueError, TypeError)):  # sacrebleu's own nesting of references
+        score(["a"], [["a"]])
 
 
 @pytest.mark.parametrize("tokenize", ["spacy", "flores200", ""])  # flores200 downloads a model
@@ -136,20 +136,6 @@ def test_tokenised_text_is_warned_about_only_where_it_is_a_surprise(caplog):
     assert caplog.text == ""
     bleu(texts, texts)
     assert "forgot to detokenize" in caplog.text
-
-
-def test_sacrebleu_is_imported_only_when_a_score_is_asked_for():
-    """In a process of its own, where nothing checks types at run time either."""
-    code = (
-        "import sys; from transformer_lib.translate.scores import bleu\n"
-        "print('sacrebleu' in sys.modules)\n"
-        "try: bleu(['a'], [['a']])  # references in sacrebleu's own nesting\n"
-        "except ValueError as error: print(error)\n"
-        "bleu(['a'], ['a']); print('sacrebleu' in sys.modules)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    expected = ["False", "reference 0 is a list, expected one string", "True"]
-    assert result.stdout.splitlines() == expected, result.stderr
 
 
 def test_a_score_is_printed_with_its_signature():

@@ -115,9 +115,9 @@ def figure_one(
 
 def _draw_input(canvas: Canvas, stack: str, x: Number, side: int) -> None:
     """Draw ids, embedding, and the positional encoding that is added to it."""
-    label = "inputs" if stack == "encoder" else "outputs (shifted right)"
+    name = "inputs" if stack == "encoder" else "outputs (shifted right)"
     ids = "training" if canvas.states["training"] == "here" else "vocab"
-    canvas.box(ids, x, 3.2, 25, 3.8, label, side=side)
+    canvas.box(ids, x, 3.2, 25, 3.8, name, side=side)
     canvas.arrow(ids, (x, 5.1), (x, 7.5))
     canvas.box("embeddings", x, 9.9, 25, 4.6, "embedding", side=side)
     canvas.arrow("", (x, 12.2), (x, 15.2))

@@ -20,7 +20,7 @@ from transformer_lib.cli.train import ModelFlags, TrainFlags, train_config
 from transformer_lib.data.multi30k import SPLITS
 from transformer_lib.train.ranks import known_to_all
 from transformer_lib.train.settings import RunConfig
-from transformer_lib.translate.translator import find_pretrained
+from transformer_lib.translate.translator import find_model, find_pretrained
 
 GERMAN = ["Ein Hund schläft.", "Eine Katze sieht den Hund.", "Der Garten ist grün.", "Ja ja ja."]
 ENGLISH = ["A dog sleeps.", "A cat sees the dog.", "The garden is green.", "Yes yes yes."]
@@ -152,6 +152,14 @@ def test_info_tells_what_a_model_is(cli, home):
     told = re.findall(r"^validation  step (\d+): .*?(, the best)?$", out, re.M)
     assert [step for step, _ in told] == ["120", "240"]  # each once
     assert sum(bool(best) for _, best in told) == 1
+
+
+def test_the_best_checkpoint_of_a_run_is_opened_else_the_newest(home, tmp_path):
+    checkpoints = shutil.copytree(home / "run" / "checkpoints", tmp_path / "run" / "checkpoints")
+    for best, opened in ((120, 120), (240, 240), (180, 240), (None, 240)):
+        path = tmp_path / "run" / "best.json"
+        path.write_text(json.dumps({"step": best})) if best else path.unlink()
+        assert find_model(tmp_path / "run") == checkpoints / f"step-{opened:06d}"
 
 
 def test_info_of_a_model_that_ships_has_the_scores_of_its_card(cli):

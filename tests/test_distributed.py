@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import silent
 from two_ranks import RATES, RUN, TINY, float64_model
 
 from transformer_lib import Batch, ModelConfig, collate, evaluate, make_optimizer, train_step
@@ -88,7 +89,7 @@ def train_alone(folder, data, resume="no", **changes):
     model = ModelConfig.tiny(VOCAB_SIZE, **TINY, dropout=0.0)
     made = Trainer(Prepared(data), model, RATES, run, folder)
     made.log_every = 1
-    made.start(resume, say=len)
+    made.start(resume, say=silent)
     made.fit(quiet=True)
     return made
 
@@ -98,7 +99,7 @@ def data(tmp_path_factory):
     """A prepared corpus."""
     folder = tmp_path_factory.mktemp("two") / "data"
     vocabularies = learn_vocabularies(TEXT, "subwords", VOCAB_SIZE, ("de", "en"))
-    prepare({"train": TEXT, "val": OTHER}, vocabularies, folder, say=len)
+    prepare({"train": TEXT, "val": OTHER}, vocabularies, folder, say=silent)
     return folder
 
 
@@ -389,9 +390,13 @@ def test_a_process_of_torchrun_ends_without_clearing_away(tmp_path, among_others
     assert done.stdout == ("" if among_others else "cleared away\n")
 
 
-def test_an_error_is_told_once_and_ends_all_with_its_status(tmp_path):
-    with two_processes(*train(tmp_path, tmp_path / "run")) as started:
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [([], "is not a folder that this library wrote"), (["--dropout", "1.5"], "dropout must be")],
+)
+def test_an_error_is_told_once_and_ends_all_with_its_status(tmp_path, flags, message):
+    with two_processes(*train(tmp_path, tmp_path / "run", *flags)) as started:
         told = [process.communicate(timeout=60) for process in started]
         assert [process.returncode for process in started] == [2, 2]
     (line,) = "".join(err for _, err in told).splitlines()
-    assert line.startswith("error:") and "is not a folder that this library wrote" in line
+    assert line.startswith("error:") and message in line

@@ -59,7 +59,8 @@ def check_space(trainer: Trainer) -> tuple[int, int]:
     Raises:
         OSError: there is not enough room, or the folder may not be written.
     """
-    needed, folder = disk_bytes(trainer), _existing(trainer.checkpoints)
+    needed, path = disk_bytes(trainer), trainer.checkpoints.absolute()
+    folder = next(folder for folder in (path, *path.parents) if folder.exists())
     free = shutil.disk_usage(folder).free
     problem = f"{free / 1e6:.3g} MB are free" if needed > free else ""
     if not problem:
@@ -80,43 +81,28 @@ def check_space(trainer: Trainer) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The resources that a run will need.
+    """The resources that a run will need; memory and disk in bytes."""
 
-    Attributes:
-        parameters: of the model, shared ones counted once.
-        batches: in an epoch.
-        disk, disk_free: bytes of its checkpoints; bytes that are left.
-        fixed, step_memory: bytes of weights, gradients and moments; of the largest batch.
-        memory_free: bytes that are left; None if the system does not say.
-        steps, step_seconds: updates to do, and the mean time of one.
-        validations, validation_seconds: the same for validations. An upper bound: an untrained
-            model translates up to the length limit.
-    """
-
-    parameters: int
-    batches: int
-    disk: int
+    parameters: int  # of the model, shared ones counted once
+    batches: int  # in an epoch
+    disk: int  # for its checkpoints
     disk_free: int
-    fixed: int
-    step_memory: int
-    memory_free: int | None
-    steps: int
-    step_seconds: float
+    fixed: int  # memory of weights, gradients and moments
+    step_memory: int  # of a step with the largest batch
+    memory_free: int | None  # None if the system does not say
+    steps: int  # updates to do
+    step_seconds: float  # mean of one
     validations: int
-    validation_seconds: float
+    validation_seconds: float  # at most: an untrained model translates up to the length limit
 
     @property
     def memory(self) -> int:
         """Bytes that the run needs, in addition to those of Python and torch."""
         return self.fixed + self.step_memory
 
-    @property
-    def seconds(self) -> float:
-        """Seconds to the end of the run."""
-        return self.steps * self.step_seconds + self.validations * self.validation_seconds
-
     def table(self) -> str:
         """Return the forecast as text."""
+        seconds = self.steps * self.step_seconds + self.validations * self.validation_seconds
         free = f" of {self.memory_free / 1e9:,.1f} GB free" if self.memory_free else ""
         return "\n".join(
             [
@@ -124,7 +110,7 @@ class Forecast:
                 f"disk    {self.disk / 1e6:,.0f} MB of {self.disk_free / 1e6:,.0f} MB free",
                 f"memory  about {self.memory / 1e9:.2f} GB{free}: weights, gradients and moments "
                 f"{self.fixed / 1e9:.2f}, the largest batch {self.step_memory / 1e9:.2f}",
-                f"time    about {_duration(self.seconds)}: {self.steps:,} steps of "
+                f"time    about {_duration(seconds)}: {self.steps:,} steps of "
                 f"{self.step_seconds:.3g} s, {self.validations:,} validations of at most "
                 f"{self.validation_seconds:.3g} s",
             ]
@@ -226,11 +212,6 @@ def _free_memory(device: torch.device) -> int | None:
     except OSError:
         return None
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-
-
-def _existing(path: Path) -> Path:
-    """Return the path itself, or the nearest folder above it that exists."""
-    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
 def _duration(seconds: float) -> str:

@@ -25,16 +25,8 @@ from torch.nn import functional as F
 __all__ = ["ALONE", "AMONG_OTHERS", "Ranks", "join", "known_to_all"]
 
 # The kinds of error that other ranks raise too, so that all end with the same exit status.
-KINDS = (
-    FileNotFoundError,
-    FileExistsError,
-    IsADirectoryError,
-    NotADirectoryError,
-    OSError,
-    FloatingPointError,
-    ValueError,
-    RuntimeError,
-)
+WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+KINDS = (*WRONG_PATH, OSError, FloatingPointError, ValueError, RuntimeError)
 
 
 def _kind(error: Exception) -> int:
@@ -92,13 +84,6 @@ class Ranks:
         """Return the largest of each value on any rank."""
         return self._reduce(values, dist.ReduceOp.MAX)
 
-    def mean(self, values: Sequence[float], weight: int) -> list[int | float]:
-        """Return the mean of each value over the ranks, weighted by each rank's `weight`."""
-        if self.world_size == 1:
-            return list(values)
-        *totals, n = self.sum(*(value * weight for value in values), weight)
-        return [total / n for total in totals]
-
     def _reduce(self, values: Sequence[int | float], operation: dist.ReduceOp) -> list[int | float]:
         if self.world_size == 1:
             return list(values)
@@ -112,13 +97,12 @@ class Ranks:
 
         Only for work in which the ranks do not wait for each other.
         """
-        if self.world_size == 1:
-            yield
-            return
         mine: Exception | None = None
         try:
             yield
         except Exception as error:
+            if self.world_size == 1:
+                raise
             mine = error
         errors = self.gather(mine and [_kind(mine), str(mine) or type(mine).__name__])
         failed = [(rank, *error) for rank, error in enumerate(errors) if error]

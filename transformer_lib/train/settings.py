@@ -19,7 +19,6 @@ __all__ = [
     "Precision",
     "RunConfig",
     "Sharding",
-    "check_max_len",
     "check_same",
     "choose_precision",
     "read_progress",
@@ -117,20 +116,6 @@ def choose_precision(precision: Precision, device: torch.device) -> torch.dtype 
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(False)
         precision = "bf16" if has_bf16 else "fp32"
     return torch.bfloat16 if precision == "bf16" else None
-
-
-def check_max_len(max_len: int, longest: int, decoded: int) -> None:
-    """Raise if a model has fewer positions than a run may need.
-
-    Args:
-        longest: tokens of the longest training sentence.
-        decoded: most tokens of a translation of the validation text.
-    """
-    if max(longest, decoded) > max_len:
-        raise ValueError(
-            f"max_len={max_len} is too small: training pairs have up to {longest} tokens, and "
-            f"translating the validation text may take {decoded}"
-        )
 
 
 def check_same(saved: Settings, current: Settings) -> None:

@@ -43,13 +43,7 @@ from transformer_lib.train.folder import Resume, RunLog, choose_checkpoint, lock
 from transformer_lib.train.losses import TrainingLoss, choose_rows
 from transformer_lib.train.optimizers import check_optimizer, choose_optimizer
 from transformer_lib.train.ranks import ALONE, Ranks
-from transformer_lib.train.settings import (
-    RunConfig,
-    check_max_len,
-    check_same,
-    choose_precision,
-    read_progress,
-)
+from transformer_lib.train.settings import RunConfig, check_same, choose_precision, read_progress
 from transformer_lib.train.signals import StopSignal
 from transformer_lib.train.validation import validation_scores
 from transformer_lib.training import StepResult, TrainConfig, rate_at
@@ -118,7 +112,12 @@ class Trainer:
         share = self.ranks.share
         if share and next(self.pairs.batches(self.run.max_tokens, **share), None) is None:
             raise ValueError(f"more processes than batches: {self.ranks.world_size} are too many")
-        check_max_len(max_len, max(self.pairs.longest), self.validation_pairs.longest[0] + EXTRA)
+        longest, decoded = max(self.pairs.longest), self.validation_pairs.longest[0] + EXTRA
+        if max(longest, decoded) > max_len:
+            raise ValueError(
+                f"max_len={max_len} is too small: training pairs have up to {longest} tokens, and "
+                f"translating the validation text may take {decoded}"
+            )
 
     def _make_trainable(self, model: Transformer) -> None:
         run, self.is_sharded = self.run, self.run.sharding == "fsdp"
@@ -287,7 +286,9 @@ class Trainer:
         with signals as stop, progress_bar(total=total, unit="step", done=done, quiet=quiet) as bar:
             while not (reason := self._reason_to_stop(stop)):
                 started = time.monotonic()
-                self._count(self.update(list(itertools.islice(batches, self.accumulate))))
+                result = self.update(list(itertools.islice(batches, self.accumulate)))
+                self.recent[0] += result.loss * result.n_tokens
+                self.recent[1] += result.n_tokens
                 self.seconds += time.monotonic() - started
                 bar.update()
                 if self.step % self.log_every == 0:
@@ -339,10 +340,6 @@ class Trainer:
         return None
 
     # Report
-
-    def _count(self, result: StepResult) -> None:
-        loss, n_tokens = self.recent
-        self.recent = [loss + result.loss * result.n_tokens, n_tokens + result.n_tokens]
 
     def _log_loss(self, bar: Any) -> None:
         (loss, n_tokens), self.recent = self.recent, [0.0, 0]

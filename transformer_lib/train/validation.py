@@ -39,7 +39,11 @@ def validation_scores(
         if batches or n == 1:  # a single process without batches gets the error of `evaluate`
             evaluation = evaluate(model, batches, translator.model.config.pad_id)
         translations = translator.translate(text.source[rank::n], beam_size=1, alpha=0.0)
-    loss, accuracy = ranks.mean([evaluation.loss, evaluation.accuracy], evaluation.n_tokens)
+    loss, accuracy, _ = evaluation
+    if n > 1:
+        totals = (value * evaluation.n_tokens for value in (loss, accuracy, 1))
+        loss, accuracy, n_tokens = ranks.sum(*totals)
+        loss, accuracy = loss / n_tokens, accuracy / n_tokens
     hypotheses = list(text.source)
     for rank, share in enumerate(ranks.gather(translations)):
         hypotheses[rank::n] = share

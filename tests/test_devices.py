@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from elsewhere import CALLS, DEVICE, Remote, elsewhere
+from helpers import silent
 from safetensors.torch import load_file
 
 from transformer_lib import (
@@ -151,7 +152,7 @@ def trained(corpus, folder, device, steps, resume="no", optimizer="adam"):
     run = {"max_tokens": 200, "validate_every": 15, "precision": "fp32", "optimizer": optimizer}
     run, config = RunConfig(steps=steps, **run), ModelConfig.tiny(120, **sizes)
     trainer = Trainer(corpus, config, CONFIG, run, folder, device=device)
-    trainer.start(resume, say=len)
+    trainer.start(resume, say=silent)
     trainer.fit(quiet=True)
     return trainer
 

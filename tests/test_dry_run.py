@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers import silent
 from torch.profiler import ProfilerActivity, profile
 
 from transformer_lib import ModelConfig, TrainConfig, collate
@@ -28,7 +29,7 @@ FLAGS = ["--n-layers", "2", "--d-model", "64", "--d-ff", "128", "--max-tokens", 
 def corpus(tmp_path_factory):
     vocabularies = learn_vocabularies(TEXT, "subwords", 16, ("de", "en"))
     folder = tmp_path_factory.mktemp("data") / "p"
-    return prepare({"train": TEXT, "val": TEXT}, vocabularies, folder, say=len)
+    return prepare({"train": TEXT, "val": TEXT}, vocabularies, folder, say=silent)
 
 
 @pytest.fixture(scope="module")

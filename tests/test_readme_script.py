@@ -5,6 +5,7 @@ Only the command's faster dropout is left out: it draws other random numbers.
 
 import readme_snippets
 import torch
+from helpers import silent
 
 import transformer_lib
 from transformer_lib import ModelConfig, TrainConfig, train_step
@@ -45,13 +46,13 @@ def test_the_script_gives_the_commands_weights(monkeypatch, tmp_path, capsys):
     assert len(capsys.readouterr().out) > 3 and len(losses) == STEPS
 
     vocabularies = learn_vocabularies(TEXT, "subwords", SIZE, ("de", "en"))
-    corpus = prepare({"train": TEXT, "val": TEXT}, vocabularies, tmp_path / "data", say=len)
+    corpus = prepare({"train": TEXT, "val": TEXT}, vocabularies, tmp_path / "data", say=silent)
     run = RunConfig(steps=STEPS, max_tokens=512, validate_every=STEPS, loss_rows=0)
     rates = TrainConfig(peak_rate=3e-3, warmup=300, cooldown=(STEPS // 2, STEPS))
     monkeypatch.setattr("transformer_lib.train.trainer.use_fast_dropout", lambda model: None)
     trainer = Trainer(corpus, ModelConfig.tiny(SIZE, norm_first=True), rates, run, tmp_path / "run")
     trainer.log_every = 1
-    trainer.start(say=len)
+    trainer.start(say=silent)
     monkeypatch.setattr(trainer, "validate", lambda: "")
     trainer.fit(quiet=True)
     for name, weight in trainer.translator.model.state_dict().items():

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers import silent
 
 from transformer_lib import Transformer, Translator, collate, evaluate
 from transformer_lib.cli import main
@@ -85,7 +86,7 @@ def test_embeddings_are_shared_only_with_the_vocabulary(tmp_path, kind):
     size = 30 if kind == "subwords" else 7
     vocabularies = learn_vocabularies(text, kind, size, ("de", "en"))
     assert len(vocabularies[0]) == len(vocabularies[1])
-    corpus = prepare({"train": text, "val": text}, vocabularies, tmp_path / "data", say=len)
+    corpus = prepare({"train": text, "val": text}, vocabularies, tmp_path / "data", say=silent)
     model = Transformer(model_config(corpus, "tiny", ModelFlags()))
     assert (model.src_embedding is model.tgt_embedding) == (kind == "subwords")
     assert model.output_projection.weight is model.tgt_embedding.weight

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import silent
 
 from transformer_lib import ModelConfig, TrainConfig, Translator
 from transformer_lib.data.encoding import learn_vocabularies, prepare
@@ -37,14 +38,14 @@ RUN = RunConfig(steps=6, max_tokens=30, validate_every=3, keep=2)
 def corpus(tmp_path_factory):
     texts = {"train": TEXT, "val": TEXT}
     vocabularies = learn_vocabularies(TEXT, "subwords", 45, ("de", "en"))
-    return prepare(texts, vocabularies, tmp_path_factory.mktemp("data") / "p", say=len)
+    return prepare(texts, vocabularies, tmp_path_factory.mktemp("data") / "p", say=silent)
 
 
 @pytest.fixture
 def trainer(corpus, tmp_path):
     opened = []
 
-    def make(folder="run", run=RUN, resume="no", rates=RATES, say=len, **sizes):
+    def make(folder="run", run=RUN, resume="no", rates=RATES, say=silent, **sizes):
         model = ModelConfig.tiny(45, **({"n_layers": 1, "d_model": 16, "d_ff": 32} | sizes))
         made = Trainer(corpus, model, rates, run, tmp_path / folder)
         made.log_every = 1

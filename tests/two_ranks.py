@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
+from helpers import silent
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from transformer_lib.batching import Batch
@@ -126,7 +127,7 @@ class Runs:
         corpus = Prepared(self.home / "data")
         made = Trainer(corpus, model, RATES, run, self.home / name, ranks=self.ranks)
         made.log_every = 1
-        made.start(resume, say=len)
+        made.start(resume, say=silent)
         return made
 
     def fit(self, *arguments, **options):

@@ -49,7 +49,8 @@ def home() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
     text = ParallelText(tuple(TEXT), tuple(TEXT), "tiny")
     vocabularies = learn_vocabularies(text, "subwords", 16, ("de", "en"))
-    corpus = prepare({"train": text, "val": text}, vocabularies, folder / "data", say=len)
+    texts = {"train": text, "val": text}
+    corpus = prepare(texts, vocabularies, folder / "data", say=lambda message: None)
     sizes = {"n_layers": 1, "d_model": 4, "n_heads": 1, "d_ff": 4, "max_len": 100}
     config = ModelConfig.tiny(16, **sizes)
     run = RunConfig(steps=2, max_tokens=16, validate_every=2)

@@ -255,12 +255,11 @@ def train_step(
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
     """Switch dropout off inside; restore the mode of every sub-module, also after an error."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        yield
+        yield model.eval()
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -30,7 +30,7 @@ class NounPhrase:
 
     @property
     def agreement(self) -> str:
-        """What its other words agree with: a gender, or `p` for the plural, which has none."""
+        """The gender that other words agree with, or `p` for the plural, which has none."""
         return "p" if self.plural else self.noun.gender
 
     @property
@@ -66,7 +66,7 @@ Place = tuple[Preposition, NounPhrase]
 
 @dataclass(frozen=True)
 class Clause:
-    """Who does what, to whom, where and when. `front` names the part that stands first."""
+    """A clause: who does what, to whom, where and when. `front` names its first part."""
 
     subject: Phrase
     verb: Verb
@@ -122,7 +122,7 @@ def within(scope: str, inner: Words) -> Words:
 
 
 def finished(sentence: Words) -> Words:
-    """With a capital letter at the beginning and a full stop at the end."""
+    """Add a capital letter at the beginning and a full stop at the end."""
     first, *rest = sentence
     capital = Word(first.text[0].upper() + first.text[1:], first.meanings)
     return (capital, *rest, *words(".", "stop"))

@@ -18,8 +18,9 @@ matplotlib.use("agg")
 torch.set_num_threads(1)
 
 
-# Files of more than ten seconds, the slowest first.
-LONGEST = ["07_training_copy_task_and_translation", "test_distributed"]
+# Files that take longest, in this order; then the other notebooks, then all other tests.
+LONGEST = ["07_training_copy_task_and_translation", "test_distributed", "test_faults"]
+LONGEST += ["test_browser", "test_trainer"]
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,8 @@ def pytest_collection_modifyitems(items):
     Cells of notebooks have their own time limit: --nbval-cell-timeout.
     """
     places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    last = len(places)
+    items.sort(key=lambda i: (places.get(i.path.stem, last), i.path.suffix != ".ipynb"))
     for item in items:
         if item.path.suffix == ".ipynb":
             item.add_marker(pytest.mark.timeout(0))

@@ -306,19 +306,16 @@ def _read_manifest(folder: Path) -> Manifest | None:
         OSError: it cannot be read now.
     """
     path = folder / MANIFEST
-    try:
-        text = path.read_bytes() if _is_file(path) else None
-    except FileNotFoundError:
-        return None
-    if text is None:
+    if not _is_file(path):
         return None
     try:
-        entries = json.loads(text.decode("utf-8"))
-        kind = entries.pop("kind") if isinstance(entries.get("kind"), str) else None
-    except (ValueError, RecursionError, AttributeError):
-        entries, kind = {"": None}, None
-    known = kind is None or kind in get_args(Kind)
-    if not (known and all(itertools.starmap(_is_entry, entries.items()))):
+        entries = json.loads(path.read_text("utf-8"))
+        kind = entries.pop("kind", None)
+        known = kind is None or kind in get_args(Kind)
+        ours = known and all(itertools.starmap(_is_entry, entries.items()))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        ours = False
+    if not ours:
         raise CheckpointError(f"{path} is damaged: it is not a list of files")
     return Manifest(kind or _infer_kind(entries), entries)
 

@@ -1,7 +1,11 @@
 """Helpers that several test files share."""
 
-SOURCE = ("ein Hund schläft", "eine Katze sieht den Hund", "der Garten ist grün", "ja")
-TARGET = ("a dog sleeps", "a cat sees the dog", "the garden is green", "yes " * 30)
+import torch
+
+from transformer_lib import ModelConfig, Transformer
+
+SOURCE = ("ein Hund schläft", "eine Katze sieht den Hund", "der Garten ist grün", "ja ja ja")
+TARGET = ("a dog sleeps", "a cat sees the dog", "the garden is green", "yes yes yes")
 
 
 def silent(message):
@@ -16,3 +20,75 @@ def pair_files(folder, source, target, name="train"):
     for path, lines in zip(paths, (source, target), strict=True):
         path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
     return PairFiles(*paths, name)
+
+
+# Models and numbers
+
+
+def random(*shape, dtype=torch.float64):
+    """Draw a tensor that wants a gradient."""
+    return torch.randn(*shape, dtype=dtype, requires_grad=True)
+
+
+def tiny(vocab_size=20, seed=0, **changes):
+    """Build a small model of two layers; equal seeds draw equal weights."""
+    torch.manual_seed(seed)
+    sizes = {"n_layers": 2, "d_model": 16, "d_ff": 24, "max_len": 30} | changes
+    return Transformer(ModelConfig.tiny(vocab_size, **sizes))
+
+
+def unsettled(module, by=0.3):
+    """Make it float64 and shift every weight: LayerNorms of 1 and biases of 0 hide mistakes."""
+    with torch.no_grad():
+        for parameter in module.double().parameters():
+            parameter += by * torch.randn_like(parameter)
+    return module
+
+
+def close(found, expected, tolerance=1e-12):
+    """Compare tensors, or lists of them, with the same absolute and relative tolerance."""
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def gradients(output, inputs):
+    """Return the gradients of a sum in which every output has another factor."""
+    towards = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+    return torch.autograd.grad(output, inputs, towards)
+
+
+TORCHS_NAMES = {
+    "self_attention.": "self_attn.",
+    "cross_attention.": "multihead_attn.",
+    "query.": "in_proj_",  # in this order in one tensor
+    "key.": "in_proj_",
+    "value.": "in_proj_",
+    "output.": "out_proj.",
+    "feed_forward.expand.": "linear1.",
+    "feed_forward.contract.": "linear2.",
+    **{f"residuals.{k}.norm.": f"norm{k + 1}." for k in range(3)},
+}
+
+
+def as_torchs(tensors):
+    """Name our weights, or their gradients, as torch does; query, key and value become one."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        for ours, theirs in TORCHS_NAMES.items():
+            name = name.replace(ours, theirs)
+        renamed.setdefault(name, []).append(tensor)
+    return {name: torch.cat(parts) for name, parts in renamed.items()}
+
+
+def same_as_torch(ours, theirs, output, expected, inputs, tolerance=1e-12):
+    """Compare outputs, then gradients of the inputs and of every weight (to the tolerance)."""
+    close(output, expected)
+    mine, others = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    found = gradients(output, [*inputs, *mine.values()])
+    wanted = gradients(expected, [*inputs, *others.values()])
+    n = len(inputs)
+    close(found[:n], wanted[:n], tolerance)
+    renamed = as_torchs(dict(zip(mine, found[n:], strict=True)))
+    assert renamed.keys() == others.keys()
+    for name, gradient in zip(others, wanted[n:], strict=True):
+        assert gradient.any() or name.endswith("in_proj_bias")
+        close(renamed[name], gradient, tolerance)

@@ -60,19 +60,15 @@ STACKS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         FEED_FORWARD,
     ),
 }
-FIRST_GAP = STACK_Y + INSET + STEP - 1.5
 # position of the text of each shape: x, y, alignment
 SHAPES: dict[str, tuple[Number, Number, str]] = {
     "source": (ENCODER_X + 1.3, 6.3, "left"),
     "source_embedding": (ENCODER_X + 1.3, 13.6, "left"),
     "encoder_input": (ENCODER_X + 1.3, 19.9, "left"),
-    "encoder_attention": (ENCODER_X + 1.3, FIRST_GAP, "left"),
     "memory": (ENCODER_X + 5.5, 56.2, "left"),
     "target": (DECODER_X - 1.3, 6.3, "right"),
     "target_embedding": (DECODER_X - 1.3, 13.6, "right"),
     "decoder_input": (DECODER_X - 1.3, 19.9, "right"),
-    "decoder_attention": (DECODER_X - 1.3, FIRST_GAP, "right"),
-    "cross_attention": (DECODER_X - 1.3, FIRST_GAP + STEP, "right"),
     "decoder": (DECODER_X - 1.3, 66.7, "right"),
     "logits": (DECODER_X - 1.3, 73.1, "right"),
     "probabilities": (DECODER_X - 1.3, 79.7, "right"),

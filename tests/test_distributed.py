@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import silent
+from helpers import SOURCE, TARGET, silent
 from two_ranks import RATES, RUN, TINY, float64_model
 
 from transformer_lib import Batch, ModelConfig, collate, evaluate, make_optimizer, train_step
@@ -26,8 +26,6 @@ from transformer_lib.train.ranks import ALONE, Ranks
 from transformer_lib.train.settings import RunConfig
 from transformer_lib.train.trainer import Trainer
 
-SOURCE = ("ein Hund schläft", "eine Katze sieht den Hund", "der Garten ist grün", "ja ja ja")
-TARGET = ("a dog sleeps", "a cat sees the dog", "the garden is green", "yes yes yes")
 TEXT = ParallelText(SOURCE * 2 + SOURCE[:1], TARGET * 2 + TARGET[:1], "tiny")
 OTHER = ParallelText(SOURCE + SOURCE[1:], TARGET + TARGET[1:], "other")
 VOCAB_SIZE = 45

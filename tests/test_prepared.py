@@ -2,15 +2,18 @@
 
 import json
 
+import helpers
 import numpy as np
 import pytest
-from helpers import SOURCE, TARGET, pair_files, silent
+from helpers import pair_files, silent
 
 from transformer_lib.cli import main
 from transformer_lib.data.encoding import LengthFilter, learn_vocabularies, prepare
 from transformer_lib.data.prepared import Prepared
 from transformer_lib.data.text import ConcatenatedText, ParallelText
 
+# The last target is thirty times longer than its source.
+SOURCE, TARGET = (*helpers.SOURCE[:3], "ja"), (*helpers.TARGET[:3], "yes " * 30)
 TRAIN = ParallelText(SOURCE * 4, TARGET * 4, "train", {"empty line": 2, "nothing": 0})
 VAL = ParallelText((*SOURCE[:2], "ja"), (*TARGET[:2], "yes " * 30), "val")
 

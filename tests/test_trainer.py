@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import silent
+from helpers import SOURCE, TARGET, silent
 
 from transformer_lib import ModelConfig, TrainConfig, Translator
 from transformer_lib.data.encoding import learn_vocabularies, prepare
@@ -27,8 +27,6 @@ from transformer_lib.train.settings import RunConfig, read_progress
 from transformer_lib.train.trainer import Trainer
 from transformer_lib.training import StepResult, make_optimizer, train_step
 
-SOURCE = ("ein Hund schläft", "eine Katze sieht den Hund", "der Garten ist grün", "ja ja ja")
-TARGET = ("a dog sleeps", "a cat sees the dog", "the garden is green", "yes yes yes")
 TEXT = ParallelText(SOURCE, TARGET, "tiny")
 RATES = TrainConfig(peak_rate=3e-3, warmup=5)
 RUN = RunConfig(steps=6, max_tokens=30, validate_every=3, keep=2)

@@ -81,10 +81,7 @@ class Transformer(nn.Module):
         cache: list[KeyValueCache] | None = None,
         maps: Maps = None,
     ) -> Float[Tensor, "B T D"]:
-        """Turn target ids into hidden vectors; position t sees the targets up to t and the memory.
-
-        With a cache from `start_cache`, tgt holds only what is new.
-        """
+        """Turn target ids into hidden vectors; with a cache, tgt holds the new tokens only."""
         pad_id, n, offset = self.config.pad_id, tgt.size(1), cache[0].length if cache else 0
         mask = causal_mask(n, offset + n, tgt.device) if cache else target_mask(tgt, pad_id)
         x = self.embed(tgt, self.tgt_embedding, offset)

@@ -42,7 +42,7 @@ def test_it_resumes(run, capsys):
     expected = {"step": 9, "val_loss": 4.356184997558594, "val_accuracy": 0.065, "tokens": 1650}
     assert {name: newest[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     translator = Translator.from_pretrained(run / "checkpoints" / "step-000009")
-    assert translator.model.config.shares_embeddings
+    assert translator.model.config.shared_vocabulary
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,6 @@ class ModelConfig:
         for name in (*SIZES, "pad_id"):  # numpy's integers become Python's
             object.__setattr__(self, name, int(getattr(self, name)))
 
-    @property
-    def shares_embeddings(self) -> bool:
-        """True where source, target and output use one matrix (section 3.4)."""
-        return self.tie_embeddings and self.shared_vocabulary
-
     @classmethod
     def tiny(cls, vocab_size: int, **changes) -> "ModelConfig":
         """4 layers, width 128: trains on a laptop. `changes` replace single fields."""

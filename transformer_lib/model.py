@@ -56,7 +56,7 @@ class Transformer(nn.Module):
         self.config = config
         embedding = partial(TokenEmbedding, d_model=config.d_model, pad_id=config.pad_id)
         self.tgt_embedding = self.src_embedding = embedding(config.tgt_vocab_size)  # one matrix
-        if not config.shares_embeddings:
+        if not (config.tie_embeddings and config.shared_vocabulary):
             self.src_embedding = embedding(config.src_vocab_size)
         self.positions, self.dropout = make_positions(config), nn.Dropout(config.dropout)
         self.encoder, self.decoder = Encoder(config), Decoder(config)

@@ -44,9 +44,9 @@ def export(
     """
     if engine not in get_args(Engine):
         raise ValueError(f"no engine {engine!r}; there are {', '.join(get_args(Engine))}")
-    check_free(folder, replace=replace)
+    check_free(folder, "export", replace=replace)
     prepare = _fill_ctranslate2 if engine == "ctranslate2" else _fill_transformers
-    return write_folder(folder, prepare(translator), replace=replace)
+    return write_folder(folder, prepare(translator), kind="export", replace=replace)
 
 
 def _load(module: str) -> Any:
@@ -190,7 +190,7 @@ def as_transformers(model: Transformer) -> Any:
     """
     theirs = _load("transformers")
     config = model.config
-    if not config.shares_embeddings:
+    if not (config.tie_embeddings and config.shared_vocabulary):
         raise ValueError("Hugging Face's architecture needs one vocabulary and tied embeddings")
     if config.positions != "sinusoidal":
         raise ValueError(f"Hugging Face's architecture has sinusoids, got {config.positions}")

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from transformer_lib.batching import epoch_batches
-from transformer_lib.data.corpora import ParallelText
 from transformer_lib.data.extras import needs
 from transformer_lib.data.files import to_json, write_text
+from transformer_lib.data.text import ParallelText
 from transformer_lib.training import Evaluation, evaluate
 from transformer_lib.translate.scores import Score, bleu, chrf
 from transformer_lib.translate.translator import Translator

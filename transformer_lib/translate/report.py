@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from transformer_lib.data.corpora import ParallelText
 from transformer_lib.data.extras import needs
+from transformer_lib.data.text import ParallelText
 from transformer_lib.translate.evaluation import Report, by_length
 
 if TYPE_CHECKING:

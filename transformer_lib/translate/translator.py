@@ -141,7 +141,9 @@ class Translator:
         Args:
             dtype: of the weights on disk; `torch.float16` halves the file.
         """
-        return write_folder(folder, lambda temporary: self.write_files(temporary, dtype))
+        return write_folder(
+            folder, lambda temporary: self.write_files(temporary, dtype), kind="model"
+        )
 
     def write_files(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write the files of a model into an existing folder."""

@@ -50,12 +50,12 @@ def attention(
 
 
 def split_heads(x: Float[Tensor, "B T D"], n_heads: int) -> Float[Tensor, "B H T d_k"]:
-    """Cuts every vector into n_heads pieces of width D / H, one per head."""
+    """Split every vector into n_heads parts of width D / H, one per head."""
     return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
 
 
 def merge_heads(x: Float[Tensor, "B H T d_k"]) -> Float[Tensor, "B T D"]:
-    """Puts the heads' pieces side by side again: the inverse of `split_heads`."""
+    """Concatenate the heads again: the inverse of `split_heads`."""
     return x.transpose(1, 2).flatten(2)
 
 
@@ -103,13 +103,13 @@ class KeyValueCache:
 
     @classmethod
     def of(cls, keys: Tensor, values: Tensor) -> "KeyValueCache":
-        """A full cache that will not grow: the encoder's output, projected once."""
+        """A full cache that never grows: the memory's keys and values, projected once."""
         return cls(keys, values, keys.size(2))
 
     def append(
         self, keys: Float[Tensor, "B H T d_k"], values: Float[Tensor, "B H T d_k"]
     ) -> tuple[Float[Tensor, "B H L d_k"], ...]:
-        """Puts these behind the old ones and returns all; ValueError where no room is left."""
+        """Append keys and values and return all of them; ValueError if there is no room."""
         end = self.length + keys.size(2)
         if end > self.keys.size(2):
             raise ValueError(f"cache has room for {self.keys.size(2)} tokens, {end} are needed")
@@ -123,7 +123,7 @@ class KeyValueCache:
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
-        """Keeps these rows of the batch, in this order and in place: no more than there were."""
+        """Keep these rows of the batch, in this order and in place: at most as many as now."""
         moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().flatten()
         for stored in (part.transpose(1, 2) for part in self.read()):  # as it lies in memory
             stored.index_copy_(0, moved, stored.index_select(0, rows[moved]))

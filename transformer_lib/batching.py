@@ -34,7 +34,7 @@ def token_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> list[list[int]]:
-    """Groups pairs of similar length, each group as large as the budget allows.
+    """Group pairs of similar length, each group as large as the budget allows.
 
     The order is drawn anew for every (seed, epoch) and for nothing else, so a run that was
     interrupted finds its place again.
@@ -83,7 +83,7 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int = 0) -> Int[Tensor, "B L
 
 
 def collate(pairs: Sequence[IdPair], pad_id: int = 0) -> Batch:
-    """Pads sentence pairs to a batch.
+    """Pad sentence pairs to a batch.
 
     Raises:
         ValueError: a pair has an empty side or one of padding only: it could teach nothing.

@@ -1,5 +1,5 @@
 # Written by notebooks/06_encoder_decoder.ipynb: edit there, then `make export`.
-"""Every size of the model in one frozen place (section 3 and Table 3)."""
+"""The sizes of the model in one frozen place (section 3 and Table 3)."""
 
 from dataclasses import dataclass
 from numbers import Integral
@@ -25,7 +25,7 @@ MOST_POSITIONS = 2**28  # numbers in the table of positions, max_len · d_model:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Every size of the model. The defaults are the paper's base model (Table 3).
+    """The sizes of the model. The defaults are the paper's base model (Table 3).
 
     Raises:
         ValueError: one message that lists all problems.

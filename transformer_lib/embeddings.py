@@ -36,13 +36,13 @@ class TokenEmbedding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the entries from N(0, 1/d_model); padding gets zeros."""
+        """Draw the entries from N(0, 1/d_model); padding gets zeros."""
         nn.init.normal_(self.weight, std=1 / self.scale)
         with torch.no_grad():
             self.weight[self.pad_id].zero_()
 
     def forward(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        """Looks the ids up: row `ids[b, t]` of the matrix, times √d_model."""
+        """Look up the ids: row `ids[b, t]` of the matrix, times √d_model."""
         return F.embedding(ids, self.weight, padding_idx=self.pad_id) * self.scale
 
 

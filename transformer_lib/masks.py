@@ -1,5 +1,5 @@
 # Written by notebooks/03_masks.ipynb: edit there, then `make export`.
-"""Who may look at whom: padding, causal and combined masks; True = may attend (section 3.2.3)."""
+"""Padding, causal and combined masks: True = may attend (section 3.2.3)."""
 
 import torch
 from jaxtyping import Bool, Int
@@ -19,9 +19,9 @@ def padding_mask(ids: Int[Tensor, "B K"], pad_id: int = 0) -> Bool[Tensor, "B 1 
 def teacher_forcing(
     ids: Int[Tensor, "B L"],
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    """Splits `<bos> a b <eos>` into what the decoder reads and what it should say.
+    """Split `<bos> a b <eos>` into the decoder's input and its targets.
 
-    Reads `<bos> a b`, says `a b <eos>`: the shift by one that makes position t predict t + 1.
+    The input is `<bos> a b`, the targets are `a b <eos>`: the shift by one that makes position t predict t + 1.
 
     Returns:
         Decoder input and targets, both one shorter than `ids`: T = L - 1.
@@ -56,7 +56,7 @@ def causal_mask(
 
 
 def target_mask(ids: Int[Tensor, "B T"], pad_id: int = 0) -> Bool[Tensor, "B 1 T T"]:
-    """Both at once, for the decoder's self-attention: real tokens that are not in the future.
+    """True where a key is a real token and not in the query's future: the decoder's mask.
 
     Source: section 3.2.3. Built in notebook 03.
     """

@@ -1,5 +1,5 @@
 # Written by notebooks/02_positional_encoding.ipynb: edit there, then `make export`.
-"""Where a token stands: sinusoids of many wavelengths, or a learned table (section 3.5)."""
+"""Positional encodings: sinusoids of many wavelengths, or a learned table (section 3.5)."""
 
 import math
 
@@ -37,7 +37,7 @@ def sinusoidal_table(
 
 
 def position_rows(table: Float[Tensor, "P D"], offset: int, length: int) -> Float[Tensor, "T D"]:
-    """Rows offset … offset + length - 1 of the table.
+    """Return rows offset … offset + length - 1 of the table.
 
     Raises:
         ValueError: the table ends before that.
@@ -51,7 +51,7 @@ def position_rows(table: Float[Tensor, "P D"], offset: int, length: int) -> Floa
 
 
 class SinusoidalPositionalEncoding(nn.Module):
-    """Adds the sinusoids to a sequence. Nothing is learned.
+    """Sinusoids, added to a sequence. Nothing is learned.
 
     Args:
         d_model: width D, even.
@@ -78,7 +78,7 @@ class SinusoidalPositionalEncoding(nn.Module):
 
 
 class LearnedPositionalEncoding(nn.Module):
-    """Adds one learned vector per position. Knows no position beyond max_len.
+    """One learned vector per position, added to a sequence of at most max_len tokens.
 
     Args:
         d_model: width D.
@@ -93,7 +93,7 @@ class LearnedPositionalEncoding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Starts near the size of the sinusoids: their entries have a mean square of 1/2."""
+        """Draw entries of the sinusoids' size: their mean square is 1/2."""
         nn.init.normal_(self.table, std=math.sqrt(0.5))
 
     def forward(self, x: Float[Tensor, "B T D"], offset: int = 0) -> Float[Tensor, "B T D"]:

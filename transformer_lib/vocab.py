@@ -1,5 +1,5 @@
 # Written by notebooks/01_embeddings.ipynb: edit there, then `make export`.
-"""Text to tokens to ids, and back: the only door to spaCy, torchtext and sentencepiece."""
+"""Text to tokens to ids and back, with spaCy, torchtext and sentencepiece."""
 
 import io
 import json
@@ -92,7 +92,7 @@ def frequent_words(
 class TokenTable(ABC):
     """Tokens and their ids: 0 `<pad>`, 1 `<unk>`, 2 `<bos>`, 3 `<eos>`, then the rest.
 
-    What a way to cut sentences has to provide; `Vocab` builds on it.
+    The interface that `Vocab` needs of a tokenizer.
     """
 
     pad_id, unk_id, bos_id, eos_id = PAD_ID, UNK_ID, BOS_ID, EOS_ID
@@ -103,7 +103,7 @@ class TokenTable(ABC):
 
     @abstractmethod
     def tokenize(self, text: str) -> list[str]:
-        """Cuts a sentence into tokens, known or not."""
+        """Split a sentence into tokens, known or not."""
 
     @abstractmethod
     def token_to_id(self, token: str) -> int:
@@ -115,11 +115,11 @@ class TokenTable(ABC):
 
     @abstractmethod
     def join(self, tokens: Sequence[str]) -> str:
-        """Tokens back to a readable sentence."""
+        """Join tokens to a readable sentence."""
 
     @abstractmethod
     def to_bytes(self) -> bytes:
-        """What `Vocab.from_bytes` needs to build the same vocabulary again."""
+        """Return the bytes from which `Vocab.from_bytes` rebuilds the vocabulary."""
 
 
 class Vocab(TokenTable):
@@ -139,17 +139,17 @@ class Vocab(TokenTable):
         return self.join([self.id_to_token(int(i)) for i in ids if int(i) not in hidden])
 
     def save(self, path: str | Path) -> None:
-        """Writes the vocabulary to one file."""
+        """Write the vocabulary to one file."""
         Path(path).write_bytes(self.to_bytes())
 
     @staticmethod
     def load(path: str | Path) -> "Vocab":
-        """Reads what `save` wrote."""
+        """Read what `save` wrote."""
         return Vocab.from_bytes(Path(path).read_bytes())
 
     @staticmethod
     def from_bytes(data: bytes) -> "Vocab":
-        """Rebuilds a `WordVocab` (JSON) or a `SubwordVocab` (a sentencepiece model)."""
+        """Rebuild a `WordVocab` (JSON) or a `SubwordVocab` (a sentencepiece model)."""
         if not data.startswith(b"{"):
             return SubwordVocab(data)
         fields = json.loads(data)
@@ -176,7 +176,7 @@ class WordVocab(Vocab):
     def train(
         cls, texts: Iterable[str], language: str, *, min_freq: int = 2, max_size: int | None = None
     ) -> "WordVocab":
-        """Numbers the words of the *training* texts; the limits as in `frequent_words`."""
+        """Number the words of the *training* texts; limits as in `frequent_words`."""
         cut = WordTokenizer(language)
         counts = Counter(word for text in texts for word in cut(text))
         return cls([*SPECIALS, *frequent_words(counts, min_freq, max_size)], language)
@@ -249,7 +249,7 @@ class SubwordVocab(Vocab):
 
     @classmethod
     def train(cls, texts: Iterable[str], *, size: int = 8000) -> "SubwordVocab":
-        """Learns `size` pieces from the *training* texts; for two languages, give both."""
+        """Learn `size` subwords from the *training* texts; for two languages, give both."""
         return cls(train_subwords(texts, size))
 
     def __len__(self) -> int:

@@ -21,7 +21,8 @@ def teacher_forcing(
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
     """Split `<bos> a b <eos>` into the decoder's input and its targets.
 
-    The input is `<bos> a b`, the targets are `a b <eos>`: the shift by one that makes position t predict t + 1.
+    The input is `<bos> a b`, the targets are `a b <eos>`: the shift by one that makes position t
+    predict t + 1.
 
     Returns:
         Decoder input and targets, both one shorter than `ids`: T = L - 1.

@@ -83,11 +83,9 @@ class RunConfig:
             for name in names
             if getattr(self, name) < 1
         ]
-        problems += [
-            f"{name} must be above 0, got {value}"
-            for name in ("max_steps", "max_minutes", "patience", "wait_minutes")
-            if (value := getattr(self, name)) is not None and not value > 0
-        ]
+        for name in ("max_steps", "max_minutes", "patience", "wait_minutes"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                problems.append(f"{name} must be above 0, got {value}")
         choices = {"precision": Precision, "optimizer": OptimizerName, "sharding": Sharding}
         for name, kinds in choices.items():
             if (value := getattr(self, name)) not in get_args(kinds):

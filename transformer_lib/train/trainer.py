@@ -17,27 +17,12 @@ from torch import nn
 
 from transformer_lib.batching import Batch, collate, token_batches
 from transformer_lib.config import ModelConfig
-from transformer_lib.data.files import (
-    list_checkpoints,
-    remove_folder,
-    sweep,
-    to_json,
-    write_folder,
-    write_text,
-)
+from transformer_lib.data import files
 from transformer_lib.data.prepared import Prepared
 from transformer_lib.data.progress import progress_bar
 from transformer_lib.data.reading import blame_file, check_ids, load_state
 from transformer_lib.model import Transformer
-from transformer_lib.train.distributed import (
-    copy_weights,
-    full_state_dict,
-    parallelize,
-    random_states,
-    set_random_state,
-    shard_optimizer_state,
-    train_step_on_all_ranks,
-)
+from transformer_lib.train import distributed
 from transformer_lib.train.dropout import use_fast_dropout
 from transformer_lib.train.folder import Resume, RunLog, choose_checkpoint, lock_folder
 from transformer_lib.train.losses import TrainingLoss, choose_rows
@@ -127,7 +112,7 @@ class Trainer:
         dtype = choose_precision(run.precision, self.device)
         rows = choose_rows(run.loss_rows, self.device, run.compile)
         self.loss = TrainingLoss(model, self.config, dtype, rows)
-        self.parallel = parallelize(self.loss, self.ranks, run.sharding)
+        self.parallel = distributed.parallelize(self.loss, self.ranks, run.sharding)
         self.compiled = torch.compile(self.parallel) if run.compile else self.parallel
         trained = self.parallel if self.is_sharded else model
         self.optimizer = choose_optimizer(run.optimizer, trained, self.config)
@@ -161,12 +146,12 @@ class Trainer:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._lock = lock_folder(self.folder)
         try:
-            sweep(self.checkpoints)
+            files.sweep(self.checkpoints)
             chosen = choose_checkpoint(self.folder, resume, self.restore, say)
             self._write_best()
             self.log = RunLog(self.folder, self.step)
             record = self.settings | {"conditions": self.conditions}
-            write_text(self.folder / "run.json", to_json(record))
+            files.write_text(self.folder / "run.json", files.to_json(record))
         except BaseException:
             self.close()
             raise
@@ -195,13 +180,15 @@ class Trainer:
         self.accumulate = self.ranks.split(progress["per_update"])
         self.translator.model.load_state_dict(saved.model.state_dict())
         if self.is_sharded:
-            copy_weights(self.loss, self.parallel)
+            distributed.copy_weights(self.loss, self.parallel)
         state = load_state(checkpoint / "training.pt")
         with blame_file(checkpoint / "training.pt"):
-            moments = shard_optimizer_state(state["optimizer"], self.optimizer)
+            moments = distributed.shard_optimizer_state(state["optimizer"], self.optimizer)
             self.optimizer.load_state_dict(moments)
             check_optimizer(self.optimizer)
-            set_random_state(state, self.ranks, self.device, self.run.seed, progress["step"])
+            distributed.set_random_state(
+                state, self.ranks, self.device, self.run.seed, progress["step"]
+            )
         for name in POSITION:
             setattr(self, name, progress[name])
         self.saved = self.step
@@ -211,9 +198,9 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint, which is also a model folder, and remove the oldest."""
         if self.is_sharded:
-            copy_weights(self.parallel, self.loss)
-        state = random_states(self.ranks, self.device)
-        state["optimizer"] = full_state_dict(self.optimizer.state_dict())
+            distributed.copy_weights(self.parallel, self.loss)
+        state = distributed.random_states(self.ranks, self.device)
+        state["optimizer"] = distributed.full_state_dict(self.optimizer.state_dict())
         folder = self.checkpoints / f"step-{self.step:06d}"
         with self.ranks.raise_on_all_ranks():
             if self.ranks.is_main:
@@ -225,18 +212,18 @@ class Trainer:
         def fill(temporary: Path) -> None:
             self.translator.write_files(temporary)
             torch.save(state, temporary / "training.pt")
-            (temporary / "training.json").write_text(to_json(self.progress()), "utf-8")
+            (temporary / "training.json").write_text(files.to_json(self.progress()), "utf-8")
 
-        write_folder(folder, fill, kind="checkpoint")
+        files.write_folder(folder, fill, kind="checkpoint")
         self._write_best()
-        for old in list_checkpoints(self.checkpoints)[: -self.run.keep]:
+        for old in files.list_checkpoints(self.checkpoints)[: -self.run.keep]:
             if int(old.name.removeprefix("step-")) != self.best["step"]:
-                remove_folder(old)
+                files.remove_folder(old)
 
     def _write_best(self) -> None:
         """Name the best checkpoint. It is written first, so the name is never of a missing one."""
         if self.best["step"]:
-            write_text(self.folder / "best.json", to_json(self.best))
+            files.write_text(self.folder / "best.json", files.to_json(self.best))
         else:
             (self.folder / "best.json").unlink(missing_ok=True)
 
@@ -316,7 +303,7 @@ class Trainer:
         where = f"epoch {self.epoch}, batch {self.index - ranks.world_size + ranks.rank + 1}"
         if ranks.world_size > 1:
             where = f"rank {ranks.rank}, {where}"
-        result = train_step_on_all_ranks(
+        result = distributed.train_step_on_all_ranks(
             ranks, self.compiled, self.optimizer, here, self.step + 1, self.config, where
         )
         self.step += 1
@@ -377,7 +364,7 @@ class Trainer:
         ranks in step, however long their sentences are. One whole copy is cheaper.
         """
         if self.is_sharded:
-            copy_weights(self.parallel, self.loss)
+            distributed.copy_weights(self.parallel, self.loss)
             self.loss.to(self.device)
         yield self.loss
         if self.is_sharded:

@@ -84,18 +84,9 @@ VARIANTS = {
 
 @pytest.mark.parametrize("change", VARIANTS.values(), ids=VARIANTS)
 def test_what_looks_the_same_gets_the_same_ids(vocab, change):
-    changed = []
-    for text in TEXTS:
-        changed.append(change(text) != text)
-        assert vocab.encode(change(text)) == vocab.encode(text)
-    assert any(changed)
-
-
-@quick
-@given(sentences, st.sampled_from(list(VARIANTS.values())))
-def test_what_looks_the_same_gets_the_same_ids_for_any_text(vocab, text, change):
-    text = normalize_text(text)
-    assert vocab.encode(change(text)) == vocab.encode(text)
+    changed = [change(text) for text in TEXTS]
+    assert changed != TEXTS
+    assert [*map(vocab.encode, changed)] == [*map(vocab.encode, TEXTS)]
 
 
 def test_training_texts_are_normalised_too():
@@ -108,9 +99,8 @@ def test_training_texts_are_normalised_too():
 
 
 def test_words_and_punctuation_marks_are_cut():
-    assert WordTokenizer("de")("Er gibt,  z.B. dem Kind, 3,5 Euro.") == [
-        *("Er", "gibt", ",", "z.B.", "dem", "Kind", ",", "3,5", "Euro", ".")
-    ]
+    cut = WordTokenizer("de")("Er gibt,  z.B. dem Kind, 3,5 Euro.")
+    assert cut == ["Er", "gibt", ",", "z.B.", "dem", "Kind", ",", "3,5", "Euro", "."]
     assert WordTokenizer("en")("He doesn't.") == ["He", "does", "n't", "."]
     assert WordTokenizer("en")("") == []
 
@@ -130,35 +120,21 @@ def test_frequent_words_are_counted_as_by_hand(counts):
     assert frequent_words(counts, max_size=2) == by_hand[:2]
 
 
-def test_word_ids_go_by_frequency_and_then_by_the_alphabet(words):
+@pytest.mark.parametrize(("min_freq", "max_size"), [(1, None), (2, None), (1, 5)])
+def test_word_ids_go_by_frequency_and_then_by_the_alphabet(words, min_freq, max_size):
     counts = Counter(token for text in TEXTS for token in words.tokenize(text))
-    ordered = sorted(counts, key=lambda word: (-counts[word], word))
-    assert [words.id_to_token(i) for i in range(len(words))] == [*SPECIALS, *ordered]
-    shuffled = WordVocab.train(reversed(TEXTS), "de", min_freq=1)
-    assert shuffled.to_bytes() == words.to_bytes()
-
-
-def test_min_freq_leaves_rare_words_out(words):
-    vocab = WordVocab.train(TEXTS, "de", min_freq=2)
-    counts = Counter(token for text in TEXTS for token in words.tokenize(text))
-    kept = {word for word, count in counts.items() if count >= 2}
-    assert {vocab.id_to_token(i) for i in range(4, len(vocab))} == kept
-    assert WordVocab.train(TEXTS, "de").to_bytes() == vocab.to_bytes()
+    kept = [word for word in counts if counts[word] >= min_freq]
+    kept = sorted(kept, key=lambda word: (-counts[word], word))[:max_size]
+    limits = {"min_freq": min_freq, "max_size": max_size}
+    vocab = WordVocab.train(reversed(TEXTS), "de", **limits)
+    assert [vocab.id_to_token(i) for i in range(len(vocab))] == [*SPECIALS, *kept]
     assert all((vocab.token_to_id(word) == vocab.unk_id) == (word not in kept) for word in counts)
-
-
-def test_max_size_does_not_count_the_special_tokens():
-    assert len(WordVocab.train(TEXTS, "de", min_freq=1, max_size=5)) == 9
+    assert (WordVocab.train(TEXTS, "de").to_bytes() == vocab.to_bytes()) == (min_freq == 2)
 
 
 def test_an_unknown_word_becomes_unk_and_is_seen_again(words):
     assert words.encode("Der Zebra gibt dem Kind den Ball.").count(words.unk_id) == 1
     assert words.decode(words.encode("Der Zebra schläft.")) == "Der <unk> schläft."
-
-
-def test_words_come_back_as_a_sentence(words):
-    for text in TEXTS:
-        assert words.decode(words.encode(text)) == text
 
 
 @pytest.mark.parametrize("tokens", [[], ["a", "b"], ["<unk>", "<pad>", "<bos>", "<eos>", "a"]])
@@ -181,15 +157,8 @@ def test_subwords_give_any_text_with_known_letters_back(pieces, text):
 def test_subwords_know_new_words_and_not_new_letters(pieces):
     assert pieces.unk_id not in pieces.encode("Gartentür")
     assert pieces.unk_id in pieces.encode("Garten日")
-
-
-def test_frequent_words_are_one_piece(pieces):
     assert len(pieces.encode("der")) == 1 < len(pieces.encode("Garten"))
-
-
-def test_subwords_have_the_size_that_was_asked_for(pieces):
     assert len(pieces) == 90
-    assert [pieces.id_to_token(i) for i in range(4)] == list(SPECIALS)
 
 
 @pytest.mark.parametrize("size", [10, 5000])
@@ -215,13 +184,8 @@ def test_encode_frames_on_request_only(vocab):
 
 
 def test_decode_leaves_frame_and_padding_out(vocab):
-    assert vocab.decode([2, *vocab.encode(TEXTS[0]), 3, 0, 0]) == TEXTS[0]
-    assert vocab.decode([]) == ""
-
-
-@pytest.mark.parametrize("special", SPECIALS)
-def test_a_token_that_reads_like_a_special_one_is_unknown(hostile, special):
-    assert hostile.token_to_id(special) == hostile.unk_id
+    for text in (*TEXTS, ""):
+        assert vocab.decode([2, *vocab.encode(text), 3, 0, 0]) == text
 
 
 @quick
@@ -231,6 +195,7 @@ def test_a_token_that_reads_like_a_special_one_is_unknown(hostile, special):
 def test_literal_special_tokens_never_become_special_ids(hostile, parts):
     ids = hostile.encode("".join(parts))
     assert not {hostile.pad_id, hostile.bos_id, hostile.eos_id} & set(ids)
+    assert {hostile.token_to_id(special) for special in SPECIALS} == {hostile.unk_id}
 
 
 def test_bytes_and_files_give_the_same_vocabulary_back(vocab, tmp_path):

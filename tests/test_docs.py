@@ -17,15 +17,13 @@ LINK = re.compile(r'(?:\]\(|src=")(?!https?:)([^)\s"#]*)(?:#([\w-]+))?[)"]')
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 COMMAND = re.compile(r"(?:transformer-lib|-m transformer_lib) ([a-z]+)")
 TARGET = re.compile(r"(?:`|^)make ([a-z]+)", re.M)
-OTHERS = (
-    "--nnodes --nproc-per-node --rdzv-backend --rdzv-endpoint --rdzv-id --max-restarts --update"
-)
+OTHERS = "nnodes nproc-per-node rdzv-backend rdzv-endpoint rdzv-id max-restarts update"
 
 
 def text_of(page):
     if page.suffix == ".md":
         return page.read_text("utf-8")
-    cells = nbformat.read(page, as_version=4).cells
+    cells = nbformat.read(page, 4).cells
     return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
 
@@ -45,7 +43,7 @@ def test_files_and_links_lead_somewhere(page):
     text = text_of(page)
     assert not [name for name in FILE.findall(text) if not (ROOT / name).exists()]
     for name, anchor in LINK.findall(text):
-        target = page.parent / name if name else page
+        target = page.parent / (name or page.name)
         assert target.exists() and (not anchor or anchor in anchors(target)), (name, anchor)
 
 
@@ -56,7 +54,7 @@ def test_commands_targets_and_flags_exist(capsys, monkeypatch):
     flags = {flag for name in commands for flag in FLAG.findall(usage(capsys, name))}
     scripts = [path for folder in ("tools", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     flags |= {flag for path in scripts for flag in re.findall(r'"(--[\w-]+)"', path.read_text())}
-    flags |= {*OTHERS.split()}  # torchrun's and jupytext's
+    flags |= {f"--{name}" for name in OTHERS.split()}  # torchrun's and jupytext's
     for page in PAGES:
         text = text_of(page)
         for pattern, known in ((COMMAND, commands), (TARGET, targets), (FLAG, flags)):

@@ -2,9 +2,11 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 
 import pytest
 import torch
+from helpers import tiny, unsettled
 from torch import nn
 
 from transformer_lib.attention import MultiHeadAttention
@@ -28,13 +30,7 @@ SRC = torch.tensor([[5, 6, 7, 8, 9, 3], [9, 8, 3, 0, 0, 0], [4, 3, 0, 0, 0, 0]])
 
 @pytest.fixture(params=KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
 def model(request):
-    torch.manual_seed(0)
-    config = ModelConfig.tiny(30, d_model=16, d_ff=24, n_layers=2, max_len=80, **request.param)
-    made = Transformer(config).double().eval()
-    with torch.no_grad():  # biases and LayerNorms start as 0 and 1, which would hide a mistake
-        for parameter in made.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    return made
+    return unsettled(tiny(30, **request.param)).eval()
 
 
 @torch.no_grad()
@@ -55,10 +51,11 @@ def test_steps_are_the_model_without_a_cache(model, src, kind):
 
 
 def same(found, expected):
-    scores = [h.score for h in expected]
-    return [h.ids for h in found] == [h.ids for h in expected] and [
-        h.score for h in found
-    ] == pytest.approx(scores, abs=1e-5)
+    ids, scores = (
+        [[getattr(h, name) for h in side] for side in (found, expected)]
+        for name in ("ids", "score")
+    )
+    return ids[0] == ids[1] and scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
 def test_searches_find_the_same(model):
@@ -118,68 +115,81 @@ def test_no_mode_is_changed_also_after_an_error(model, kind, monkeypatch):
         assert all(state == before for state in seen)
 
 
-class Adapted(nn.Linear):
-    """As an adapter would replace a projection."""
-
-    def forward(self, x):
-        return super().forward(x) + 1
-
-
-PARTS = ("query", "key", "value", "output")
-
-
-@pytest.mark.parametrize(
-    "part",
-    [f"decoder.layers.1.self_attention.{name}" for name in PARTS]
-    + ["decoder.layers.1.cross_attention.query", "decoder.layers.1.cross_attention.output"]
-    + [f"encoder.layers.0.self_attention.{name}" for name in PARTS]
-    + [f"{stack}.layers.0.feed_forward.expand" for stack in ("encoder", "decoder")]
-    + [f"{stack}.layers.0.feed_forward.contract" for stack in ("encoder", "decoder")],
-)
-def test_a_model_with_a_part_of_its_own_is_left_as_it_is(part):
-    model = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval()
-    assert type(decoder_for(model)) is FastDecoder
-    old = model.get_submodule(part)
-    model.set_submodule(part, Adapted(old.in_features, old.out_features))
-    assert type(decoder_for(model)) is PlainDecoder
-
-
 LAYER = "decoder.layers.1"
+
+
+class Adapted(nn.Linear):
+    """An adapter replaces a projection like this."""
 
 
 class MyAttention(MultiHeadAttention):
     pass
 
 
-@pytest.mark.parametrize(
-    "part, other",
-    [
-        (f"{LAYER}.self_attention", MyAttention(16, 4)),
-        (f"{LAYER}.cross_attention", MyAttention(16, 4)),
-        ("encoder.layers.0.self_attention", MyAttention(16, 4)),
-        (f"{LAYER}.feed_forward", nn.Sequential()),
-        (f"{LAYER}.feed_forward", nn.Linear(16, 16)),
-        (f"{LAYER}.residuals.0.dropout", nn.AlphaDropout(0.5)),
-        (f"{LAYER}.residuals.1", nn.Identity()),
-        (f"{LAYER}.residuals.2.norm", nn.RMSNorm(16)),
-        (f"{LAYER}.residuals.2.norm", nn.Linear(16, 16)),
-    ],
-    ids=str,
-)
-def test_a_part_of_another_kind_is_not_passed_over(part, other):
-    model = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval()
-    for name in ("norm", "expand", "contract"):  # the same within: only its own calls differ
-        if hasattr(model.get_submodule(part), name):
-            setattr(other, name, getattr(model.get_submodule(part), name))
-    model.set_submodule(part, other)
+class MyLayer(DecoderLayer):
+    pass
+
+
+class MyStack(Encoder):
+    pass
+
+
+class MyEmbedding(TokenEmbedding):
+    pass
+
+
+class Mine(Transformer):
+    pass
+
+
+class MonteCarlo(nn.Dropout):
+    """Dropout that works in evaluation, too."""
+
+
+SMALL = ModelConfig.tiny(30, d_model=16, n_layers=2)
+PROJECTIONS = ("query", "key", "value", "output")
+OTHERS = [
+    *((f"{LAYER}.self_attention.{name}", Adapted) for name in PROJECTIONS),
+    *((f"{LAYER}.cross_attention.{name}", Adapted) for name in ("query", "output")),
+    *((f"encoder.layers.0.self_attention.{name}", Adapted) for name in PROJECTIONS),
+    *((f"encoder.layers.0.feed_forward.{name}", Adapted) for name in ("expand", "contract")),
+    *((f"{LAYER}.feed_forward.{name}", Adapted) for name in ("expand", "contract")),
+    (f"{LAYER}.self_attention", MyAttention),
+    (f"{LAYER}.cross_attention", MyAttention),
+    ("encoder.layers.0.self_attention", MyAttention),
+    (f"{LAYER}.feed_forward", lambda *_: nn.Sequential()),
+    (f"{LAYER}.feed_forward", nn.Linear),
+    (f"{LAYER}.residuals.0.dropout", lambda *_: nn.AlphaDropout(0.5)),
+    (f"{LAYER}.residuals.0.dropout", lambda *_: None),
+    (f"{LAYER}.residuals.0.norm", lambda *_: None),
+    (f"{LAYER}.residuals.1", lambda *_: nn.Identity()),
+    (f"{LAYER}.residuals.2.norm", lambda *_: nn.RMSNorm(16)),
+    (f"{LAYER}.residuals.2.norm", nn.Linear),
+    (f"{LAYER}.self_attention.key.bias", lambda *_: None),
+    (LAYER, lambda *_: MyLayer(SMALL)),
+    ("encoder", lambda *_: MyStack(SMALL)),
+    ("src_embedding", lambda *_: MyEmbedding(30, 16)),
+    ("dropout", lambda *_: nn.Tanh()),
+    ("dropout", lambda *_: MonteCarlo(0.1)),
+]
+
+
+@pytest.mark.parametrize("part, make", OTHERS, ids=lambda x: x if isinstance(x, str) else "")
+def test_a_model_with_a_part_of_its_own_is_decoded_through_its_methods(part, make):
+    model = tiny(30).eval()
+    parent, _, name = part.rpartition(".")
+    parent, old, other = model.get_submodule(parent), attrgetter(part)(model), make(16, 16)
+    for inside in ("norm", "expand", "contract"):  # the same inside: only its own calls differ
+        if other is not None and hasattr(old, inside):
+            setattr(other, inside, getattr(old, inside))
+    assert type(decoder_for(model)) is FastDecoder
+    setattr(parent, name, other)
     assert type(decoder_for(model)) is PlainDecoder
 
 
-@pytest.mark.parametrize("name", ["norm", "dropout"])
-def test_a_part_that_was_taken_out_is_not_passed_over(name):
-    model = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval()
-    setattr(model.get_submodule(f"{LAYER}.residuals.0"), name, None)
-    assert type(decoder_for(model)) is PlainDecoder
+def test_another_class_of_model_is_decoded_through_its_methods():
+    model = Mine(SMALL)
+    assert type(decoder_for(model)) is PlainDecoder and greedy_decode(model, SRC, extra=1)
 
 
 @pytest.mark.parametrize(
@@ -191,8 +201,7 @@ def test_a_part_that_was_taken_out_is_not_passed_over(name):
 )
 @pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
 def test_a_part_that_is_watched_is_called(part, kind):
-    """As somebody does who wants to see what goes on in there while the model translates."""
-    model, seen = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval(), []
+    model, seen = tiny(30).eval(), []
     hook = getattr(model.get_submodule(part), kind)(lambda *_: seen.append(1))
     greedy_decode(model, SRC, extra=2)
     assert seen
@@ -201,45 +210,18 @@ def test_a_part_that_is_watched_is_called(part, kind):
 
 
 def test_looking_at_a_model_draws_no_random_numbers():
-    model = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval()
+    model = tiny(30).eval()
     inference._kinds_of_new.cache_clear()
     before = torch.get_rng_state()
     assert type(decoder_for(model)) is FastDecoder
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_other_classes_are_decoded_through_their_own_methods():
-    class Mine(Transformer):
-        pass
-
-    class MyLayer(DecoderLayer):
-        pass
-
-    class MyStack(Encoder):
-        pass
-
-    class MyEmbedding(TokenEmbedding):
-        pass
-
-    config = ModelConfig.tiny(30, d_model=16, n_layers=2)
-    mine, layered, stacked, dropping, embedded, unbiased = (
-        Mine(config),
-        *(Transformer(config) for _ in range(5)),
-    )
-    layered.decoder.layers[0] = MyLayer(config)
-    stacked.encoder, dropping.dropout = MyStack(config), nn.Tanh()
-    embedded.src_embedding = MyEmbedding(30, 16)
-    unbiased.decoder.layers[0].self_attention.key.bias = None
-    for model in (mine, layered, stacked, dropping, embedded, unbiased):
-        assert type(decoder_for(model)) is PlainDecoder
-        assert greedy_decode(model, SRC, extra=1)
-
-
 @pytest.mark.parametrize(
     "part", ["", "encoder", "decoder", "dropout", LAYER, f"{LAYER}.feed_forward"]
 )
 def test_a_forward_that_was_replaced_is_called(part):
-    model, seen = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval(), []
+    model, seen = tiny(30).eval(), []
     module = model.get_submodule(part)
     original = module.forward
     module.forward = lambda *args, **options: seen.append(1) or original(*args, **options)
@@ -248,48 +230,33 @@ def test_a_forward_that_was_replaced_is_called(part):
     assert seen or part == ""  # decoding calls encode and decode, not the model itself
 
 
-def test_dropout_that_works_in_evaluation_is_not_passed_over():
-    class MonteCarlo(nn.Dropout):
-        def forward(self, x):
-            return nn.functional.dropout(x, self.p, training=True)
-
-    model = Transformer(ModelConfig.tiny(30, d_model=16, n_layers=2)).eval()
-    model.dropout = MonteCarlo(0.1)
-    assert type(decoder_for(model)) is PlainDecoder
-
-
-@pytest.fixture
-def translator():
-    torch.manual_seed(1)
-    vocab = WordVocab.train(["a b c d e f g h i j k l m n o p"], "en", min_freq=1)
-    model = Transformer(ModelConfig.tiny(len(vocab), d_model=16, d_ff=16, n_layers=2))
-    return Translator(model, vocab)
-
-
-LINES = ["a b c d", "e", "f g", "h i j k l m n o p", "b a", "p o n", "g g g g g", "l"] * 2
-
-
-@pytest.mark.parametrize("beam_size", [1, 3])
-def test_threads_change_nothing(translator, beam_size):
-    options = {"beam_size": beam_size, "alpha": 0.0, "max_tokens": 8}
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = translator.hypotheses(LINES, **options)
-        torch.set_num_threads(4)
-        together = translator.hypotheses(LINES, **options)
-        assert torch.get_num_threads() == 4
-    finally:
-        torch.set_num_threads(before)
-    assert [h.ids for found in together for h in found] == [h.ids for found in alone for h in found]
-
-
 @pytest.fixture
 def three_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def translator():
+    vocab = WordVocab.train(["a b c d e f g h i j k l m n o p"], "en", min_freq=1)
+    return Translator(tiny(len(vocab), seed=1, max_len=80), vocab)
+
+
+LINES = ["a b c d", "e", "f g", "h i j k l m n o p", "b a", "p o n", "g g g g g", "l"] * 2
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_threads_change_nothing(translator, beam_size, three_threads):
+    options = {"beam_size": beam_size, "alpha": 0.0, "max_tokens": 8}
+    results = []
+    for threads in (3, 1):
+        torch.set_num_threads(threads)
+        found = translator.hypotheses(LINES, **options)
+        results.append([h.ids for several in found for h in several])
+        assert torch.get_num_threads() == threads
+    assert results[0] == results[1]
 
 
 def threads_of_a_new_thread():

@@ -37,9 +37,12 @@ def picture(result: Row) -> Figure:
     drawn = panels(result)
     heights = [len(rows) for _, _, rows, _ in drawn]
     fig, axes = figure(
-        9, 1.3 + sum(0.3 * n + 0.9 for n in heights), nrows=len(drawn), squeeze=False,
+        9,
+        1.3 + sum(0.3 * n + 0.9 for n in heights),
+        nrows=len(drawn),
+        squeeze=False,
         gridspec_kw={"height_ratios": [n + 1.5 for n in heights]},
-    )  # fmt: skip
+    )
     quick = " (quick check, not a result)" if result["quick"] else ""
     where = result["machine"].get("gpu") or f"{result['conditions']['threads']} CPU threads"
     headline(fig, f"Speed next to the peers on {where}, higher is faster{quick}")
@@ -59,8 +62,14 @@ def bars(ax: Axes, kind: str, rows: Mapping[str, Row]) -> None:
     above = [value["max"] - value["median"] for value in values]
     ours = [name.startswith("ours") for name in names]
     colours = [PALETTE[0] if mine else "#a9b4bd" for mine in ours]
-    ax.barh(names, middle, xerr=[below, above], color=colours, height=0.66,
-            error_kw={"elinewidth": 1.2, "ecolor": "#1f2d3a"})  # fmt: skip
+    ax.barh(
+        names,
+        middle,
+        xerr=[below, above],
+        color=colours,
+        height=0.66,
+        error_kw={"elinewidth": 1.2, "ecolor": "#1f2d3a"},
+    )
     ax.axvline(1.0, color="#1f2d3a", linewidth=1.0, linestyle="--")
     ax.set_yticks(range(len(names)), [PEERS[kind][name].title for name in names])
     for label, mine in zip(ax.get_yticklabels(), ours, strict=True):
@@ -68,7 +77,13 @@ def bars(ax: Axes, kind: str, rows: Mapping[str, Row]) -> None:
     for place, (name, value) in enumerate(zip(names, values, strict=True)):
         share = rows[name].get("share of peak")
         text = f"{value['median']:.2f}" + (f", {share['median']:.0%} of peak" if share else "")
-        ax.annotate(text, (value["max"], place), xytext=(5, 0), textcoords="offset points",
-                    va="center", fontsize=9,
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})  # fmt: skip
+        ax.annotate(
+            text,
+            (value["max"], place),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+        )
     ax.set_xlim(0, 1.4 * max(value["max"] for value in values))

@@ -26,9 +26,11 @@ README = Path(__file__).with_name("README.md")
 START, END = "<!-- benchmarks: written by make bench -->", "<!-- benchmarks: end -->"
 MARKERS = {
     "cpu": (START, END),
-    "cuda": ("<!-- benchmarks on a GPU: written by python -m benchmarks -->",
-             "<!-- benchmarks on a GPU: end -->"),
-}  # fmt: skip
+    "cuda": (
+        "<!-- benchmarks on a GPU: written by python -m benchmarks -->",
+        "<!-- benchmarks on a GPU: end -->",
+    ),
+}
 NOT_YET = "Nothing has been measured yet: `{}`."
 GPU_COMMAND = "python -m benchmarks --device cuda --preset base --max-tokens 25000"
 COMMANDS = {"cpu": "make bench", "cuda": GPU_COMMAND}

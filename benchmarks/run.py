@@ -49,8 +49,11 @@ class Run:
     def wanted(self, kind: str) -> list[str]:
         """Return the selected peers of a kind that can be measured on this device."""
         device, only = self.options.device, self.options.peers
-        return [n for n, peer in PEERS[kind].items()
-                if device in peer.devices and (not only or n in only)]  # fmt: skip
+        return [
+            n
+            for n, peer in PEERS[kind].items()
+            if device in peer.devices and (not only or n in only)
+        ]
 
     def say(self, text: str) -> None:
         """Print a line of progress."""
@@ -199,10 +202,16 @@ class Run:
                 "load average at the start": self.started_at,
                 "load average at the end": load_average(),
             },
-            "trained": {"preset": options.preset, "sizes": material.sizes,
-                        "max tokens": options.max_tokens},
-            "decoded": {"model": options.model, "sizes": material.model_sizes,
-                        "sentences": len(material.sentences)},
+            "trained": {
+                "preset": options.preset,
+                "sizes": material.sizes,
+                "max tokens": options.max_tokens,
+            },
+            "decoded": {
+                "model": options.model,
+                "sizes": material.model_sizes,
+                "sentences": len(material.sentences),
+            },
             "matrix peak": peak,
             "flops per target token": {
                 "formula": FORMULA,
@@ -211,7 +220,7 @@ class Run:
             },
             "versions": self.packages(),
             "left out": self.left_out,
-        }  # fmt: skip
+        }
 
 
 def unpadded(material: Material) -> list[tuple[list[int], list[int]]]:

@@ -109,18 +109,28 @@ def paper_table():
         used = total / (run.steps * run.step_seconds * 8 * P100)
         base = PAPER[0]
         base_rate = per_token(base.config) * BATCH / base.step_seconds
-        rows.append((
-            run.name,
-            f"{n_parameters(run.config):,}",
-            f"{per_token(run.config) / 1e9:.3f}",
-            f"{total:.2g}",
-            f"{capacity:.2g} ({run.flops:.2g})",
-            f"{used:.0%}",
-            f"{per_token(run.config) * BATCH / base_rate:.2f} s ({run.step_seconds} s)",
-            f"{run.steps * run.step_seconds / 3600:.0f} h ({run.hours:g} h)",
-        ))  # fmt: skip
-    head = ("model", "parameters", "10⁹ operations per token", "needed", "bought (paper)",
-            "share used", "step at base's share (paper)", "steps × step (paper)")  # fmt: skip
+        rows.append(
+            (
+                run.name,
+                f"{n_parameters(run.config):,}",
+                f"{per_token(run.config) / 1e9:.3f}",
+                f"{total:.2g}",
+                f"{capacity:.2g} ({run.flops:.2g})",
+                f"{used:.0%}",
+                f"{per_token(run.config) * BATCH / base_rate:.2f} s ({run.step_seconds} s)",
+                f"{run.steps * run.step_seconds / 3600:.0f} h ({run.hours:g} h)",
+            )
+        )
+    head = (
+        "model",
+        "parameters",
+        "10⁹ operations per token",
+        "needed",
+        "bought (paper)",
+        "share used",
+        "step at base's share (paper)",
+        "steps × step (paper)",
+    )
     return head, rows
 
 
@@ -129,21 +139,28 @@ def time_table():
     base = PAPER[0]
     step = per_token(base.config) * BATCH
     machines = [("one CPU thread of ours, measured with `tiny`", core_flops(), None, None)]
-    for n, name in ((8, "P100, fp32"), (1, "A100, bf16"), (8, "A100, bf16"),
-                    (1, "H100 SXM, bf16"), (8, "H100 SXM, bf16")):  # fmt: skip
+    for n, name in (
+        (8, "P100, fp32"),
+        (1, "A100, bf16"),
+        (8, "A100, bf16"),
+        (1, "H100 SXM, bf16"),
+        (8, "H100 SXM, bf16"),
+    ):
         price = PRICE * n if name.startswith("H100") else None
         machines.append((f"{n} × {name}", n * CHIPS[name] * USED, USED, price))
     rows = []
     for name, rate, used, price in machines:
         hours = step * base.steps / rate / 3600
-        rows.append((
-            name,
-            f"{rate:.2g}",
-            "measured" if used is None else f"{used:.0%} assumed",
-            f"{step / rate:.3g} s",
-            duration(hours * 3600),
-            "" if price is None else f"${price * hours:.0f}",
-        ))  # fmt: skip
+        rows.append(
+            (
+                name,
+                f"{rate:.2g}",
+                "measured" if used is None else f"{used:.0%} assumed",
+                f"{step / rate:.3g} s",
+                duration(hours * 3600),
+                "" if price is None else f"${price * hours:.0f}",
+            )
+        )
     return ("machine", "operations/s", "share of the peak", "step", "100,000 steps", "cost"), rows
 
 
@@ -154,8 +171,15 @@ def network_table():
         sent = reduce_bytes(run.config, 8)
         compute = per_token(run.config) * BATCH / (8 * CHIPS["H100 SXM, bf16"] * USED)
         times = [f"{sent / speed * 1e3:,.0f} ms" for speed in LINKS.values()]
-        rows.append((run.name, f"{state_bytes(run.config) / 1e9:.2f} GB",
-                     f"{sent / 1e6:.0f} MB", f"{compute * 1e3:.0f} ms", *times))  # fmt: skip
+        rows.append(
+            (
+                run.name,
+                f"{state_bytes(run.config) / 1e9:.2f} GB",
+                f"{sent / 1e6:.0f} MB",
+                f"{compute * 1e3:.0f} ms",
+                *times,
+            )
+        )
     head = ("model", "weights, gradients, Adam", "sent per step", "step on 8 H100", *LINKS)
     return head, rows
 
@@ -172,12 +196,14 @@ def data_table(growth):
     ):
         tokens = ids if n == pairs else 2 * LENGTH * n
         scale = tokens / ids  # both take time by the token
-        rows.append((
-            name,
-            duration(prepare["cpu_seconds"] * scale),
-            f"{(4 * tokens + 16 * n) / 1e9:.3g} GB",
-            duration(read["cpu_seconds"] * scale),
-        ))  # fmt: skip
+        rows.append(
+            (
+                name,
+                duration(prepare["cpu_seconds"] * scale),
+                f"{(4 * tokens + 16 * n) / 1e9:.3g} GB",
+                duration(read["cpu_seconds"] * scale),
+            )
+        )
     return ("corpus", "prepare, one core", "on disk", "read one epoch, one core"), rows
 
 
@@ -190,8 +216,13 @@ def feed_table(growth):
         for chip, peak in CHIPS.items():
             taken = peak * USED / per_token(run.config)
             rows.append((run.name, chip, f"{taken:,.0f}", f"{made:,.0f}", f"{taken / made:.0%}"))
-    head = ("model", "chip", "target tokens/s it takes", "target tokens/s one core reads",
-            "time to read / time to compute")  # fmt: skip
+    head = (
+        "model",
+        "chip",
+        "target tokens/s it takes",
+        "target tokens/s one core reads",
+        "time to read / time to compute",
+    )
     return head, rows
 
 

@@ -69,8 +69,10 @@ def from_ours(sizes: Mapping[str, Any], weights: Mapping[str, Tensor], dropout: 
     vocab = OurIds(sizes["tgt_vocab_size"])
     model = build_model(config, vocab, vocab)
     missing, unknown = model.load_state_dict(as_joeys(weights), strict=False)
-    if unknown or not all(name.endswith((".pe", "decoder.output_layer.weight")) or
-                          name.startswith("trg_embed") for name in missing):  # fmt: skip
+    if unknown or not all(
+        name.endswith((".pe", "decoder.output_layer.weight")) or name.startswith("trg_embed")
+        for name in missing
+    ):
         raise ValueError(f"weights do not fit: missing {missing}, unknown {unknown}")
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):

@@ -114,25 +114,28 @@ class TrainingLoss(nn.Module):
         tgt_out: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "..."]:
         """Return the loss summed over the targets, as `batch_loss`; without targets, the logits."""
-        narrow = self.dtype is not None
-        wide = WideAttention() if narrow and src.is_cpu else contextlib.nullcontext()
-        with wide, torch.autocast(src.device.type, self.dtype, enabled=narrow):
-            if tgt_out is not None and self.rows:
-                return self._chunked(src, tgt_in, tgt_out)
-            logits = self.model(src, tgt_in)
+        device, narrow, pad_id = src.device.type, self.dtype is not None, self.config.pad_id
+        chunked = tgt_out is not None and self.rows > 0
+        if chunked:
+            # The number of real targets has to be known, and a GPU is waited for. Before the first
+            # batch of an update it is idle anyway; after the model it would have to finish first.
+            real = (tgt_out != pad_id).flatten().nonzero().flatten()
+        wide = WideAttention() if narrow and device == "cpu" else contextlib.nullcontext()
+        with torch.autocast(device, self.dtype, enabled=narrow):
+            with wide:
+                hidden = self.model.decode(tgt_in, self.model.encode(src), src)
+            if chunked:
+                hidden, targets = (
+                    hidden.flatten(0, 1).index_select(0, real),
+                    tgt_out.flatten()[real],
+                )
+                weight = self.model.output_projection.weight
+                return ChunkedLoss.apply(hidden, weight, targets, self.config.smoothing, self.rows)
+            logits = self.model.output_projection(hidden)
         logits = logits.float() if narrow else logits
         if tgt_out is None:
             return logits
-        return label_smoothed_loss(logits, tgt_out, self.config.smoothing, self.config.pad_id)[0]
-
-    def _chunked(self, src: Tensor, tgt_in: Tensor, tgt_out: Tensor) -> Tensor:
-        # The number of real targets has to be known here, and a GPU is waited for. Before the
-        # first batch of an update it is idle anyway; after the model it would have to finish.
-        real = (tgt_out != self.config.pad_id).flatten().nonzero().flatten()
-        hidden = self.model.decode(tgt_in, self.model.encode(src), src)
-        hidden, targets = hidden.flatten(0, 1).index_select(0, real), tgt_out.flatten()[real]
-        weight = self.model.output_projection.weight
-        return ChunkedLoss.apply(hidden, weight, targets, self.config.smoothing, self.rows)
+        return label_smoothed_loss(logits, tgt_out, self.config.smoothing, pad_id)[0]
 
 
 def choose_rows(rows: int | None, device: torch.device, compiled: bool) -> int:

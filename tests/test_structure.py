@@ -281,7 +281,9 @@ def test_every_picture_has_an_alternative_text(path):
 def test_a_code_cell_fits_a_screen(path):
     for cell in code_cells(path):
         lines = cell.source.splitlines()
-        assert len(lines) <= 45, "\n".join(lines[:3])
+        exported = lines[0].startswith("#|")  # those have docstrings, which explain and not burden
+        length = lines_of_code(cell.source) if exported else len(lines)
+        assert length <= 45, "\n".join(lines[:3])
 
 
 @for_each_notebook

@@ -1,12 +1,9 @@
-"""A GPU for who has none: tensors that say they are elsewhere, and compute on the CPU.
+"""A stand-in for a GPU: tensors that claim to be on another device and compute on the CPU.
 
-    with elsewhere():
-        model.to(DEVICE)
-
-Inside, whatever mixes them with tensors of the CPU is an error, as on a GPU, and so is reading
-them without bringing them back. `CALLS` notes what such a device is told to do, and "WAIT" where it
-would have to be waited for. torch's device "meta" lends its name, as no tensor of it ever has
-numbers of its own.
+Inside `with elsewhere():`, mixing them with tensors of the CPU is an error, as on a GPU, and so is
+reading them without copying them back. `CALLS` lists what such a device is told to do, with "WAIT"
+where the CPU would have to wait for it. The device has the name of torch's "meta", whose own
+tensors never hold numbers.
 """
 
 import contextlib
@@ -26,16 +23,15 @@ MAY_MIX = ("copy_", "_to_copy")  # from one device to the other
 
 
 class Remote(torch.Tensor):
-    """A tensor elsewhere; `inner` has its numbers."""
+    """A tensor on the other device; `inner` has its numbers."""
 
-    is_meta = False  # torch takes it for empty otherwise
+    is_meta = False  # torch would take it for empty
 
     @staticmethod
     def __new__(cls, inner):
-        return torch.Tensor._make_wrapper_subclass(
-            cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(),
-            dtype=inner.dtype, device=DEVICE,
-        )  # fmt: skip
+        options = {"strides": inner.stride(), "storage_offset": inner.storage_offset()}
+        options |= {"dtype": inner.dtype, "device": DEVICE}
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, **options)
 
     def __init__(self, inner):
         self.inner = inner
@@ -58,7 +54,7 @@ class Elsewhere(TorchDispatchMode):
 
 
 def call(function, args, kwargs):
-    """Computes on the CPU; the result is elsewhere if an argument is, or if it is told to be."""
+    """Compute on the CPU; the result is remote if an argument is, or if the call asks for it."""
     name = function.overloadpacket.__name__
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     remote = [x for x in tensors if isinstance(x, Remote)]
@@ -78,20 +74,20 @@ def call(function, args, kwargs):
 
 
 def waits(name, args):
-    """Whether its result, or the size of its result, depends on numbers that are elsewhere."""
+    """True where the result, or its size, depends on remote numbers."""
     masks = [x for x in args[1] if x is not None] if name in ("index", "index_put_") else []
     reads = name in ("_local_scalar_dense", "nonzero", "masked_select", "equal")
     return reads or any(mask.dtype == torch.bool for mask in masks)
 
 
 def tensor(data, *args, device=None, make=torch.tensor, **kwargs):
-    """`torch.tensor`, whose numbers no mode gets to see."""
+    """Replace `torch.tensor`, whose numbers no dispatch mode sees."""
     made = make(data, *args, **kwargs)
     return made if device is None else made.to(device)
 
 
 def moved(module, device):
-    """`Module.to`, which gives no parameter another class: new ones, shared where they were."""
+    """Replace `Module.to`, which keeps the class of parameters; shared ones stay shared."""
     new = {None: None}
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
@@ -107,7 +103,7 @@ def moved(module, device):
 
 @contextlib.contextmanager
 def elsewhere():
-    """Tensors may be elsewhere within; what torch does not have for such tensors is left out."""
+    """Let tensors be remote inside; leave out what torch does not have for such tensors."""
     CALLS.clear()
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context

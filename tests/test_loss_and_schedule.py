@@ -39,14 +39,7 @@ def test_loss_equals_torchs_mean_times_the_count_and_so_do_gradients():
     theirs = nn.CrossEntropyLoss(label_smoothing=0.1, ignore_index=0)(logits, targets)
     torch.testing.assert_close(total / n, theirs)
     torch.testing.assert_close(mine, torch.autograd.grad(theirs, logits)[0])
-
-
-def test_padding_has_no_gradient():
-    logits = torch.randn(1, 3, 5, requires_grad=True)
-    total, _ = label_smoothed_loss(logits, torch.tensor([[2, 0, 0]]), 0.1)
-    total.backward()
-    assert logits.grad[0, 0].abs().sum() > 0
-    assert logits.grad[0, 1:].abs().sum() == 0
+    assert not mine[targets == 0].any()  # exactly 0 for padding
 
 
 def test_loss_checks_its_gradient():

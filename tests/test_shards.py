@@ -21,7 +21,7 @@ def corpus(folder, n_pairs):
     lengths = draw.integers(1, 13, (2, n_pairs))
     ids = [draw.integers(4, 9, side.sum()) for side in lengths]
     ids[0][np.cumsum([0, *lengths[0][:-1]])] = np.arange(n_pairs) + 100
-    blocks = [Encoded(ids, list(lengths), [[], []], Counter())]
+    blocks = [Encoded(ids, list(lengths), [], Counter())]
     write_split(folder, "train", blocks, keep_text=False)
     return IdPairs(folder, "train")
 

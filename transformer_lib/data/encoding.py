@@ -17,7 +17,6 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from transformer_lib.vocab import SubwordVocab, Vocab, WordVocab
 __all__ = ["SAMPLE_PAIRS", "LengthFilter", "learn_vocabularies", "prepare"]
 
 Pairs = Iterable[tuple[str, str]]
+Encode = Callable[[Iterable[Pairs], "LengthFilter | None"], Iterator["Encoded"]]
 SAMPLE_PAIRS = 200_000  # enough to learn a vocabulary: its frequent subwords settle
 
 
@@ -88,12 +88,12 @@ def learn_vocabularies(
     pairs = train.sample(sample) if isinstance(train, PairFiles) else list(train)
     if not pairs:
         raise ValueError(f"{train.name}: there is no pair of two sentences to learn from")
-    texts = [[pair[side] for pair in pairs] for side in (0, 1)]
+    sources, targets = zip(*pairs, strict=True)
     if kind == "subwords":
-        joint = SubwordVocab.train(chain(*texts), size=size)
+        joint = SubwordVocab.train([*sources, *targets], size=size)
         return joint, joint
-    words = zip(texts, languages, strict=True)
-    src, tgt = (WordVocab.train(text, code, max_size=size) for text, code in words)
+    texts = zip((sources, targets), languages, strict=True)
+    src, tgt = (WordVocab.train(text, code, max_size=size) for text, code in texts)
     return src, tgt
 
 
@@ -134,9 +134,10 @@ def prepare(
             for split, text in texts.items():
                 chosen = length_filter if split == training else None
                 blocks = _with_bar(split, text, encode(text.blocks(), chosen))
-                splits[split] = record = write_split(temporary, split, blocks, chosen is None)
-                _count_dropped(split, text, record)
-                say(_summary(split, record))
+                record = write_split(temporary, split, blocks, chosen is None)
+                record["dropped"] = Counter(getattr(text, "dropped", {})) + record["dropped"]
+                splits[split] = record
+                say(_summary(split, **record))
         corpus = {"name": texts[training].name, **(about or {}), "splits": splits}
         (temporary / "corpus.json").write_text(json.dumps(corpus, indent=2) + "\n")
 
@@ -150,19 +151,13 @@ def _with_bar(split: str, text: Text, blocks: Iterable[Encoded]) -> Iterator[Enc
             bar.update(len(block.lengths[0]) + block.dropped.total())
 
 
-def _count_dropped(split: str, text: Text, record: dict[str, Any]) -> None:
-    """Add to a record what was dropped when the text was read; empty lines come first."""
-    counts = Counter(getattr(text, "dropped", {})) + record["dropped"]
-    empty = {"empty line": counts.pop("empty line")} if "empty line" in counts else {}
-    record["dropped"] = empty | counts
-    if not record["pairs"]:
-        raise ValueError(f"{split}: every pair was dropped: {record['dropped']}")
-
-
-def _summary(split: str, counts: Mapping[str, Any]) -> str:
-    line = f"{split}: {counts['pairs']:,} pairs, {counts['src_tokens']:,} source tokens"
-    line += f", {counts['tgt_tokens']:,} target tokens"
-    reasons = "; ".join(f"{n:,} {reason}" for reason, n in counts["dropped"].items())
+def _summary(
+    split: str, pairs: int, src_tokens: int, tgt_tokens: int, dropped: Mapping[str, int]
+) -> str:
+    if not pairs:
+        raise ValueError(f"{split}: every pair was dropped: {dropped}")
+    line = f"{split}: {pairs:,} pairs, {src_tokens:,} source tokens, {tgt_tokens:,} target tokens"
+    reasons = "; ".join(f"{n:,} {reason}" for reason, n in dropped.items())
     return f"{line}; dropped: {reasons}" if reasons else line
 
 
@@ -173,13 +168,13 @@ class Encoded:
     Attributes:
         ids: for both sides, the ids of all sentences that stay, one after the other.
         lengths: for both sides, the number of ids of every sentence.
-        text: for both sides, the sentences; empty where the text is not kept.
+        text: the pairs themselves, where the text is kept.
         dropped: number of pairs that were left out, by reason.
     """
 
     ids: list[np.ndarray]
     lengths: list[np.ndarray]
-    text: list[list[str]]
+    text: list[tuple[str, str]]
     dropped: Counter[str]
 
 
@@ -190,26 +185,21 @@ def encode_block(
     src_vocab, tgt_vocab = vocabularies
     dropped: Counter[str] = Counter()
     kept: list[IdPair] = []
-    text: list[list[str]] = [[], []]
+    text = []
     for source, target in pairs:
+        pair = src_vocab.encode(source, eos=True), tgt_vocab.encode(target, bos=True, eos=True)
         if not (source and target):
             dropped["empty line"] += 1
-            continue
-        pair = src_vocab.encode(source, eos=True), tgt_vocab.encode(target, bos=True, eos=True)
-        if reason := length_filter.reason(pair) if length_filter else None:
+        elif reason := length_filter.reason(pair) if length_filter else None:
             dropped[reason] += 1
-            continue
-        kept.append(pair)
-        if length_filter is None:
-            text[0].append(source)
-            text[1].append(target)
+        else:
+            kept.append(pair)
+            if length_filter is None:
+                text.append((source, target))
     sides = [[pair[side] for pair in kept] for side in (0, 1)]
     lengths = [np.array([len(ids) for ids in side], dtype=np.int64) for side in sides]
     ids = [np.array([id for ids in side for id in ids], dtype=np.int32) for side in sides]
     return Encoded(ids, lengths, text, dropped)
-
-
-Encode = Callable[[Iterable[Pairs], LengthFilter | None], Iterator[Encoded]]
 
 
 @contextmanager
@@ -262,12 +252,12 @@ def _ctrl_c_later() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_worker: dict[str, Sequence[Vocab]] = {}  # of a process that encodes: its vocabularies
+_vocabularies: list[Vocab] = []  # of a process that encodes
 
 
 def _start_worker(models: Sequence[bytes]) -> None:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
-    _worker["vocabularies"] = [Vocab.from_bytes(model) for model in models]
+    _vocabularies.extend(map(Vocab.from_bytes, models))
 
 
 def _leave_with_parent() -> None:
@@ -278,7 +268,7 @@ def _leave_with_parent() -> None:
 
 
 def _work(chosen: LengthFilter | None, block: Pairs) -> Encoded:
-    return encode_block(_worker["vocabularies"], chosen, block)
+    return encode_block(_vocabularies, chosen, block)
 
 
 class GrowingArray:
@@ -288,9 +278,7 @@ class GrowingArray:
     """
 
     def __init__(self, path: Path, dtype: type) -> None:
-        self._file = path.open("wb")
-        self._dtype = np.dtype(dtype)
-        self.size = 0
+        self._file, self._dtype, self.size = path.open("wb"), np.dtype(dtype), 0
         self._write_head()
 
     def _write_head(self) -> None:
@@ -331,8 +319,8 @@ def write_split(
             for i in (0, 1):
                 ends[i].append(ids[i].size + np.cumsum(block.lengths[i]))
                 ids[i].append(block.ids[i])
-                if keep_text:
-                    text[i].writelines(f"{sentence}\n" for sentence in block.text[i])
+            for i, file in enumerate(text):
+                file.writelines(f"{pair[i]}\n" for pair in block.text)
             n_pairs += len(block.lengths[0])
             dropped += block.dropped
     counts = {f"{side}_tokens": array.size for side, array in zip(SIDES, ids, strict=True)}

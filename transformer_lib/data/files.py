@@ -67,9 +67,7 @@ def write_folder(
     """Write a folder as a whole, or leave everything as it was.
 
     Args:
-        folder: its final path.
         fill: writes the files into the folder it is given.
-        kind: recorded in the manifest.
         replace: allow replacing an earlier folder of the same kind that holds nothing else.
 
     Raises:
@@ -109,8 +107,7 @@ def check_free(folder: str | Path, kind: Kind, *, replace: bool = False) -> Mani
     """Raise if the path may not be written, and return the manifest of what will be replaced.
 
     Args:
-        kind: of the folder to be written. Only a folder of the same kind is replaced, so a
-            checkpoint is replaced by nothing but a checkpoint.
+        kind: of the folder to be written; a checkpoint is replaced by nothing but a checkpoint.
         replace: allow replacing a folder at all.
 
     Raises:
@@ -120,10 +117,9 @@ def check_free(folder: str | Path, kind: Kind, *, replace: bool = False) -> Mani
     folder = Path(folder)
     if not folder.exists() or _is_empty(folder):
         return None
-    try:
+    manifest = None
+    with contextlib.suppress(CheckpointError):
         manifest = _read_manifest(folder)
-    except CheckpointError:
-        manifest = None
     if manifest is None:
         raise FileExistsError(f"{folder} exists and is not one of ours: choose another name")
     if manifest.kind != kind:
@@ -193,9 +189,8 @@ def check_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
 
 
 def contents_sha256(folder: str | Path) -> str:
-    """Return one hash for all files of a folder. It does not depend on the manifest's version."""
-    manifest = _read_manifest(Path(folder))
-    files = json.dumps(manifest.files if manifest else {}, indent=2) + "\n"
+    """Return one hash for all files of a whole folder, whatever its manifest's version."""
+    files = json.dumps(_read_manifest(Path(folder)).files, indent=2) + "\n"
     return hashlib.sha256(files.encode()).hexdigest()
 
 
@@ -210,12 +205,10 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
 
     One that has lost its manifest is included: whoever asks for the newest has to hear of it.
     """
-    checkpoints = [
-        path
-        for path in Path(folder).glob("step-*")
-        if path.name.removeprefix("step-").isdecimal() and path.is_dir() and not _is_empty(path)
-    ]
-    return sorted(checkpoints, key=lambda path: int(path.name.removeprefix("step-")))
+    steps = {path: path.name.removeprefix("step-") for path in Path(folder).glob("step-*")}
+    steps = {path: int(step) for path, step in steps.items() if step.isdecimal()}
+    checkpoints = [path for path in steps if path.is_dir() and not _is_empty(path)]
+    return sorted(checkpoints, key=steps.get)
 
 
 def set_aside(checkpoint: Path) -> Path:
@@ -294,17 +287,12 @@ def plain(value: Any) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """Return a JSON text that every reader understands."""
+    """Return a JSON text that every reader understands: see `plain`."""
     return json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _read_manifest(folder: Path) -> Manifest | None:
-    """Read the manifest of a folder; None if there is none.
-
-    Raises:
-        CheckpointError: it is not a list of files.
-        OSError: it cannot be read now.
-    """
+    """Read the manifest of a folder; None if there is none. CheckpointError if it is damaged."""
     path = folder / MANIFEST
     if not _is_file(path):
         return None
@@ -373,8 +361,7 @@ def _flush(path: Path) -> None:
     number = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)  # and flushes no read-only file
     try:
         os.fsync(number)
-    except OSError as error:
-        # Some file systems flush no folder, which is no fault of what was written.
+    except OSError as error:  # some file systems flush no folder, and have written all the same
         if not (is_folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):
             raise
     finally:

@@ -32,14 +32,8 @@ __all__ = [
 ]
 
 LANGUAGES = ("de", "en", "fr", "cs")
-SPLITS = (
-    "train",
-    "val",
-    "test_2016_flickr",
-    "test_2017_flickr",
-    "test_2017_mscoco",
-    "test_2018_flickr",
-)
+TESTS = ("test_2016_flickr", "test_2017_flickr", "test_2017_mscoco", "test_2018_flickr")
+SPLITS = ("train", "val", *TESTS)
 MULTI30K_URL = (
     "https://raw.githubusercontent.com/multi30k/dataset/"
     "a3d2e0d26b56f3846f66a952536ffed4e401d05a/data/task1/raw"
@@ -101,8 +95,7 @@ def multi30k(
 
     Args:
         split: one of `SPLITS`.
-        source: one of `LANGUAGES`.
-        target: another one.
+        source, target: two of `LANGUAGES`.
         folder: where the files are; `multi30k_folder()` when not given.
 
     Raises:
@@ -110,8 +103,7 @@ def multi30k(
         ValueError: no such split or language, or a file that is not the published one.
     """
     paths = _paths(split, source, target, folder)
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
+    if missing := [path for path in paths if not path.is_file()]:
         names = " and ".join(path.name for path in missing)
         raise MissingDataError(
             "Multi30k is not here: run `make data` or `transformer-lib fetch` (in Python: "
@@ -145,7 +137,7 @@ def _paths(split: str, source: str, target: str, folder: str | Path | None) -> t
         if f"{split}.{language}" not in MULTI30K_SHA256:
             known = [name for name in LANGUAGES if f"{split}.{name}" in MULTI30K_SHA256]
             raise ValueError(f"{split} has no {language!r}; it has {', '.join(known)}")
-    folder = Path(folder) if folder is not None else multi30k_folder()
+    folder = Path(folder or multi30k_folder())
     return folder / f"{split}.{source}.gz", folder / f"{split}.{target}.gz"
 
 
@@ -167,7 +159,7 @@ def fetch_multi30k(
     time_limit: float = 600.0,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Fetch Multi30k by file from the data set's repository, pinned to one commit.
+    """Fetch Multi30k by file from the data set's repository, and return the folder.
 
     Files that are there and right are left alone, so an interrupted run is simply run again.
 
@@ -176,43 +168,34 @@ def fetch_multi30k(
         languages: some of `LANGUAGES`; what a split does not have is left out.
         splits: some of `SPLITS`.
         base_url: where the files are; the tests put their own server here.
-        timeout: most seconds without an answer.
-        time_limit: most seconds for one file.
+        timeout, time_limit: most seconds without an answer, and for one file.
         say: receives one line of progress for each file.
-
-    Returns:
-        The folder.
 
     Raises:
         DownloadError: a file could not be fetched or written; the message says what to do.
         ValueError: no such split or language, or no split in these languages.
     """
     _check_names(splits, languages)
-    folder = Path(folder) if folder is not None else multi30k_folder()
+    folder = Path(folder or multi30k_folder())
     pairs = [f"{split}.{language}" for split in splits for language in languages]
     names = [name for name in pairs if name in MULTI30K_SHA256]
     if not names:
         raise ValueError(f"Multi30k has no {', '.join(pairs) or 'file for an empty list'}")
     for i, name in enumerate(names, start=1):
-        path = folder / f"{name}.gz"
-        url, sha256 = f"{base_url}/{path.name}", MULTI30K_SHA256[name]
-        fetched = _fetch_file(url, path, sha256, timeout, time_limit)
-        say(f"[{i}/{len(names)}] {path.name}: {'fetched' if fetched else 'already there'}")
+        path, sha256, status = folder / f"{name}.gz", MULTI30K_SHA256[name], "already there"
+        if not (path.is_file() and file_sha256(path) == sha256):
+            _fetch_file(f"{base_url}/{path.name}", path, sha256, timeout, time_limit)
+            status = "fetched"
+        say(f"[{i}/{len(names)}] {path.name}: {status}")
     return folder
 
 
-def _fetch_file(url: str, path: Path, sha256: str, timeout: float, time_limit: float) -> bool:
-    """Fetch a file unless it is there; `pooch` keeps what came only if its sum is right.
-
-    Returns:
-        False if it was there and right.
+def _fetch_file(url: str, path: Path, sha256: str, timeout: float, time_limit: float) -> None:
+    """Fetch a file; what was there is replaced only if all came and its sum is right.
 
     Raises:
-        DownloadError: the file did not come whole, or cannot be written. What was there before is
-            still there.
+        DownloadError: the file did not come whole, or cannot be written.
     """
-    if path.is_file() and file_sha256(path) == sha256:
-        return False
     import pooch
 
     def download(url: str, output_file: str, _: object) -> None:
@@ -232,7 +215,6 @@ def _fetch_file(url: str, path: Path, sha256: str, timeout: float, time_limit: f
         pooch.retrieve(url, sha256, path.name, path.parent, downloader=download)
     except OSError as error:
         raise DownloadError(f"cannot write {path}: {error.strerror or error}") from error
-    return True
 
 
 def _read(url: str, timeout: float, time_limit: float) -> tuple[bytes, str]:

@@ -31,10 +31,7 @@ BLOCK_PAIRS = 2**10  # pairs that stay together on disk, so that a read is long 
 
 
 class Prepared:
-    """A prepared corpus that is open for reading.
-
-    Args:
-        folder: where `prepare` wrote it.
+    """A folder that `prepare` wrote, open for reading.
 
     Raises:
         FileNotFoundError: it is not a prepared folder.
@@ -55,12 +52,9 @@ class Prepared:
         return list(self.about["splits"])
 
     def pairs(self, split: str) -> IdPairs:
-        """Open the ids of a split.
-
-        Raises:
-            ValueError: there is no such split.
-        """
-        self._check(split)
+        """Open the ids of a split; ValueError if there is no such split."""
+        if split not in self.splits:
+            raise ValueError(f"no split {split!r} here; there are {', '.join(self.splits)}")
         return IdPairs(self.folder, split)
 
     def text(self, split: str) -> ParallelText:
@@ -69,23 +63,14 @@ class Prepared:
         Only ids are kept of the training split. They are decoded, without what the vocabulary
         does not know.
         """
-        self._check(split)
+        pairs = self.pairs(split)
         if split == self.splits[0]:
-            return self._text_of_ids(split)
-        sides = (self.folder / f"{split}.{side}.txt" for side in ("src", "tgt"))
-        source, target = (tuple(path.read_text("utf-8").split("\n")[:-1]) for path in sides)
-        return ParallelText(source, target, f"{self.about['name']} {split}")
-
-    def _text_of_ids(self, split: str) -> ParallelText:
-        decoded = (
-            (self.src_vocab.decode(src), self.tgt_vocab.decode(tgt))
-            for src, tgt in self.pairs(split)
-        )
-        return ParallelText(*zip(*decoded, strict=True), f"{self.about['name']} {split}")
-
-    def _check(self, split: str) -> None:
-        if split not in self.splits:
-            raise ValueError(f"no split {split!r} here; there are {', '.join(self.splits)}")
+            sources, targets = zip(*pairs, strict=True)
+            sides = map(self.src_vocab.decode, sources), map(self.tgt_vocab.decode, targets)
+        else:
+            paths = (self.folder / f"{split}.{side}.txt" for side in SIDES)
+            sides = (path.read_text("utf-8").split("\n")[:-1] for path in paths)
+        return ParallelText(*map(tuple, sides), f"{self.about['name']} {split}")
 
 
 def count_shards(n_pairs: int, size: int = SHARD_PAIRS) -> int:
@@ -108,7 +93,6 @@ def shards(
     pair.
 
     Args:
-        n_pairs: number of pairs in the corpus.
         size: most pairs of a shard, approximately: blocks are not split.
         block: number of consecutive pairs that stay together.
 
@@ -127,12 +111,7 @@ def shards(
 
 
 class IdPairs(Sequence[IdPair]):
-    """Sentence pairs as ids that stay on disk until they are read.
-
-    Args:
-        folder: a prepared folder.
-        split: name of the split.
-    """
+    """The pairs of a split as ids, which stay on disk until they are read."""
 
     def __init__(self, folder: str | Path, split: str) -> None:
         self._ids, self._ends = {}, {}
@@ -155,11 +134,9 @@ class IdPairs(Sequence[IdPair]):
     def __getitem__(self, i: int) -> IdPair:
         if not 0 <= i < len(self):
             raise IndexError(f"no pair {i}: there are {len(self)}")
-        return self._side("src", i), self._side("tgt", i)
-
-    def _side(self, side: str, i: int) -> list[int]:
-        start, end = self._ends[side][i : i + 2]
-        return self._ids[side][start:end].tolist()
+        spans = {side: slice(*self._ends[side][i : i + 2]) for side in SIDES}
+        src, tgt = (self._ids[side][span].tolist() for side, span in spans.items())
+        return src, tgt
 
     def _lengths(self, blocks: Sequence[range]) -> np.ndarray:
         """Return the number of source and of target tokens of every pair (2, pairs)."""
@@ -187,8 +164,7 @@ class IdPairs(Sequence[IdPair]):
     def batches(self, max_tokens: int, *, start: int = 0, **draw: int) -> Iterator[Batch]:
         """Yield all pairs once, in batches as `epoch_batches` gives them.
 
-        A corpus of more than `SHARD_PAIRS` pairs is shuffled shard by shard, see `shards`, so that
-        memory does not grow with it; a smaller one is one shard.
+        A corpus of more than `SHARD_PAIRS` pairs is shuffled shard by shard, see `shards`.
 
         Args:
             start: number of batches to skip.

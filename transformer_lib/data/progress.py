@@ -9,7 +9,7 @@ __all__ = ["progress_bar"]
 
 
 class _NoBar:
-    """Stand in for a bar of tqdm and show nothing but messages."""
+    """Stand-in for a bar of tqdm that shows nothing but messages."""
 
     write = staticmethod(print)
 
@@ -38,10 +38,8 @@ def progress_bar(
 
     Args:
         what: text before the bar.
-        total: how many units there are, if that is known.
-        done: how many of them were done before.
+        done: how many of the `total` units were done before.
         delay: seconds before the bar appears at all.
-        quiet: show nothing.
     """
     try:
         from tqdm import tqdm

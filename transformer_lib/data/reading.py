@@ -63,11 +63,7 @@ def blame_file(path: str | Path, fault: str = "cannot be used") -> Iterator[None
 
 
 def read_json(path: str | Path, kinds: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
-    """Read a JSON object that has at least these entries, each of its kind.
-
-    Raises:
-        CheckpointError: it is something else.
-    """
+    """Read a JSON object with at least these entries, each of its kind, or CheckpointError."""
     with blame_file(path):
         record = json.loads(Path(path).read_text("utf-8"))
         if not isinstance(record, dict):
@@ -83,11 +79,7 @@ def read_json(path: str | Path, kinds: Mapping[str, type | tuple[type, ...]]) ->
 
 
 def read_config(path: str | Path) -> ModelConfig:
-    """Read the sizes of a model.
-
-    Raises:
-        CheckpointError: entries are missing or unknown, or make no model; all of them are listed.
-    """
+    """Read the sizes of a model; a CheckpointError lists all entries that are wrong."""
     record, known = read_json(path, {}), {field.name for field in fields(ModelConfig)}
     with blame_file(path):
         # Before this entry existed, all embeddings were one matrix where the sizes agreed.
@@ -100,21 +92,13 @@ def read_config(path: str | Path) -> ModelConfig:
 
 
 def load_state(path: str | Path) -> dict[str, Any]:
-    """Load tensors and plain values, and refuse a file that holds anything callable.
-
-    Raises:
-        CheckpointError: the file is damaged, or would run code.
-    """
+    """Load tensors and plain values; CheckpointError if the file is damaged or would run code."""
     with blame_file(path, "is damaged or holds more than tensors"):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_vocab(path: str | Path) -> Vocab:
-    """Load a vocabulary that starts with our special tokens.
-
-    Raises:
-        CheckpointError: it is none.
-    """
+    """Load a vocabulary that starts with our special tokens; CheckpointError if it is none."""
     with blame_file(path):
         vocab = Vocab.load(path)
         first = tuple(vocab.id_to_token(i) for i in range(min(len(vocab), len(SPECIALS))))
@@ -128,11 +112,7 @@ def load_vocab(path: str | Path) -> Vocab:
 
 
 def load_sentences(stem: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Map the ids of all sentences, one after the other, and the positions where each ends.
-
-    Raises:
-        CheckpointError: they are no such arrays.
-    """
+    """Map the ids of all sentences, one after the other, and the positions where each ends."""
     paths = [Path(f"{stem}.{kind}.npy") for kind in ("ids", "ends")]
     arrays = []
     for path in paths:
@@ -160,7 +140,7 @@ def load_weights(config: ModelConfig, path: str | Path) -> Transformer:
 
     with blame_file(path):
         with safe_open(path, framework="pt") as file:
-            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            parts = {name: file.get_slice(name) for name in sorted(file.keys())}
             found = {name: (part.get_shape(), part.get_dtype()) for name, part in parts.items()}
         if config.n_layers > len(found):  # even without memory, each layer takes time to make
             raise ValueError(f"n_layers={config.n_layers}, but there are {len(found)} tensors")
@@ -186,10 +166,9 @@ def _differences(expected: dict[str, list[int]], found: dict[str, tuple[list[int
 
 
 def check_ids(batch: Batch, config: ModelConfig) -> Batch:
-    """Return the batch if all its ids have a row in the embedding.
+    """Return the batch if all its ids have a row in the embedding, or raise ValueError.
 
-    Raises:
-        ValueError: an id is out of range. On a GPU the lookup would end the process instead.
+    On a GPU, looking up an id that is out of range would end the process.
     """
     sizes = config.src_vocab_size, config.tgt_vocab_size
     for ids, size, side in zip(batch, sizes, ("source", "target"), strict=True):

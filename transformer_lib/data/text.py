@@ -14,22 +14,13 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from io import BufferedIOBase
 from itertools import chain, zip_longest
 from pathlib import Path
 
 from transformer_lib.data.progress import progress_bar
 from transformer_lib.vocab import normalize_text
 
-__all__ = [
-    "ConcatenatedText",
-    "Block",
-    "PairFiles",
-    "ParallelText",
-    "Text",
-    "read_lines",
-    "read_pairs",
-]
+__all__ = ["ConcatenatedText", "PairFiles", "ParallelText", "Text", "read_lines", "read_pairs"]
 
 MAX_TEXT_BYTES = 2**30  # of one file read at once, unpacked: a gzip file of 1 MB can hold 1 GB
 MAX_LINE_BYTES = 2**24  # of one line: what is longer is no sentence, and would fill the memory
@@ -37,20 +28,16 @@ BLOCK_PAIRS = 4096  # pairs that are encoded together
 BLOCK_BYTES = 2**22  # and most bytes of them, about: long lines make smaller blocks
 
 
-def raw_lines(path: str | Path, max_bytes: int | None = None) -> Iterator[bytes]:
+def raw_lines(path: str | Path, max_bytes: int = sys.maxsize) -> Iterator[bytes]:
     """Yield the lines of a file (`.gz`: unpacked) as bytes, without the line feed that ends each.
-
-    Args:
-        max_bytes: most bytes of the whole text; unlimited when None.
 
     Raises:
         ValueError: a broken gzip file, a line over 16 MiB, or more than `max_bytes` bytes.
         OSError: the file cannot be opened.
     """
-    left = sys.maxsize if max_bytes is None else max_bytes
-    number = 0
+    left, number = max_bytes, 0
     try:
-        with _open(Path(path)) as file:
+        with (gzip.open if Path(path).suffix == ".gz" else open)(path, "rb") as file:
             while line := file.readline(min(MAX_LINE_BYTES, left) + 1):
                 number += 1
                 left -= len(line)
@@ -67,10 +54,6 @@ def raw_lines(path: str | Path, max_bytes: int | None = None) -> Iterator[bytes]
         raise ValueError(f"{path} is not a whole gzip file: {error}") from error
 
 
-def _open(path: Path) -> BufferedIOBase:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-
-
 def read_lines(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> list[str]:
     """Read the lines of a UTF-8 text file (`.gz`: unpacked first), each normalized.
 
@@ -83,13 +66,13 @@ def read_lines(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> list[str
         OSError: the file cannot be opened.
     """
     lines = enumerate(raw_lines(path, max_bytes), start=1)
-    return [normalize_text(decode_line(line, path, number)) for number, line in lines]
+    return [_decode(line, path, number) for number, line in lines]
 
 
-def decode_line(line: bytes, path: str | Path, number: int) -> str:
-    """Decode a line; ValueError with file, line and byte where it is not UTF-8."""
+def _decode(line: bytes, path: str | Path, number: int) -> str:
+    """Decode and normalize a line; ValueError with file, line and byte if it is not UTF-8."""
     try:
-        return line.decode("utf-8")
+        return normalize_text(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}, line {number}, byte {error.start + 1}: 0x{line[error.start]:02x} is not "
@@ -121,18 +104,16 @@ class ParallelText:
             )
 
     def __len__(self) -> int:
-        """Number of pairs."""
         return len(self.source)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Yield the pairs (source, target) in order."""
         return zip(self.source, self.target, strict=True)
 
-    def blocks(self, size: int = BLOCK_PAIRS) -> Iterator[ParallelText]:
+    def blocks(self) -> Iterator[Sequence[tuple[str, str]]]:
         """Yield the pairs in order, some thousand at a time."""
-        for start in range(0, len(self), size):
-            sides = (side[start : start + size] for side in (self.source, self.target))
-            yield ParallelText(*sides, self.name)
+        pairs = list(self)
+        for start in range(0, len(pairs), BLOCK_PAIRS):
+            yield pairs[start : start + BLOCK_PAIRS]
 
 
 def read_pairs(
@@ -162,74 +143,63 @@ def read_pairs(
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive pairs of lines as they are in two files.
+    """Consecutive pairs of lines of two files.
 
     Attributes:
         first: number of the first line, from 1.
-        source, target: the lines, the same number of each.
-        paths: the files they are from.
+        lines: the pairs as they are in the files.
     """
 
     first: int
-    source: list[bytes]
-    target: list[bytes]
+    lines: list[tuple[bytes, bytes]]
     paths: tuple[Path, Path]
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.lines)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Yield the pairs of normalized sentences, empty ones too.
-
-        Raises:
-            ValueError: a line is not UTF-8.
-        """
+        """Yield the pairs of normalized sentences, empty ones too; ValueError if not UTF-8."""
         return self.pairs(range(self.first, self.first + len(self)))
 
     def pairs(self, chosen: Container[int]) -> Iterator[tuple[str, str]]:
         """Yield only the pairs of the lines with these numbers."""
-        for number, pair in enumerate(zip(self.source, self.target, strict=True), self.first):
+        for number, pair in enumerate(self.lines, self.first):
             if number in chosen:
-                source, target = map(decode_line, pair, self.paths, (number, number))
-                yield normalize_text(source), normalize_text(target)
+                source, target = map(_decode, pair, self.paths, (number, number))
+                yield source, target
 
     def check(self) -> None:
         """Raise ValueError with file, line and byte if anything is not UTF-8."""
         try:
-            for lines in (self.source, self.target):
-                b"\n".join(lines).decode("utf-8")  # much faster than line by line
+            b"\n".join(chain(*self.lines)).decode("utf-8")  # much faster than line by line
         except UnicodeDecodeError:
             list(self)  # names the line
 
 
-def _read_blocks(paths: tuple[Path, Path], max_bytes: int | None = None) -> Iterator[Block]:
+def _read_blocks(paths: tuple[Path, Path], max_bytes: int = sys.maxsize) -> Iterator[Block]:
     """Yield all pairs of lines of two files in order, some thousand at a time.
 
     Raises:
         ValueError: the files differ in their number of lines, or what `raw_lines` raises.
     """
-    first, size = 1, 0
-    source: list[bytes] = []
-    target: list[bytes] = []
+    first, size, block = 1, 0, []
     lines = zip_longest(*(raw_lines(path, max_bytes) for path in paths))
     for pair in lines:
         if None in pair:
-            shorter = first - 1 + len(source)
+            shorter = first - 1 + len(block)
             longer = shorter + 1 + sum(1 for _ in lines)
             counts = [shorter if line is None else longer for line in pair]
             raise ValueError(
                 f"{paths[0]} has {counts[0]} lines, but {paths[1]} has {counts[1]}; "
                 "line i of one must be the translation of line i of the other"
             )
-        source.append(pair[0])
-        target.append(pair[1])
-        size += len(pair[0]) + len(pair[1])
-        if len(source) == BLOCK_PAIRS or size > BLOCK_BYTES:
-            yield Block(first, source, target, paths)
-            first += len(source)
-            source, target, size = [], [], 0
-    if source:
-        yield Block(first, source, target, paths)
+        block.append(pair)
+        size += sum(map(len, pair))
+        if len(block) == BLOCK_PAIRS or size > BLOCK_BYTES:
+            yield Block(first, block, paths)
+            first, size, block = first + len(block), 0, []
+    if block:
+        yield Block(first, block, paths)
 
 
 class PairFiles:
@@ -254,11 +224,7 @@ class PairFiles:
         return _read_blocks(self.paths)
 
     def __len__(self) -> int:
-        """Return the number of pairs of lines; the first call reads and checks the files.
-
-        Raises:
-            ValueError: what is wrong with the files, before any work is done.
-        """
+        """Return the number of pairs of lines. The first call checks both files (ValueError)."""
         return self._count
 
     @cached_property

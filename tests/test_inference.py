@@ -118,45 +118,28 @@ def test_no_mode_is_changed_also_after_an_error(model, kind, monkeypatch):
 LAYER = "decoder.layers.1"
 
 
-class Adapted(nn.Linear):
-    """An adapter replaces a projection like this."""
-
-
-class MyAttention(MultiHeadAttention):
-    pass
-
-
-class MyLayer(DecoderLayer):
-    pass
-
-
-class MyStack(Encoder):
-    pass
-
-
-class MyEmbedding(TokenEmbedding):
-    pass
-
-
-class Mine(Transformer):
-    pass
-
-
-class MonteCarlo(nn.Dropout):
-    """Dropout that works in evaluation, too."""
+def mine(kind):
+    """A class of the user's own: an adapter, say, or dropout that works in evaluation, too."""
+    return type(f"My{kind.__name__}", (kind,), {})
 
 
 SMALL = ModelConfig.tiny(30, d_model=16, n_layers=2)
-PROJECTIONS = ("query", "key", "value", "output")
+LINEARS = {
+    "self_attention": ("query", "key", "value", "output"),
+    "feed_forward": ("expand", "contract"),
+}
 OTHERS = [
-    *((f"{LAYER}.self_attention.{name}", Adapted) for name in PROJECTIONS),
-    *((f"{LAYER}.cross_attention.{name}", Adapted) for name in ("query", "output")),
-    *((f"encoder.layers.0.self_attention.{name}", Adapted) for name in PROJECTIONS),
-    *((f"encoder.layers.0.feed_forward.{name}", Adapted) for name in ("expand", "contract")),
-    *((f"{LAYER}.feed_forward.{name}", Adapted) for name in ("expand", "contract")),
-    (f"{LAYER}.self_attention", MyAttention),
-    (f"{LAYER}.cross_attention", MyAttention),
-    ("encoder.layers.0.self_attention", MyAttention),
+    *(
+        (f"{layer}.{sublayer}.{name}", mine(nn.Linear))
+        for layer in (LAYER, "encoder.layers.0")
+        for sublayer, names in LINEARS.items()
+        for name in names
+    ),
+    (f"{LAYER}.cross_attention.query", mine(nn.Linear)),
+    (f"{LAYER}.cross_attention.output", mine(nn.Linear)),
+    (f"{LAYER}.self_attention", mine(MultiHeadAttention)),
+    (f"{LAYER}.cross_attention", mine(MultiHeadAttention)),
+    ("encoder.layers.0.self_attention", mine(MultiHeadAttention)),
     (f"{LAYER}.feed_forward", lambda *_: nn.Sequential()),
     (f"{LAYER}.feed_forward", nn.Linear),
     (f"{LAYER}.residuals.0.dropout", lambda *_: nn.AlphaDropout(0.5)),
@@ -166,11 +149,11 @@ OTHERS = [
     (f"{LAYER}.residuals.2.norm", lambda *_: nn.RMSNorm(16)),
     (f"{LAYER}.residuals.2.norm", nn.Linear),
     (f"{LAYER}.self_attention.key.bias", lambda *_: None),
-    (LAYER, lambda *_: MyLayer(SMALL)),
-    ("encoder", lambda *_: MyStack(SMALL)),
-    ("src_embedding", lambda *_: MyEmbedding(30, 16)),
+    (LAYER, lambda *_: mine(DecoderLayer)(SMALL)),
+    ("encoder", lambda *_: mine(Encoder)(SMALL)),
+    ("src_embedding", lambda *_: mine(TokenEmbedding)(30, 16)),
     ("dropout", lambda *_: nn.Tanh()),
-    ("dropout", lambda *_: MonteCarlo(0.1)),
+    ("dropout", lambda *_: mine(nn.Dropout)(0.1)),
 ]
 
 
@@ -188,7 +171,7 @@ def test_a_model_with_a_part_of_its_own_is_decoded_through_its_methods(part, mak
 
 
 def test_another_class_of_model_is_decoded_through_its_methods():
-    model = Mine(SMALL)
+    model = mine(Transformer)(SMALL)
     assert type(decoder_for(model)) is PlainDecoder and greedy_decode(model, SRC, extra=1)
 
 

@@ -27,7 +27,8 @@ class FastDropout(nn.Dropout):
         bits = torch.empty(-(-n // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
         draws = bits.view(torch.int16)[:n].view(x.shape)  # -32768 … 32767, all equally likely
         keep = draws >= n_dropped - LEVELS // 2
-        return x * (keep.to(x.dtype) * (LEVELS / (LEVELS - n_dropped)))
+        wide = torch.promote_types(x.dtype, torch.float32)  # multiplied in 32 bits it is faster
+        return x * (keep * x.new_tensor(LEVELS / (LEVELS - n_dropped), dtype=wide)).to(x.dtype)
 
 
 def use_fast_dropout(model: nn.Module) -> None:

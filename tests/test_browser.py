@@ -22,7 +22,7 @@ FLAGS = (
     "--disable-component-update --disable-sync"
 )
 SETTINGS = {
-    # Every cell is in the page, also those that are scrolled out of sight.
+    # Cells that are scrolled out of sight are in the page, too.
     "notebook-extension/tracker": '{"windowingMode": "none"}',
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
 }
@@ -42,14 +42,10 @@ def lab(tmp_path):
         file = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True)
         file.write_text(text, "utf-8")
-    folders = {"JUPYTERLAB_SETTINGS_DIR": tmp_path / "settings"}
-    for name in ("CONFIG", "DATA", "RUNTIME"):
-        folders[f"JUPYTER_{name}_DIR"] = tmp_path / name.lower()
-    folders |= {
-        "JUPYTERLAB_WORKSPACES_DIR": tmp_path / "workspaces",
-        "IPYTHONDIR": tmp_path / "ipy",
-    }
-    environment = os.environ | {name: str(folder) for name, folder in folders.items()}
+    folders = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
+    folders |= {f"JUPYTER_{name}_DIR": name.lower() for name in ("CONFIG", "DATA", "RUNTIME")}
+    folders["IPYTHONDIR"] = "ipy"
+    environment = os.environ | {name: str(tmp_path / folder) for name, folder in folders.items()}
     environment.pop("MPLBACKEND", None)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -61,27 +57,22 @@ def lab(tmp_path):
         server = subprocess.Popen(command, cwd=work, env=environment, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_until(lambda: answers(f"{address}/api/status"), "JupyterLab", server)
+        wait_for(f"{address}/api/status", server)
         yield address
     finally:
         server.terminate()
         server.wait(30)
 
 
-def answers(url):
-    try:
-        with urllib.request.urlopen(url, timeout=5) as reply:
-            return reply.status == 200
-    except OSError:
-        return False
-
-
-def wait_until(condition, what, server, seconds=60):
+def wait_for(url, server, seconds=60):
     until = time.monotonic() + seconds
-    while not condition():
-        assert server.poll() is None, f"{what} ended with status {server.returncode}"
-        assert time.monotonic() < until, f"{what} did not answer within {seconds} s"
-        time.sleep(0.2)
+    while True:
+        try:
+            return urllib.request.urlopen(url, timeout=5).close()
+        except OSError:
+            assert server.poll() is None, f"JupyterLab ended with status {server.returncode}"
+            assert time.monotonic() < until, f"JupyterLab did not answer within {seconds} s"
+            time.sleep(0.2)
 
 
 @pytest.fixture
@@ -97,8 +88,7 @@ def page():
 @pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
 @pytest.mark.timeout(500)
 def test_a_reader_opens_a_notebook_and_runs_all_cells(lab, page):
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    cells = [cell for cell in cells if cell.cell_type == "code"]
+    cells = [c for c in nbformat.read(NOTEBOOK, as_version=4).cells if c.cell_type == "code"]
     pictures = sum("image/png" in output.get("data", {}) for c in cells for output in c.outputs)
     asked = []
     page.on("request", lambda request: asked.append(request.url))

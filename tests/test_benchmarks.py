@@ -134,7 +134,7 @@ def test_the_plain_loop_is_scored_as_ours_is(corpus, monkeypatch):
 
     def bleu(*texts, **options):
         counted.append((*texts, options))
-        return Score(7.0, "", "")
+        return Score(7.0, "")
 
     monkeypatch.setattr(quality, "bleu", bleu)
     assert quality.plain_bleu(theirs, corpus) == 7.0

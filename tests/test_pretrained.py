@@ -10,7 +10,7 @@ import pytest
 from transformer_lib import Translator
 from transformer_lib.data.multi30k import has_multi30k, multi30k
 from transformer_lib.translate.evaluation import evaluate_text
-from transformer_lib.translate.translator import find_pretrained, pretrained_folders
+from transformer_lib.translate.translator import find_pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["multi30k-de-en", "multi30k-en-de"]
@@ -49,10 +49,6 @@ def test_an_installed_package_holds_the_models(tmp_path):
 def test_an_unknown_name_lists_what_ships():
     with pytest.raises(FileNotFoundError, match=r"known: multi30k-de-en, multi30k-en-de"):
         find_pretrained("multi30k-fr-en")
-
-
-def test_the_package_is_looked_in_before_the_repository():
-    assert [folder.parent.name for folder in pretrained_folders()] == ["transformer_lib", "data"]
 
 
 @pytest.mark.skipif(not has_multi30k("test_2016_flickr"), reason="Multi30k is not here")

@@ -32,7 +32,6 @@ def test_bleu_is_sacrebleus(lowercase, tokenize):
     ours = bleu(HYPOTHESES, REFERENCES, lowercase=lowercase, tokenize=tokenize)
     theirs = sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES], lowercase=lowercase, tokenize=tokenize)
     assert ours.value == theirs.score
-    assert ours.detail == str(theirs)
     case = "lc" if lowercase else "mixed"
     version = sacrebleu.__version__
     assert (
@@ -47,7 +46,6 @@ def test_chrf_is_sacrebleus(lowercase, word_order):
     metric = sacrebleu.CHRF(lowercase=lowercase, word_order=word_order)
     theirs = metric.corpus_score(HYPOTHESES, [REFERENCES])
     assert ours.value == theirs.score
-    assert ours.detail == str(theirs)
     assert f"nw:{word_order}" in ours.signature
     assert f"case:{'lc' if lowercase else 'mixed'}" in ours.signature
 
@@ -139,4 +137,4 @@ def test_tokenised_text_is_warned_about_only_where_it_is_a_surprise(caplog):
 
 
 def test_a_score_is_printed_with_its_signature():
-    assert str(Score(41.0249, "nrefs:1|case:lc", "…")) == "41.02 (nrefs:1|case:lc)"
+    assert str(Score(41.0249, "nrefs:1|case:lc")) == "41.02 (nrefs:1|case:lc)"

@@ -204,11 +204,7 @@ def encode_block(
 
 @contextmanager
 def encoder(vocabularies: Sequence[Vocab], workers: int = 1) -> Iterator[Encode]:
-    """Provide a function that encodes blocks of pairs, with a filter, in their order.
-
-    Args:
-        workers: number of processes that encode; with 1 it is this one.
-    """
+    """Provide a function that encodes blocks of pairs in their order, on so many processes."""
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     if workers == 1:

@@ -92,10 +92,8 @@ def write_folder(
         if check_free(folder, kind, replace=replace) != before:
             raise FileExistsError(f"{folder} was replaced by another process meanwhile")
         _move_into_place(temporary, folder)
-    except (ValueError, FileExistsError):
-        raise
     except Exception as error:  # safetensors and torch have errors of their own for a full disk
-        if getattr(error, "filename", None):
+        if isinstance(error, ValueError | FileExistsError) or getattr(error, "filename", None):
             raise
         raise OSError(f"{folder} could not be written: {error}") from error
     finally:
@@ -106,9 +104,7 @@ def write_folder(
 def check_free(folder: str | Path, kind: Kind, *, replace: bool = False) -> Manifest | None:
     """Raise if the path may not be written, and return the manifest of what will be replaced.
 
-    Args:
-        kind: of the folder to be written; a checkpoint is replaced by nothing but a checkpoint.
-        replace: allow replacing a folder at all.
+    Only a folder of the same kind is replaced, so a checkpoint by nothing but a checkpoint.
 
     Raises:
         FileExistsError: the path is taken.
@@ -161,10 +157,7 @@ def _bring_back(aside: Path, folder: Path) -> None:
 
 
 def check_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
-    """Compare every file with the manifest.
-
-    Args:
-        names: files that have to be there.
+    """Compare every file with the manifest, in which these names must be.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -201,10 +194,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """List the folders `step-…`, oldest first, without checking them.
-
-    One that has lost its manifest is included: whoever asks for the newest has to hear of it.
-    """
+    """List the folders `step-…`, oldest first, unchecked: damaged ones must not go unnoticed."""
     steps = {path: path.name.removeprefix("step-") for path in Path(folder).glob("step-*")}
     steps = {path: int(step) for path, step in steps.items() if step.isdecimal()}
     checkpoints = [path for path in steps if path.is_dir() and not _is_empty(path)]
@@ -224,11 +214,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def sweep(folder: str | Path, name: str | None = None) -> None:
-    """Remove what killed writers left in a folder, and restore what they had moved aside.
-
-    Args:
-        name: of the file or folder they were writing; any when None.
-    """
+    """Remove what killed writers of `name` (None: any) left, and restore what they moved aside."""
     for path in Path(folder).glob(".*"):
         match = LEFTOVER.fullmatch(path.name)
         if match is None or name not in (None, match[4]) or not _is_gone(int(match[2]), match[3]):
@@ -249,10 +235,8 @@ def _is_gone(number: int, process: str) -> bool:
         return True
     try:
         os.kill(number, 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        pass
+    except (OSError, OverflowError) as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 
@@ -322,12 +306,9 @@ def _is_entry(name: str, entry: object) -> bool:
 
 def _infer_kind(names: Collection[str]) -> Kind:
     """Tell the kind of a folder from its files: old manifests do not state it."""
-    if "training.pt" in names:
-        return "checkpoint"
-    if "corpus.json" in names:
-        return "corpus"
-    model = {"config.json", "model.safetensors", "source.vocab"}
-    return "model" if model <= {*names} else "export"
+    if "training.pt" in names or "corpus.json" in names:
+        return "checkpoint" if "training.pt" in names else "corpus"
+    return "model" if {"config.json", "model.safetensors", "source.vocab"} <= {*names} else "export"
 
 
 def _is_file(path: Path) -> bool:

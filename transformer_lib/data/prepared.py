@@ -4,8 +4,7 @@ A prepared folder holds `corpus.json`, the two vocabularies, and for every split
 sentences, one after the other, with the positions where each ends. The text of the smaller splits
 is kept too, because scores compare with text that a person wrote, never with ids.
 
-The order of the pairs is drawn anew for every (seed, epoch). A corpus too large for one list of
-all pairs is shuffled shard by shard.
+The order of the pairs is drawn anew for every (seed, epoch), for large corpora shard by shard.
 """
 
 from __future__ import annotations
@@ -58,11 +57,7 @@ class Prepared:
         return IdPairs(self.folder, split)
 
     def text(self, split: str) -> ParallelText:
-        """Read all sentences of a split, in order.
-
-        Only ids are kept of the training split. They are decoded, without what the vocabulary
-        does not know.
-        """
+        """Read all sentences of a split. Those of the training split are decoded from its ids."""
         pairs = self.pairs(split)
         if split == self.splits[0]:
             sources, targets = zip(*pairs, strict=True)
@@ -89,8 +84,7 @@ def shards(
     """Split a corpus into shards of about equal size, each a mixture of blocks from everywhere.
 
     Every pair is in exactly one shard. Which blocks meet in a shard is drawn from (seed, epoch)
-    alone, so every process computes the same shards. Memory holds one number per block, not per
-    pair.
+    alone, so every process computes the same shards. Memory holds one number per block.
 
     Args:
         size: most pairs of a shard, approximately: blocks are not split.
@@ -122,8 +116,7 @@ class IdPairs(Sequence[IdPair]):
         self._release()
 
     def _release(self) -> None:
-        """Free the memory of what was read. The files stay those that were opened first, even if
-        the folder is prepared again during training."""
+        """Free the memory of what was read; the files stay open even if they are replaced."""
         if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
             for array in (*self._ids.values(), *self._ends.values()):
                 array.base.madvise(mmap.MADV_DONTNEED)
@@ -145,10 +138,7 @@ class IdPairs(Sequence[IdPair]):
 
     @property
     def lengths(self) -> list[tuple[int, int]]:
-        """Source and target length of every pair, in tokens, without reading the ids.
-
-        One list of all pairs: not for a corpus larger than the memory, see `longest`.
-        """
+        """Source and target length of every pair, in tokens: one list, not for huge corpora."""
         return _as_pairs(self._lengths([range(len(self))]))
 
     @property

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager
 from typing import Any
 
 __all__ = ["progress_bar"]
 
 
-class _NoBar:
+class _NoBar(AbstractContextManager):
     """Stand-in for a bar of tqdm that shows nothing but messages."""
 
     write = staticmethod(print)
 
-    def __enter__(self) -> _NoBar:
-        return self
-
     def __exit__(self, *_: object) -> None:
-        pass
+        """Do nothing."""
 
     def update(self, *_: object, **__: object) -> None:
         """Do nothing."""

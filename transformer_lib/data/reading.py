@@ -42,12 +42,7 @@ NO_MEMORY = ("cannot allocate memory", "can't allocate memory", "out of memory")
 
 @contextmanager
 def blame_file(path: str | Path, fault: str = "cannot be used") -> Iterator[None]:
-    """Blame the file for every error inside, except for those of the machine.
-
-    Raises:
-        CheckpointError: the file is missing, or unusable for the reason whose first line follows.
-        MemoryError: there was no room for it, which says nothing about the file.
-    """
+    """Blame the file for every error inside (CheckpointError), except for those of the machine."""
     try:
         yield
     except FileNotFoundError as error:
@@ -146,23 +141,18 @@ def load_weights(config: ModelConfig, path: str | Path) -> Transformer:
             raise ValueError(f"n_layers={config.n_layers}, but there are {len(found)} tensors")
         with torch.device("meta"):
             expected = {name: list(p.shape) for name, p in Transformer(config).named_parameters()}
-        if differences := _differences(expected, found):
+        differences = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+        for name, (shape, dtype) in found.items():
+            if name not in expected:
+                differences.append(f"{name} is unknown")
+            elif shape != expected[name] or dtype not in FLOATS:
+                difference = f"expected {expected[name]} of floats, found {shape} of {dtype}"
+                differences.append(f"{name}: {difference}")
+        if differences:
             raise ValueError(f"the weights do not fit config.json: {'; '.join(differences)}")
         model = Transformer(config)
         load_model(model, str(path))
     return model
-
-
-def _differences(expected: dict[str, list[int]], found: dict[str, tuple[list[int], str]]) -> list:
-    """List the names that are missing or unknown, and the tensors of another shape or kind."""
-    missing = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
-    unknown = [f"{name} is unknown" for name in sorted(found.keys() - expected.keys())]
-    wrong = [
-        f"{name}: expected {expected[name]} of floats, found {shape} of {dtype}"
-        for name, (shape, dtype) in sorted(found.items())
-        if name in expected and (shape != expected[name] or dtype not in FLOATS)
-    ]
-    return missing + unknown + wrong
 
 
 def check_ids(batch: Batch, config: ModelConfig) -> Batch:

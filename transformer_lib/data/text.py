@@ -29,12 +29,7 @@ BLOCK_BYTES = 2**22  # and most bytes of them, about: long lines make smaller bl
 
 
 def raw_lines(path: str | Path, max_bytes: int = sys.maxsize) -> Iterator[bytes]:
-    """Yield the lines of a file (`.gz`: unpacked) as bytes, without the line feed that ends each.
-
-    Raises:
-        ValueError: a broken gzip file, a line over 16 MiB, or more than `max_bytes` bytes.
-        OSError: the file cannot be opened.
-    """
+    """Yield the lines of a file (`.gz`: unpacked) as bytes; errors as in `read_lines`."""
     left, number = max_bytes, 0
     try:
         with (gzip.open if Path(path).suffix == ".gz" else open)(path, "rb") as file:
@@ -63,7 +58,6 @@ def read_lines(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> list[str
     Raises:
         ValueError: bytes that are not UTF-8 (file, line and byte are named), a broken gzip
             file, a line over 16 MiB, or more than `max_bytes` bytes of text.
-        OSError: the file cannot be opened.
     """
     lines = enumerate(raw_lines(path, max_bytes), start=1)
     return [_decode(line, path, number) for number, line in lines]
@@ -143,12 +137,7 @@ def read_pairs(
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive pairs of lines of two files.
-
-    Attributes:
-        first: number of the first line, from 1.
-        lines: the pairs as they are in the files.
-    """
+    """Consecutive pairs of lines as they are in two files; the first line has number 1."""
 
     first: int
     lines: list[tuple[bytes, bytes]]
@@ -177,11 +166,7 @@ class Block:
 
 
 def _read_blocks(paths: tuple[Path, Path], max_bytes: int = sys.maxsize) -> Iterator[Block]:
-    """Yield all pairs of lines of two files in order, some thousand at a time.
-
-    Raises:
-        ValueError: the files differ in their number of lines, or what `raw_lines` raises.
-    """
+    """Yield all pairs of lines of two files; ValueError where the numbers of lines differ."""
     first, size, block = 1, 0, []
     lines = zip_longest(*(raw_lines(path, max_bytes) for path in paths))
     for pair in lines:
@@ -220,7 +205,7 @@ class PairFiles:
                 raise ValueError(f"{path} is read more than once: write it to a file first")
 
     def blocks(self) -> Iterator[Block]:
-        """Yield all pairs of lines in order; ValueError where the numbers of lines differ."""
+        """Yield all pairs of lines in order, some thousand at a time."""
         return _read_blocks(self.paths)
 
     def __len__(self) -> int:

@@ -44,7 +44,6 @@ class Report:
     """All scores of one model on one text.
 
     Attributes:
-        name: name of the text.
         search: settings of the search: beam_size and alpha.
         scores: for each measure its value and how it was computed.
         hypotheses: the translations, in order.
@@ -60,10 +59,8 @@ class Report:
     def table(self) -> str:
         """Return the scores as lines of text."""
         width = max(map(len, self.scores))
-        return "\n".join(
-            f"{name:<{width}}  {score['value']:8.2f}  {score['how']}"
-            for name, score in self.scores.items()
-        )
+        lines = (f"{n:<{width}}  {s['value']:8.2f}  {s['how']}" for n, s in self.scores.items())
+        return "\n".join(lines)
 
 
 def predict(translator: Translator, text: ParallelText, max_tokens: int = 4096) -> Evaluation:
@@ -108,13 +105,13 @@ def evaluate_text(
         scores["BLEU, literature"] = literature_bleu(hypotheses, text.target, language)
         if (words := words_bleu(hypotheses, text.target, language)) is not None:
             scores["BLEU, words"] = words
-    search = {"beam_size": beam_size, "alpha": alpha}
     unfinished = sum(not best[0].finished for best in beams)
+    search = {"beam_size": beam_size, "alpha": alpha}
     return Report(text.name, search, scores, hypotheses, unfinished)
 
 
-def _entry(score: Score) -> dict[str, Any]:
-    return {"value": score.value, "how": score.signature}
+def _entry(score: Score, *how: str) -> dict[str, Any]:
+    return {"value": score.value, "how": "; ".join([*how, score.signature])}
 
 
 def words_bleu(
@@ -127,15 +124,13 @@ def words_bleu(
         return None
     both = (hypotheses, references)
     texts = ([" ".join(tokenize(line.lower())) for line in lines] for lines in both)
-    score = bleu(*texts, tokenize="none", **RAW)
-    return {"value": score.value, "how": f"lower-cased spaCy tokens; {score.signature}"}
+    return _entry(bleu(*texts, tokenize="none", **RAW), "lower-cased spaCy tokens")
 
 
 def lc_norm_tok(lines: Sequence[str], language: str) -> list[str]:
     """Lower-case, normalise and tokenise, as in the `lc.norm.tok` files of Multi30k.
 
-    sacremoses replaces the Moses scripts: on both sides of test_2016_flickr its output equals
-    the published files, line by line (a test compares them).
+    For both sides of test_2016_flickr the output equals the published files (a test compares them).
     """
     with needs("cli"):
         from sacremoses import MosesPunctNormalizer, MosesTokenizer
@@ -150,30 +145,29 @@ def literature_bleu(
 ) -> dict[str, Any]:
     """Return BLEU of lower-cased, normalised, tokenised text, as papers on Multi30k report it."""
     texts = (lc_norm_tok(lines, language) for lines in (hypotheses, references))
-    score = bleu(*texts, tokenize="none", **RAW)
-    return {"value": score.value, "how": f"lc.norm.tok by sacremoses; {score.signature}"}
+    return _entry(bleu(*texts, tokenize="none", **RAW), "lc.norm.tok by sacremoses")
 
 
 def by_length(report: Report, text: ParallelText) -> dict[str, tuple[float, int]]:
     """Return BLEU and the number of sentences by the number of words in the source."""
-    groups: dict[str, list[int]] = {name: [] for name in LENGTH_GROUPS}
-    for i, source in enumerate(text.source):
+    groups: dict[str, list[tuple[str, str]]] = {name: [] for name in LENGTH_GROUPS}
+    for source, *pair in zip(text.source, report.hypotheses, text.target, strict=True):
         n_words = len(source.split())
-        groups[next(name for name, top in LENGTH_GROUPS.items() if n_words <= top)].append(i)
-    scores = {}
-    for name, rows in filter(lambda group: group[1], groups.items()):
-        hypotheses, references = ([x[i] for i in rows] for x in (report.hypotheses, text.target))
-        scores[name] = bleu(hypotheses, references, **RAW).value, len(rows)
-    return scores
+        group = next(name for name, longest in LENGTH_GROUPS.items() if n_words <= longest)
+        groups[group].append(pair)
+    return {
+        name: (bleu(*zip(*pairs, strict=True), **RAW).value, len(pairs))
+        for name, pairs in groups.items()
+        if pairs
+    }
 
 
 def conditions(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return the versions, machine and commit that every result is saved with."""
-    names = ("torch", "numpy", "sentencepiece", "sacrebleu")
     cuda = torch.device(device).type == "cuda"
     return {
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in names},
+        "versions": {n: _version(n) for n in ("torch", "numpy", "sentencepiece", "sacrebleu")},
         "device": torch.cuda.get_device_name() if cuda else platform.machine(),
         "threads": torch.get_num_threads(),
         "commit": _commit(),
@@ -210,12 +204,7 @@ def write_result(
     training: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> None:
-    """Write one result: how the model was trained, how it was scored, and the scores.
-
-    Args:
-        training: `training.json` of the checkpoint, including the curve.
-        device: device on which the model was scored.
-    """
+    """Write one result: the training (`training.json` of the checkpoint), settings and scores."""
     summary = {key: value for key, value in asdict(report).items() if key != "hypotheses"}
     fields = {**summary, "conditions": conditions(device), "training": training}
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A trained model as another engine wants it: served by CTranslate2, or inside Hugging Face.
+"""Trained models for other engines: CTranslate2, and Hugging Face transformers.
 
 Nothing is approximated. What an architecture cannot hold is refused, in one line. The packages are
 in the extra `export` and imported when used.
@@ -30,12 +30,12 @@ Engine = Literal["ctranslate2", "transformers"]
 def export(
     translator: Translator, folder: str | Path, engine: Engine, *, replace: bool = False
 ) -> Path:
-    """Writes a folder that the engine opens, whole or not at all (`write_folder`).
+    """Write a folder that the engine opens, whole or not at all (`write_folder`).
 
     Args:
         engine: "ctranslate2", or "transformers" for Hugging Face (MarianMT where the model is
             post-norm, Pegasus, its pre-norm sister, where it is pre-norm).
-        replace: whether an earlier export of this name may go.
+        replace: allow replacing an earlier export of this name.
 
     Raises:
         ImportError: the package is missing.
@@ -59,7 +59,7 @@ def _tokens(vocab: Vocab) -> list[str]:
 
 
 def _weights(model: Transformer) -> dict[str, Tensor]:
-    """By name, in float32, those that are shared under each of their names."""
+    """Return the weights in float32; shared ones are under each of their names."""
     return {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
 
 
@@ -74,12 +74,13 @@ def _fill_ctranslate2(translator: Translator) -> Callable[[Path], None]:
     )
     _set_stack(spec.encoder, weights, "encoder")
     _set_stack(spec.decoder, weights, "decoder")
-    positions = _position_table(translator.model).numpy()
-    source, target = spec.encoder.embeddings[0], spec.decoder.embeddings
-    for embedding, side in ((source, "src"), (target, "tgt")):
-        embedding.weight = weights[f"{side}_embedding.weight"].numpy()
+    nothing = torch.zeros(1, config.max_len, config.d_model, device=translator.device)
+    with torch.no_grad():  # what is added at each position; zeros where nothing is
+        positions = translator.model.positions(nothing)[0].float().cpu().numpy()
     for stack in (spec.encoder, spec.decoder):
         stack.position_encodings.encodings = positions
+    spec.encoder.embeddings[0].weight = weights["src_embedding.weight"].numpy()
+    spec.decoder.embeddings.weight = weights["tgt_embedding.weight"].numpy()
     spec.decoder.projection.weight = weights["output_projection.weight"].numpy()
     spec.register_source_vocabulary(_tokens(translator.src_vocab))
     spec.register_target_vocabulary(_tokens(translator.tgt_vocab))
@@ -98,21 +99,13 @@ def _fill_ctranslate2(translator: Translator) -> Callable[[Path], None]:
     return fill
 
 
-def _position_table(model: Transformer) -> Tensor:
-    """What is added at each position (max_len, D): zeros where nothing is."""
-    config = model.config
-    nothing = torch.zeros(1, config.max_len, config.d_model)
-    with torch.no_grad():
-        return model.positions(nothing.to(model.output_projection.weight.device))[0].float().cpu()
-
-
 def _set_stack(stack: Any, weights: Mapping[str, Tensor], side: str) -> None:
     for i, layer in enumerate(stack.layer):
         name = f"{side}.layers.{i}"
         parts = [(layer.self_attention, "self_attention", [["query", "key", "value"], ["output"]])]
         if side == "decoder":
-            cut = [["query"], ["key", "value"], ["output"]]
-            parts.append((layer.attention, "cross_attention", cut))
+            groups = [["query"], ["key", "value"], ["output"]]
+            parts.append((layer.attention, "cross_attention", groups))
         for number, (attention, called, groups) in enumerate(parts):
             for linear, group in zip(attention.linear, groups, strict=True):
                 _set_linear(linear, weights, [f"{name}.{called}.{part}" for part in group])
@@ -146,16 +139,17 @@ THEIR_NAMES = {
     "feed_forward.expand.": "fc1.",
     "feed_forward.contract.": "fc2.",
     "residuals.0.norm.": "self_attn_layer_norm.",
+    "residuals.1.norm.": "encoder_attn_layer_norm.",
     "encoder.norm.": "encoder.layer_norm.",
     "decoder.norm.": "decoder.layer_norm.",
 }
 
 
 def transformers_weights(model: Transformer) -> dict[str, Tensor]:
-    """Our weights by Hugging Face's names, with the channels in its order.
+    """Return our weights by Hugging Face's names, with the channels in its order.
 
-    Its sinusoids have all sines before all cosines, ours alternate. A model does not care in which
-    order its D channels stand as long as all its parts agree, so all of them are put in that order.
+    Its sinusoids have all sines before all cosines, ours alternate. The order of the D channels is
+    free as long as all parts agree on it, so all of them are put in that order.
     """
     width = model.config.d_model
     order = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
@@ -169,20 +163,16 @@ def transformers_weights(model: Transformer) -> dict[str, Tensor]:
             tensor = tensor if name.endswith(inside) else tensor[order]
         elif tensor.dim() == 2:
             tensor = tensor[:, order]
-        renamed[_their_name(name)] = tensor.contiguous()
+        last = 1 if name.startswith("encoder") else 2
+        name = name.replace(f"residuals.{last}.norm.", "final_layer_norm.")
+        for ours, theirs in THEIR_NAMES.items():
+            name = name.replace(ours, theirs)
+        renamed[f"model.{name}"] = tensor.contiguous()
     return renamed
 
 
-def _their_name(name: str) -> str:
-    for ours, theirs in THEIR_NAMES.items():
-        name = name.replace(ours, theirs)
-    last = 1 if name.startswith("encoder") else 2
-    name = name.replace(f"residuals.{last}.norm.", "final_layer_norm.")
-    return "model." + name.replace("residuals.1.norm.", "encoder_attn_layer_norm.")
-
-
 def as_transformers(model: Transformer) -> Any:
-    """The same model as a `MarianMTModel` (post-norm) or `PegasusForConditionalGeneration`.
+    """Return the same model as `MarianMTModel` or, pre-norm, `PegasusForConditionalGeneration`.
 
     Raises:
         ImportError: the package is missing.
@@ -194,9 +184,10 @@ def as_transformers(model: Transformer) -> Any:
         raise ValueError("Hugging Face's architecture needs one vocabulary and tied embeddings")
     if config.positions != "sinusoidal":
         raise ValueError(f"Hugging Face's architecture has sinusoids, got {config.positions}")
-    kind = "Pegasus" if config.norm_first else "Marian"
-    name = "PegasusForConditionalGeneration" if config.norm_first else "MarianMTModel"
-    twin = getattr(theirs, name)(getattr(theirs, f"{kind}Config")(**_their_config(config)))
+    if config.norm_first:
+        twin = theirs.PegasusForConditionalGeneration(theirs.PegasusConfig(**_settings(config)))
+    else:
+        twin = theirs.MarianMTModel(theirs.MarianConfig(**_settings(config)))
     missing, unknown = twin.load_state_dict(transformers_weights(model), strict=False)
     twin.tie_weights()
     fixed = ("embed_positions.weight", "embed_tokens.weight", "lm_head.weight", "logits_bias")
@@ -208,7 +199,7 @@ def as_transformers(model: Transformer) -> Any:
     return twin.eval()
 
 
-def _their_config(config: ModelConfig) -> dict[str, Any]:
+def _settings(config: ModelConfig) -> dict[str, Any]:
     both = {"layers": config.n_layers, "attention_heads": config.n_heads, "ffn_dim": config.d_ff}
     sides = {f"{side}_{k}": v for side in ("encoder", "decoder") for k, v in both.items()}
     ids = {"pad": config.pad_id, "bos": BOS_ID, "eos": EOS_ID, "decoder_start": BOS_ID}
@@ -230,22 +221,20 @@ def _fill_transformers(translator: Translator) -> Callable[[Path], None]:
         raise ValueError("Hugging Face's tokenizer needs subwords, this model has whole words")
     twin = as_transformers(translator.model)
     ids = {token: id for id, token in enumerate(_tokens(translator.src_vocab))}
+    tokenizer = {
+        "tokenizer_class": "MarianTokenizer",
+        "pad_token": SPECIALS[0],
+        "unk_token": SPECIALS[1],
+        "eos_token": SPECIALS[EOS_ID],
+        "model_max_length": translator.model.config.max_len - EXTRA,
+        "separate_vocabs": False,
+    }
 
     def fill(folder: Path) -> None:
         twin.save_pretrained(str(folder))
         for side in ("source", "target"):
             (folder / f"{side}.spm").write_bytes(translator.src_vocab.to_bytes())
         (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), "utf-8")
-        (folder / "tokenizer_config.json").write_text(json.dumps(_tokenizer(translator)), "utf-8")
+        (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer), "utf-8")
 
     return fill
-
-
-def _tokenizer(translator: Translator) -> dict[str, Any]:
-    names = zip(("pad", "unk", "eos"), (SPECIALS[0], SPECIALS[1], SPECIALS[EOS_ID]), strict=True)
-    return {
-        "tokenizer_class": "MarianTokenizer",
-        **{f"{name}_token": token for name, token in names},
-        "model_max_length": translator.model.config.max_len - EXTRA,
-        "separate_vocabs": False,
-    }

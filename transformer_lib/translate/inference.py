@@ -38,10 +38,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 PARTS: dict[str, tuple[type, ...]] = {
     "src_embedding": (TokenEmbedding,),
     "tgt_embedding": (TokenEmbedding,),
-    "positions": (
-        positional.SinusoidalPositionalEncoding,
-        positional.LearnedPositionalEncoding,
-    ),
+    "positions": (positional.SinusoidalPositionalEncoding, positional.LearnedPositionalEncoding),
     "encoder": (layers.Encoder,),
     "decoder": (layers.Decoder,),
     "output_projection": (OutputProjection,),
@@ -57,11 +54,7 @@ def log_softmax(logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
 
 
 class PlainDecoder:
-    """Decoding through the model's `encode` and `decode`.
-
-    Args:
-        model: any model with the interface of `Transformer`.
-    """
+    """Decoding through the `encode` and `decode` of any model like `Transformer`."""
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
@@ -108,12 +101,10 @@ def is_plain(model: Transformer) -> bool:
     replaced = (model, model.encoder, model.decoder, model.dropout)  # never called as modules here
     if not all(map(_is_untouched, replaced)) or not _does_nothing(model.dropout):
         return False
-    return all(map(_is_plain_layer, (*model.encoder.layers, *model.decoder.layers)))
-
-
-def _is_plain_layer(layer: nn.Module) -> bool:
-    kind = type(layer)
-    return kind in (EncoderLayer, DecoderLayer) and _kinds(layer) == _kinds_of_new(kind)
+    return all(
+        type(layer) in (EncoderLayer, DecoderLayer) and _kinds(layer) == _kinds_of_new(type(layer))
+        for layer in (*model.encoder.layers, *model.decoder.layers)
+    )
 
 
 def _is_untouched(part: nn.Module) -> bool:
@@ -204,11 +195,7 @@ class StackedLayer:
 
 
 class FastDecoder:
-    """Decoding with stacked weights. No module is called that knows a mode, so none is changed.
-
-    Args:
-        model: a plain `Transformer`; after a training step, make another decoder.
-    """
+    """Decoding with the stacked weights of a plain model; after a training step, make another."""
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
@@ -220,7 +207,7 @@ class FastDecoder:
 
     @contextmanager
     def start(self, src: Tensor, max_len: int, beam_size: int = 1) -> Iterator[FastSteps]:
-        """Encode the source; the model's modes stay as they are."""
+        """Encode the source. No module is called that knows a mode, so none is changed."""
         yield FastSteps(self, src, max_len, beam_size)
 
     def encode(self, src: Int[Tensor, "B S"], mask: Mask) -> Float[Tensor, "B S D"]:
@@ -232,10 +219,7 @@ class FastDecoder:
 
 
 class FastSteps:
-    """The decoding of one batch: a row for every beam, one row of memory for every sentence.
-
-    A call takes the last ids (R, 1) and returns log-probabilities of the next (R, V).
-    """
+    """The decoding of one batch: a row for every beam, one row of memory for every sentence."""
 
     def __init__(self, decoder: FastDecoder, src: Tensor, max_len: int, beam_size: int) -> None:
         self.model, self.layers, self.src = decoder.model, decoder.decoder, src
@@ -289,10 +273,7 @@ def decoder_for(model: nn.Module | Decoder) -> Decoder:
 
 
 def map_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Apply a function to every item, in order: each of torch's CPU threads takes the next one.
-
-    Several threads gain little on one small product, and nearly everything on several batches.
-    """
+    """Apply a function to every item, in order: each of torch's CPU threads takes the next one."""
     threads = torch.get_num_threads()
     n_workers = min(threads, len(items))
     if n_workers < 2 or torch.is_autocast_enabled("cpu"):  # which other threads do not inherit

@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ __all__ = ["check_ending", "draw_attention", "write_report"]
 
 PICTURES = (".png", ".svg", ".pdf")
 BLUE = "#0173b2"
+EXAMPLES = 50  # translations on a page
 
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
@@ -40,15 +42,10 @@ td, th {{ text-align: left; padding: .2rem 1rem .2rem 0; vertical-align: top }}<
 """
 
 
-def write_report(
-    path: Path, report: Report, text: ParallelText, how: str = "", n_examples: int = 50
-) -> None:
+def write_report(path: Path, report: Report, text: ParallelText, how: str = "") -> None:
     """Write BLEU by sentence length to a picture (`.png`, `.svg`, `.pdf`) or a page (`.html`).
 
-    The page also has the scores and the first translations.
-
-    Args:
-        how: model and search, for the page.
+    The page also has the model and search (`how`), the scores and the first translations.
 
     Raises:
         ValueError: another file name extension.
@@ -61,7 +58,7 @@ def write_report(
     else:
         image = io.BytesIO()
         figure.savefig(image, format="png", bbox_inches="tight")
-        path.write_text(_page(report, text, how, image.getvalue(), groups, n_examples), "utf-8")
+        path.write_text(_page(report, text, how, image.getvalue(), groups), "utf-8")
 
 
 def check_ending(path: Path, kind: str = "a report") -> None:
@@ -81,11 +78,7 @@ def draw_attention(
     row_title: str = "queries",
     column_title: str = "keys",
 ) -> Figure:
-    """Draw one attention map of shape (rows, columns), with a token beside each row and column.
-
-    Raises:
-        ValueError: the labels do not match the shape.
-    """
+    """Draw one attention map of shape (rows, columns), with a token beside each row and column."""
     if weights.shape != (len(row_labels), len(column_labels)):
         raise ValueError(
             f"a map of shape {tuple(weights.shape)} with {len(row_labels)} row labels "
@@ -134,25 +127,21 @@ def _page(
     how: str,
     image: bytes,
     groups: dict[str, tuple[float, int]],
-    n_examples: int,
 ) -> str:
-    scores = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{score['value']:.2f}</td>"
-        f"<td>{html.escape(score['how'])}</td></tr>"
-        for name, score in report.scores.items()
-    )
-    triples = zip(text.source, report.hypotheses, text.target, strict=True)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in triple) + "</tr>"
-        for _, triple in zip(range(n_examples), triples, strict=False)
-    )
+    scores = ((name, f"{s['value']:.2f}", s["how"]) for name, s in report.scores.items())
+    examples = zip(text.source, report.hypotheses, text.target, strict=True)
     alt = "; ".join(f"{name} words: {score:.1f}" for name, (score, _) in groups.items())
     return PAGE.format(
         title=html.escape(report.name),
         how=html.escape(how),
-        examples=f"the first {n_examples} of {len(text)}" if len(text) > n_examples else "all",
-        scores=scores,
+        examples=f"the first {EXAMPLES} of {len(text)}" if len(text) > EXAMPLES else "all",
+        scores=_rows(scores),
         alt=f"BLEU by sentence length. {alt}",
         image=base64.b64encode(image).decode(),
-        rows=rows,
+        rows=_rows(islice(examples, EXAMPLES)),
     )
+
+
+def _rows(rows: Iterable[tuple[str, ...]]) -> str:
+    cells = (map("<td>{}</td>".format, map(html.escape, row)) for row in rows)
+    return "".join(f"<tr>{''.join(row)}</tr>" for row in cells)

@@ -26,12 +26,10 @@ class Score:
     Attributes:
         value: 0 to 100, higher is better.
         signature: how it was computed; report it beside the value.
-        detail: sacrebleu's own summary; for BLEU with precisions, brevity penalty and lengths.
     """
 
     value: float
     signature: str
-    detail: str
 
     def __str__(self) -> str:
         return f"{self.value:.2f} ({self.signature})"
@@ -51,10 +49,8 @@ def bleu(
     text: sacrebleu tokenises it itself, so that two systems are scored alike.
 
     Args:
-        hypotheses: the translations.
         references: one reference for each, as a person wrote it. Never decode references
             from ids: `<unk>` against `<unk>` would count as a correct word.
-        lowercase: ignore case.
         tokenize: one of `TOKENIZERS`; "none" for text that is already tokenised, such as
             Multi30k's `lc.norm.tok` files.
         special_tokens: refused in both texts, in any case. They are not words, and counting
@@ -69,8 +65,8 @@ def bleu(
     with needs("cli"):
         from sacrebleu.metrics import BLEU
 
-    tokenised = tokenize == "none"  # tells sacrebleu not to warn about tokenised text
-    metric = BLEU(lowercase=lowercase, tokenize=tokenize, force=tokenised)
+    quiet = tokenize == "none"  # sacrebleu warns about tokenised text
+    metric = BLEU(lowercase=lowercase, tokenize=tokenize, force=quiet)
     return _score(metric, hypotheses, references)
 
 
@@ -96,23 +92,19 @@ def chrf(
 
 def _score(metric: Any, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
     result = metric.corpus_score(list(hypotheses), [list(references)])
-    return Score(result.score, str(metric.get_signature()), str(result))
-
-
-def _check_counts(hypotheses: Sequence, references: Sequence) -> None:
-    if isinstance(hypotheses, str) or isinstance(references, str):
-        raise ValueError("give a list of sentences, not one string")
-    if len(hypotheses) != len(references):
-        raise ValueError(f"{len(hypotheses)} hypotheses, but {len(references)} references")
-    if len(hypotheses) == 0:
-        raise ValueError("no sentences to score")
+    return Score(result.score, str(metric.get_signature()))
 
 
 def _check_texts(
     hypotheses: Sequence[str], references: Sequence[str], special_tokens: Collection[str]
 ) -> None:
     """Raise unless both sides are equally many plain strings without special tokens."""
-    _check_counts(hypotheses, references)
+    if isinstance(hypotheses, str) or isinstance(references, str):
+        raise ValueError("give a list of sentences, not one string")
+    if len(hypotheses) != len(references):
+        raise ValueError(f"{len(hypotheses)} hypotheses, but {len(references)} references")
+    if len(hypotheses) == 0:
+        raise ValueError("no sentences to score")
     for what, texts in (("hypothesis", hypotheses), ("reference", references)):
         for i, text in enumerate(texts):
             if not isinstance(text, str):

@@ -24,8 +24,7 @@ BLOCK = 32  # scores that `top_k_of_blocks` looks at together
 def length_limits(src: Int[Tensor, "B S"], extra: int, decoder: Decoder) -> list[int]:
     """Most tokens of each translation, `<eos>` included: `extra` more than its source has.
 
-    At least one, and at most as many as the model has positions. The limit depends on the
-    sentence alone, so it is the same in every batch.
+    At least one, and at most as many as the model has positions. It does not depend on the batch.
     """
     config = decoder.model.config
     lengths = (src != config.pad_id).sum(dim=1).tolist()
@@ -41,14 +40,12 @@ def greedy_decode(
     bos_id: int = BOS_ID,
     eos_id: int = EOS_ID,
 ) -> list[Hypothesis]:
-    """Decode greedily, one hypothesis per sentence; ties go to the lower id.
+    """Decode greedily, one hypothesis per sentence (section 3.1); ties go to the lower id.
 
     Args:
         model: in either mode, which stays as it is; or what `decoder_for` made of it.
         src: source ids, padded at the end.
         extra: a translation may be this many tokens longer than its source.
-
-    Source: section 3.1, "auto-regressive".
     """
     decoder = decoder_for(model)
     limits = length_limits(src, extra, decoder)
@@ -61,12 +58,11 @@ def greedy_decode(
     with decoder.start(src, max(limits)) as step:
         while unfinished:
             best, token = step(token).max(dim=-1, keepdim=True)
-            for sentence, id, nats in zip(
-                rows, token[:, 0].tolist(), best[:, 0].tolist(), strict=True
-            ):
+            next_ids, nats = token[:, 0].tolist(), best[:, 0].tolist()
+            for sentence, id, log_prob in zip(rows, next_ids, nats, strict=True):
                 if sentence in unfinished:
                     ids[sentence].append(id)
-                    log_probs[sentence] += nats
+                    log_probs[sentence] += log_prob
                     if id == eos_id or len(ids[sentence]) == limits[sentence]:
                         unfinished.remove(sentence)
             if 0 < len(unfinished) <= 0.75 * len(rows):  # dropping rows costs about a step
@@ -99,10 +95,7 @@ def first_top_k(
 def top_k_of_blocks(
     scores: Float[Tensor, "B N"], k: int
 ) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
-    """Return the same as `first_top_k`, reading most of a long row only once.
-
-    The k best numbers lie in the k blocks with the highest maxima.
-    """
+    """Return the same as `first_top_k`: the best lie in the k blocks with the highest maxima."""
     blocks = F.pad(scores, (0, -scores.size(1) % BLOCK), value=-torch.inf).unflatten(1, (-1, BLOCK))
     best, chosen = first_top_k(blocks.amax(dim=-1), k)
     chosen, order = chosen.sort(dim=1)  # of ties in several blocks, the first comes first
@@ -224,17 +217,15 @@ def beam_search(
     bos_id: int = BOS_ID,
     eos_id: int = EOS_ID,
 ) -> list[list[Hypothesis]]:
-    """Search for the best translations of all sentences at once (section 6.1).
+    """Search for the `n_best` translations of all sentences at once (section 6.1).
 
     A sentence is done with `beam_size` finished hypotheses, or at its length + `extra` tokens.
+    Finished hypotheses come first, then those with a higher score.
 
     Args:
         model: in either mode, which stays as it is; or what `decoder_for` made of it.
         src: source ids, padded at the end.
         alpha: exponent of the length penalty, 0 to 100.
-
-    Returns:
-        The `n_best` of every sentence, finished ones first, then by score.
 
     Raises:
         ValueError: impossible widths, or such an alpha.

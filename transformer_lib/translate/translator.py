@@ -41,8 +41,7 @@ class Translator:
     def __init__(
         self, model: Transformer, src_vocab: Vocab, tgt_vocab: Vocab | None = None
     ) -> None:
-        self.model = model
-        self.src_vocab = src_vocab
+        self.model, self.src_vocab = model, src_vocab
         self.tgt_vocab = src_vocab if tgt_vocab is None else tgt_vocab
         found = len(self.src_vocab), len(self.tgt_vocab)
         expected = model.config.src_vocab_size, model.config.tgt_vocab_size
@@ -106,11 +105,7 @@ class Translator:
     def translate(
         self, sentences: Sequence[str], *, beam_size: int = 4, alpha: float = 0.6
     ) -> list[str]:
-        """Return the best translation of every sentence. An empty sentence stays empty.
-
-        Raises:
-            ValueError: one string was given instead of a list of strings.
-        """
+        """Return the best translation of every sentence. An empty sentence stays empty."""
         if isinstance(sentences, str):
             raise ValueError("translate takes a list of sentences: translate([sentence])")
         numbers = [i for i, sentence in enumerate(sentences) if normalize_text(sentence)]
@@ -136,17 +131,11 @@ class Translator:
         return maps, _tokens(self.src_vocab, src[0]), _tokens(self.tgt_vocab, tgt)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-        """Write configuration, weights and vocabularies as a whole folder, see `write_folder`.
-
-        Args:
-            dtype: of the weights on disk; `torch.float16` halves the file.
-        """
-        return write_folder(
-            folder, lambda temporary: self.write_files(temporary, dtype), kind="model"
-        )
+        """Write configuration, weights and vocabularies as a whole folder, see `write_folder`."""
+        return write_folder(folder, lambda new: self.write_files(new, dtype), kind="model")
 
     def write_files(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write the files of a model into an existing folder."""
+        """Write a model into an existing folder; `torch.float16` halves the file of weights."""
         from safetensors.torch import save_file
 
         # named_parameters has shared weights once; the same weights give the same file
@@ -161,22 +150,14 @@ class Translator:
 
     @classmethod
     def open(cls, name: str | Path, *, device: torch.device | str = "cpu") -> Translator:
-        """Open a run (its best checkpoint), a model folder, or a shipped model by its name.
-
-        Raises:
-            FileNotFoundError, ValueError: see `from_pretrained`.
-        """
+        """Open a run (its best checkpoint), a model folder, or a shipped model by its name."""
         return cls.from_pretrained(find_model(name), device=device)
 
     @classmethod
     def from_pretrained(
         cls, folder: str | Path, *, device: torch.device | str = "cpu"
     ) -> Translator:
-        """Read what `save` wrote. Nothing is unpickled, nothing is fetched.
-
-        Args:
-            folder: a folder, or the name of a model that ships with the library.
-            device: where to put the weights.
+        """Read a folder that `save` wrote, or a shipped model. Nothing is unpickled or fetched.
 
         Raises:
             FileNotFoundError: there is no such folder.
@@ -190,11 +171,7 @@ class Translator:
 
 
 def find_model(name: str | Path) -> Path:
-    """Return the model folder of a run (its best checkpoint), a folder, or a shipped name.
-
-    Raises:
-        FileNotFoundError: there is no such folder and no such name.
-    """
+    """Return the folder of a run's best checkpoint, else what `find_pretrained` finds."""
     checkpoints = list_checkpoints(Path(name) / "checkpoints")
     if not checkpoints:
         return find_pretrained(name)
@@ -202,12 +179,6 @@ def find_model(name: str | Path) -> Path:
     step = read_json(best, {"step": int})["step"] if best.is_file() else -1
     chosen = Path(name) / "checkpoints" / f"step-{step:06d}"
     return chosen if chosen in checkpoints else checkpoints[-1]
-
-
-def pretrained_folders() -> list[Path]:
-    """List where shipped models may be: in the package, or in its repository."""
-    package = Path(__file__).resolve().parents[1]
-    return [package / "pretrained", package.parent / "data" / "pretrained"]
 
 
 def find_pretrained(name: str | Path) -> Path:
@@ -218,7 +189,9 @@ def find_pretrained(name: str | Path) -> Path:
     """
     if Path(name).is_dir():
         return Path(name)
-    manifests = [path for folder in pretrained_folders() for path in folder.glob(f"*/{MANIFEST}")]
+    package = Path(__file__).resolve().parents[1]  # installed, or a part of its repository
+    folders = package / "pretrained", package.parent / "data" / "pretrained"
+    manifests = [path for folder in folders for path in folder.glob(f"*/{MANIFEST}")]
     shipped = {path.parent.name: path.parent for path in manifests}
     if str(name) in shipped:
         return shipped[str(name)]
@@ -227,10 +200,9 @@ def find_pretrained(name: str | Path) -> Path:
 
 
 def best_batch(n_tokens: int) -> int:
-    """Choose the most ids of a batch on a CPU, between 256 and 1,024.
+    """Choose the most ids of a batch on a CPU: a share for every thread, from 256 to 1,024.
 
-    1,024 suit its caches. With less to do every thread should get a share, though below some 256
-    calls cost more than arithmetic.
+    With fewer, calls cost more than arithmetic; with more, its caches are too small.
     """
     share = 1.1 * n_tokens / torch.get_num_threads()  # a little more, for padding
     return min(1024, max(256, int(share)))

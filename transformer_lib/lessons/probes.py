@@ -1,15 +1,17 @@
 """Behaviour checks for any encoder-decoder; each says what failed and what usually causes it.
 
 A model needs `encode(src) -> memory` and `decode(tgt, memory, src) -> hidden or logits`, batch
-first. If it has `attention_maps` or `start_cache` as ours has, those are probed too. Every probe
-leaves the model as it was.
+first. If it has `attention_maps` or `start_cache` as ours has, those are probed too. Source ids
+(B, S) and target ids (B, T) are drawn from the model's config if omitted. Every probe leaves the
+model as it was.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +41,7 @@ class ProbeResult:
     """The result of a probe; true in a condition if it passed."""
 
     name: str
-    problems: tuple[str, ...]
+    problems: list[str]
     cause: str  # the usual cause of a failure
 
     @property
@@ -61,34 +63,27 @@ def is_causal(
 ) -> ProbeResult:
     """Check that changing a target token moves no output before it, in training and evaluation.
 
-    Catches a mask that is missing in one mode, has the wrong polarity, or is not applied to the
-    attention maps.
-
-    Args:
-        src, tgt: source (B, S) and target ids (B, T); drawn from the model's config if omitted.
-
     Raises:
         ValueError: fewer than two target tokens, or no second id to change a token to.
     """
     src, tgt = _draw_ids(model, src, tgt)
     if tgt.size(1) < 2:
         raise ValueError("is_causal needs at least two target tokens")
-    problems = []
-    for mode in ("training", "evaluation"):
-        with _quiet(model, training=mode == "training"):
-            memory = model.encode(src)
-            before = model.decode(tgt, memory, src)
-            for t in range(1, tgt.size(1)):
-                after = model.decode(_changed(model, tgt, t), memory, src)
-                what = f"in {mode} mode, changing target {t} moves earlier outputs"
-                if moved := _moved(before[:, :t], after[:, :t], what):
-                    problems += moved
-                    break
-            if hasattr(model, "attention_maps"):
-                problems += _causal_maps(model, src, tgt, mode)
+
+    def leaks() -> list[str]:
+        memory = model.encode(src)
+        before = model.decode(tgt, memory, src)
+        problems = _causal_maps(model, src, tgt) if hasattr(model, "attention_maps") else []
+        for t in range(1, tgt.size(1)):
+            after = model.decode(_changed(model, tgt, t), memory, src)
+            what = f"changing target {t} moves earlier outputs"
+            if moved := _moved(before[:, :t], after[:, :t], what):
+                return moved + problems
+        return problems
+
     return ProbeResult(
         "is_causal",
-        tuple(problems),
+        _in_both_modes(model, leaks),
         "the causal mask is missing in that mode, off by one, inverted (True = may attend here, "
         "True = ignore in nn.MultiheadAttention), or not passed on to every layer",
     )
@@ -101,22 +96,19 @@ def ignores_padding(
 
     Compares each result with and without three more columns of padding, in training and
     evaluation mode; then tries a source of padding only, and half precision.
-
-    Catches maps from a second loop that forgets the mask, masks of the wrong polarity, and scores
-    filled with a number that overflows in 16 bits.
     """
     src, tgt = _draw_ids(model, src, tgt)
     pad, S, T = _pad_id(model), src.size(1), tgt.size(1)
     more_src, more_tgt = _padded(src, pad), _padded(tgt, pad)
-    problems = []
-    for mode in ("training", "evaluation"):
-        with _quiet(model, training=mode == "training"):
-            memory, longer = model.encode(src), model.encode(more_src)
-            short = model.decode(tgt, memory, src)
-            long = model.decode(more_tgt, longer, more_src)[:, :T]
-            what = f"in {mode} mode, padding moves the"
-            problems += _moved(memory, longer[:, :S], f"{what} encoder's output")
-            problems += _moved(short, long, f"{what} decoder's output")
+
+    def moves() -> list[str]:
+        memory, longer = model.encode(src), model.encode(more_src)
+        short = model.decode(tgt, memory, src)
+        long = model.decode(more_tgt, longer, more_src)[:, :T]
+        problems = _moved(memory, longer[:, :S], "padding moves the encoder's output")
+        return problems + _moved(short, long, "padding moves the decoder's output")
+
+    problems = _in_both_modes(model, moves)
     with _quiet(model, training=False):
         if hasattr(model, "attention_maps"):
             problems += _padded_maps(model, (src, tgt), (more_src, more_tgt))
@@ -124,7 +116,7 @@ def ignores_padding(
         problems += _half_precision(model, more_src, tgt)
     return ProbeResult(
         "ignores_padding",
-        tuple(problems),
+        problems,
         "the padding mask is missing, inverted, or dropped between layers; or masked scores are "
         "filled with -inf (NaN if nothing is left) or -1e9 (too large for half precision)",
     )
@@ -138,12 +130,8 @@ def stepwise_equals_teacher_forced(
 ) -> ProbeResult:
     """Check that output t of one pass over all targets is the last output of a pass over t.
 
-    Catches a step function that puts every token at position 0, and a full pass that sees the
-    future.
-
-    Args:
-        step: how one step is computed: (model, target ids so far, memory, src) -> the output
-            (B, 1, …) of the newest position. If omitted: `decode` on all ids so far.
+    `step` is (model, target ids so far, memory, src) -> the output (B, 1, …) of the newest
+    position; if omitted, `decode` on all ids so far.
     """
     src, tgt = _draw_ids(model, src, tgt)
     step = step or (lambda model, ids, memory, src: model.decode(ids, memory, src)[:, -1:])
@@ -153,7 +141,7 @@ def stepwise_equals_teacher_forced(
         steps = [step(model, tgt[:, : t + 1], memory, src) for t in range(tgt.size(1))]
     return ProbeResult(
         "stepwise_equals_teacher_forced",
-        tuple(_first_gap(whole, steps)),
+        _first_gap(whole, steps),
         "every step gets position 0, or the full pass sees the future",
     )
 
@@ -162,8 +150,6 @@ def cached_equals_uncached(
     model: nn.Module, src: Tensor | None = None, tgt: Tensor | None = None
 ) -> ProbeResult:
     """Check that decoding with a key-value cache equals decoding without, by one token and by two.
-
-    Catches steps that are all at position 0, and `is_causal=True` with one query.
 
     Raises:
         ValueError: the model has no `start_cache(memory, max_len)`.
@@ -181,7 +167,7 @@ def cached_equals_uncached(
             problems += [f"fed {stride} at a time, {p}" for p in _first_gap(whole, steps)]
     return ProbeResult(
         "cached_equals_uncached",
-        tuple(problems),
+        problems,
         "positions restart at 0 at every step, is_causal=True with one query (it then sees only "
         "the first key), or a cache that is overwritten or read too far",
     )
@@ -195,9 +181,8 @@ def beam_one_equals_greedy(
 ) -> ProbeResult:
     """Check that beam search with one beam gives the ids of greedy decoding.
 
-    Args:
-        greedy: (model, src (1, S), limit) -> hypothesis; notebook 07's, or your own.
-        beam: the same with `beam_size`, and a list of hypotheses, best first.
+    `greedy` is (model, src (1, S), limit) -> hypothesis: notebook 07's, or your own. `beam` has
+    `beam_size` too, and returns a list of hypotheses, best first.
     """
     src, _ = _draw_ids(model, src, None)
     problems = []
@@ -206,12 +191,11 @@ def beam_one_equals_greedy(
             sentence = row[row != _pad_id(model)][None]
             limit = sentence.size(1) + 8
             first = greedy(model, sentence, limit).ids
-            other = beam(model, sentence, limit, beam_size=1)[0].ids
-            if first != other:
+            if first != (other := beam(model, sentence, limit, beam_size=1)[0].ids):
                 problems.append(f"sentence {i}: greedy {first}, beam {other}")
     return ProbeResult(
         "beam_one_equals_greedy",
-        tuple(problems),
+        problems,
         "the cache is not reordered with the beams, or a length rule differs",
     )
 
@@ -221,9 +205,7 @@ def encoder_is_permutation_equivariant_without_positions(
 ) -> ProbeResult:
     """Check that a permuted source gives the permuted memory without positions, and only then.
 
-    Args:
-        positions: the module that adds the positions; found by its class name if omitted. It is
-            bypassed during the probe.
+    `positions`, the module that adds them, is bypassed; it is found by its class name if omitted.
 
     Raises:
         ValueError: no such module, or a source that reads the same backwards.
@@ -236,18 +218,21 @@ def encoder_is_permutation_equivariant_without_positions(
     src, _ = _draw_ids(model, src, None)
     if torch.equal(src, src.flip(1)):
         raise ValueError("the source reads the same backwards: pass one whose order matters")
+
+    def moves() -> list[str]:
+        what = "without positions, order still moves the memory"
+        return _moved(model.encode(src).flip(1), model.encode(src.flip(1)), what)
+
     with _quiet(model, training=False):
-        differs = _moved(model.encode(src).flip(1), model.encode(src.flip(1)), "")
-        problems = [] if differs else ["with positions, order makes no difference"]
+        problems = [] if moves() else ["with positions, order makes no difference"]
         hook = positions.register_forward_hook(lambda module, inputs, output: inputs[0])
         try:
-            permuted = model.encode(src).flip(1), model.encode(src.flip(1))
+            problems += moves()
         finally:
             hook.remove()
-    problems += _moved(*permuted, "without positions, order still moves the memory")
     return ProbeResult(
         "encoder_is_permutation_equivariant_without_positions",
-        tuple(problems),
+        problems,
         "a causal mask in the encoder, positions added in a second place, or not at all",
     )
 
@@ -268,11 +253,7 @@ def run_all(model: nn.Module) -> list[ProbeResult]:
 
 
 def _choices(size: int, pad: int) -> Tensor:
-    """Return the ids to draw from: at least two, none of them padding, ordinary ones if possible.
-
-    Raises:
-        ValueError: the vocabulary is too small.
-    """
+    """Return two or more ids to draw from: none of them padding, ordinary ones if possible."""
     for first in (N_SPECIALS, 0):
         ids = [i for i in range(first, size) if i != pad]
         if len(ids) >= 2:
@@ -283,12 +264,11 @@ def _choices(size: int, pad: int) -> Tensor:
 def _draw_ids(model: nn.Module, src: Tensor | None, tgt: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the given ids or random ones; the second source sentence is one token shorter."""
     config = getattr(model, "config", None)
-    if (src is None or tgt is None) and config is None:
-        if src is None:
-            raise ValueError("the model has no config to draw ids from: pass src=… and tgt=…")
-        return src, src
-    generator = torch.Generator().manual_seed(0)
-    device = next(model.parameters()).device
+    if config is None and src is None:
+        raise ValueError("the model has no config to draw ids from: pass src=… and tgt=…")
+    if config is None:
+        return src, src if tgt is None else tgt
+    generator, device = torch.Generator().manual_seed(0), next(model.parameters()).device
 
     def draw(vocab_size: int, length: int) -> Tensor:
         ids = _choices(vocab_size, config.pad_id)
@@ -318,25 +298,28 @@ def _padded(ids: Tensor, pad: int) -> Tensor:
     return torch.cat([ids, ids.new_full((len(ids), 3), pad)], dim=1)
 
 
+def _in_both_modes(model: nn.Module, find: Callable[[], list[str]]) -> list[str]:
+    """Return the problems that are found in training mode and in evaluation mode."""
+    problems = []
+    for mode in ("training", "evaluation"):
+        with _quiet(model, training=mode == "training"):
+            problems += [f"in {mode} mode, {problem}" for problem in find()]
+    return problems
+
+
 @contextmanager
 def _quiet(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Put the model into one mode without gradients or dropout; restore it on exit."""
-    dropout = {nn.Dropout: "p", nn.MultiheadAttention: "dropout"}  # where torch keeps the rate
-    rates = [
-        (module, name, getattr(module, name))
-        for module in model.modules()
-        for kind, name in dropout.items()
-        if isinstance(module, kind)
-    ]
-    with evaluation_mode(model), torch.no_grad():  # restores the mode of every sub-module
-        try:
-            model.train(training)
-            for module, name, _ in rates:
-                setattr(module, name, 0.0)
-            yield
-        finally:
-            for module, name, rate in rates:
-                setattr(module, name, rate)
+    with ExitStack() as stack:
+        stack.enter_context(evaluation_mode(model))  # restores the mode of every sub-module
+        stack.enter_context(torch.no_grad())
+        for module in model.modules():
+            for kind, name in ((nn.Dropout, "p"), (nn.MultiheadAttention, "dropout")):
+                if isinstance(module, kind):
+                    stack.callback(setattr, module, name, getattr(module, name))
+                    setattr(module, name, 0.0)
+        model.train(training)
+        yield
 
 
 def _moved(a: Tensor, b: Tensor, what: str) -> list[str]:
@@ -345,44 +328,41 @@ def _moved(a: Tensor, b: Tensor, what: str) -> list[str]:
     return [f"{what} by {gap:.2g}"] if gap > TOLERANCE else []
 
 
+def _first(findings: Iterable[list[str]]) -> list[str]:
+    """Return the first finding that has problems."""
+    return next(filter(None, findings), [])
+
+
 def _first_gap(whole: Tensor, steps: list[Tensor]) -> list[str]:
-    start = 0
-    for step in steps:
-        end = start + step.size(1)
-        if moved := _moved(whole[:, start:end], step, f"step {start} differs from the full pass"):
-            return moved
-        start = end
-    return []
+    """Compare one pass with steps that start where the one before ended."""
+    sizes = [step.size(1) for step in steps]
+    starts = itertools.accumulate(sizes[:-1], initial=0)
+    parts = zip(starts, whole.split(sizes, dim=1), steps, strict=True)
+    return _first(_moved(a, b, f"step {t} differs from the full pass") for t, a, b in parts)
 
 
-def _causal_maps(model: nn.Module, src: Tensor, tgt: Tensor, mode: str) -> list[str]:
+def _causal_maps(model: nn.Module, src: Tensor, tgt: Tensor) -> list[str]:
     """Check that the decoder's maps put no weight on the future and do not depend on it."""
     t = tgt.size(1) - 1
     before = model.attention_maps(src, tgt).decoder
     after = model.attention_maps(src, _changed(model, tgt, t)).decoder
-    earlier = before[..., :t, :], after[..., :t, :]
-    problems = _moved(*earlier, f"in {mode} mode, changing the last token moves earlier maps")
+    what = "changing the last token moves earlier maps"
+    problems = _moved(before[..., :t, :], after[..., :t, :], what)
     if (future := float(before.triu(diagonal=1).max())) > TOLERANCE:
-        problems.append(f"in {mode} mode, the maps put a weight of {future:.2g} on the future")
+        problems.append(f"the maps put a weight of {future:.2g} on the future")
     return problems
 
 
 def _padded_maps(
     model: nn.Module, short: tuple[Tensor, Tensor], long: tuple[Tensor, Tensor]
 ) -> list[str]:
-    """Check that more padding leaves the maps of real tokens unchanged, layer by layer."""
+    """Check that more padding leaves the maps of real tokens unchanged."""
     problems = []
-    for kind, few, many in zip(
-        ("encoder", "decoder", "cross"),
-        model.attention_maps(*short),
-        model.attention_maps(*long),
-        strict=True,
-    ):
-        for layer, (a, b) in enumerate(zip(few, many, strict=True), start=1):
-            what = f"padding moves the {kind} map of layer {layer}"
-            if moved := _moved(a, b[..., : a.size(-2), : a.size(-1)], what):
-                problems += moved
-                break
+    maps = model.attention_maps(*short), model.attention_maps(*long)
+    for kind, few, many in zip(("encoder", "decoder", "cross"), *maps, strict=True):
+        layers = enumerate(zip(few, many[..., : few.size(-2), : few.size(-1)], strict=True), 1)
+        what = f"padding moves the {kind} map of layer"
+        problems += _first(_moved(*pair, f"{what} {layer}") for layer, pair in layers)
     return problems
 
 

@@ -15,18 +15,11 @@ from transformer_lib.vocab import WordVocab
 
 PAIR = RUNNING_PAIR  # German source, English target and the gold alignment between their words
 
+Row = tuple[int, str, str, Tensor]  # notebook, name, dimensions, tensor
+
 
 def check(condition: bool, *, passed: str, hint: str) -> None:
-    """Print that an exercise is solved, or raise with a hint.
-
-    Args:
-        condition: True if the reader's answer is correct.
-        passed: the message in that case.
-        hint: what probably went wrong otherwise.
-
-    Raises:
-        AssertionError: with the hint, if the answer is wrong.
-    """
+    """Print `passed` if the reader's answer is correct, else raise AssertionError with `hint`."""
     if not condition:
         raise AssertionError(f"not yet: {hint}")
     print(f"✓ {passed}")
@@ -56,11 +49,8 @@ def running_ids() -> tuple[Tensor, Tensor]:
 class Ledger:
     """The shapes of the running sentence, module by module, at the paper's sizes.
 
-    A letter has one size throughout; a row that contradicts this is refused.
-
-    Args:
-        notebook: number of the notebook. The rows of the modules built before are already there,
-            computed by those modules; the notebook adds its own.
+    The ledger of a notebook has the rows of the modules built before, computed by those modules;
+    the notebook adds its own. A letter has one size throughout: other rows are refused.
     """
 
     def __init__(self, notebook: int) -> None:
@@ -73,12 +63,7 @@ class Ledger:
         self.notebook = notebook
 
     def add(self, name: str, symbols: str, tensor: Tensor) -> None:
-        """Add one row.
-
-        Args:
-            name: name of the tensor.
-            symbols: its dimensions, such as "B S D".
-            tensor: the tensor.
+        """Add one row; `symbols` are the dimensions of the tensor, such as "B S D".
 
         Raises:
             ValueError: a letter had another size before, or the number of letters is wrong.
@@ -109,18 +94,19 @@ class Ledger:
         return "\n".join([f"{PAIR.source}  →  {PAIR.target}", "", *lines])
 
 
-def _rows_before(notebook: int) -> list[tuple[int, str, str, Tensor]]:
+@torch.no_grad()
+def _rows_before(notebook: int) -> list[Row]:
     """Return the rows of the notebooks before this one, computed with the library's modules."""
-    torch_state = torch.get_rng_state()  # drawing weights must not move the reader's seed
-    d_model, n_heads, d_ff = 512, 8, 2048
     src, tgt = running_ids()
-    x = TokenEmbedding(len(vocabularies()[0]), d_model)(src)
-    with_positions = SinusoidalPositionalEncoding(d_model)(x)
     tgt_in, tgt_out = teacher_forcing(tgt)
-    heads = split_heads(with_positions, n_heads)
-    weights = attention(heads, heads, heads, padding_mask(src))[1]
-    attended = MultiHeadAttention(d_model, n_heads)(with_positions, with_positions)
-    feed_forward = FeedForward(d_model, d_ff)
+    with torch.random.fork_rng(devices=[]):  # drawing weights must not move the reader's seed
+        x = TokenEmbedding(len(vocabularies()[0]), 512)(src)
+        with_positions = SinusoidalPositionalEncoding(512)(x)
+        heads = split_heads(with_positions, 8)
+        weights = attention(heads, heads, heads, padding_mask(src))[1]
+        attended = MultiHeadAttention(512, 8)(with_positions, with_positions)
+        feed_forward = FeedForward(512, 2048)
+        rows_of_the_model = _rows_of_the_model(src, tgt_in) if notebook > 6 else []
     rows = [
         (1, "source ids", "B S", src),
         (1, "target ids, framed", "B L", tgt),
@@ -135,30 +121,18 @@ def _rows_before(notebook: int) -> list[tuple[int, str, str, Tensor]]:
         (4, "heads merged", "B S D", attended),
         (5, "inside the feed-forward", "B S F", feed_forward.expand(attended)),
         (5, "after the sub-layer", "B S D", feed_forward(attended)),
+        *rows_of_the_model,
     ]
-    torch.set_rng_state(torch_state)
-    return [row for row in rows if row[0] < notebook] + (
-        _rows_of_the_model() if notebook > 6 else []
-    )
+    return [row for row in rows if row[0] < notebook]
 
 
-def _rows_of_the_model() -> list[tuple[int, str, str, Tensor]]:
+def _rows_of_the_model(src: Tensor, tgt_in: Tensor) -> list[Row]:
     """Return the rows of notebook 06; earlier notebooks have no model, so it is imported here."""
     from transformer_lib.config import ModelConfig
     from transformer_lib.model import Transformer
 
-    torch_state = torch.get_rng_state()
-    src, tgt = running_ids()
-    tgt_in, _ = teacher_forcing(tgt)
-    german, english = vocabularies()
-    with torch.no_grad():
-        model = Transformer(ModelConfig(len(german), len(english))).eval()
-        memory = model.encode(src)
-        hidden = model.decode(tgt_in, memory, src)
-        logits = model.output_projection(hidden)
-    torch.set_rng_state(torch_state)
-    return [
-        (6, "memory", "B S D", memory),
-        (6, "hidden", "B T D", hidden),
-        (6, "logits", "B T V", logits),
-    ]
+    model = Transformer(ModelConfig(*map(len, vocabularies()))).eval()
+    memory = model.encode(src)
+    hidden = model.decode(tgt_in, memory, src)
+    logits = (6, "logits", "B T V", model.output_projection(hidden))
+    return [(6, "memory", "B S D", memory), (6, "hidden", "B T D", hidden), logits]

@@ -20,15 +20,10 @@ class AlignmentScore:
 
     Add the counts of all sentences before reading the rate; a mean of rates would give a short
     sentence the weight of a long one.
-
-    Attributes:
-        hits: gold links (s, t) whose target word t attends most to *some* source word that gold
-            aligns with t.
-        gold: gold links.
     """
 
-    hits: int
-    gold: int
+    hits: int  # gold links (s, t) whose t attends most to *some* word that gold aligns with t
+    gold: int  # gold links
 
     def __add__(self, other: AlignmentScore) -> AlignmentScore:
         return AlignmentScore(self.hits + other.hits, self.gold + other.gold)
@@ -48,14 +43,11 @@ class AlignmentScore:
 def attention_links(attention: Float[Tensor, "T S"]) -> frozenset[Link]:
     """Return the most attended source position of each target position: {(argmax of row t, t)}.
 
-    Ties go to the first column; a row of zeros (all masked) has no link.
-
-    Args:
-        attention: one cross-attention map, of a head or the mean of several. Rows are queries
-            (target), columns are keys (source). Row t must be the query that *predicts* target
-            word t: with decoder input `<bos> y_0 y_1 …` that is row t, unshifted. Leave out the
-            rows and columns of padding, and the row that predicts `<eos>`. If the source ends
-            with `<eos>`, its column may stay: attending to it is a miss.
+    `attention` is one cross-attention map, of a head or the mean of several. Row t must be the
+    query that *predicts* target word t: with decoder input `<bos> y_0 y_1 …` that is row t,
+    unshifted. Leave out the rows and columns of padding, and the row that predicts `<eos>`. If the
+    source ends with `<eos>`, its column may stay: attending to it is a miss. Ties go to the first
+    column; a row of zeros (all masked) has no link.
 
     Raises:
         ValueError: raw scores or a transposed map; rows are weights and sum to at most 1.
@@ -78,10 +70,8 @@ def attention_links(attention: Float[Tensor, "T S"]) -> frozenset[Link]:
 def alignment_score(attention: Float[Tensor, "T S"], gold: Iterable[Link]) -> AlignmentScore:
     """Compare an attention map, see `attention_links`, with the gold alignment of its sentences.
 
-    `sum(scores, start=AlignmentScore(0, 0))` gives the score of a whole corpus.
-
-    Args:
-        gold: the correct links; a word may have none or several.
+    In `gold` a word may have no link or several. `sum(scores, start=AlignmentScore(0, 0))` gives
+    the score of a whole corpus.
 
     Raises:
         ValueError: a gold link outside the map, or not a map.

@@ -94,11 +94,11 @@ def test_gold_links_have_the_source_as_column() -> None:
 
 def test_masks_do_not_rely_on_colour_alone() -> None:
     causal = torch.ones(5, 5).tril().bool()
-    ax = figures.token_heatmap(causal, TARGET, TARGET, title="No look ahead").axes[0]
-    hatched = [collection for collection in ax.collections if collection.get_hatch()]
+    fig = figures.token_heatmap(causal, TARGET, TARGET, title="No look ahead")
+    hatched = [collection for collection in fig.axes[0].collections if collection.get_hatch()]
     assert [len(collection.get_paths()) for collection in hatched] == [10]
-    words = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert words == ["may attend", "may not attend"]
+    words = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert words == ["True: may attend", "False: may not"]
     with pytest.raises(ValueError, match="a mask is boolean"):
         figures.causal_reading(weights(5, 5), TARGET, TARGET, title="no mask")
 

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Polygon
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.patches import Polygon
 
 from transformer_lib.lessons.figures.base import as_array, figure, headline, name_axes, style
-from transformer_lib.lessons.figures.colours import GRID, INK, MUTED, PALETTE, SEQUENTIAL
-from transformer_lib.lessons.figures.marks import label, note, rectangle
+from transformer_lib.lessons.figures.colours import INK, MUTED, PALETTE, SEQUENTIAL
+from transformer_lib.lessons.figures.marks import arrow, label, log_sizes, note, rectangle
 
 __all__ = [
     "cost_against_length",
@@ -24,6 +23,7 @@ __all__ = [
 
 WITH, WITHOUT = PALETTE[0], PALETTE[3]  # the same two colours for √d_k in every figure
 HEADS = [PALETTE[i] for i in (0, 1, 2, 4, 9, 5, 6, 7)]  # a colour per head
+ABOVE = {"va": "bottom", "fontsize": 9, "color": MUTED}
 
 
 @style()
@@ -62,21 +62,17 @@ def score_distributions(scores: Mapping[int, Any], *, title: str) -> Figure:
     `scores[d_k]` holds raw dot products, in any shape.
     """
     fig, (left, right) = figure(8.6, 4.6, 1, 2, title=title, sharey=True)
-    panels = (
-        (left, "q · k", WITHOUT, lambda d: 1.0),
-        (right, "q · k / √d_k", WITH, lambda d: d**-0.5),
-    )
     edges = np.linspace(-60, 60, 241)
     middles = (edges[1:] + edges[:-1]) / 2
-    for ax, name, colour, factor in panels:
+    panels = (left, "q · k", WITHOUT, 0.0), (right, "q · k / √d_k", WITH, -0.5)
+    for ax, name, colour, power in panels:
         for row, (d_k, raw) in enumerate(scores.items()):
-            sample = np.asarray(raw.flatten()) * factor(d_k)
+            sample = np.asarray(raw.flatten()) * d_k**power
             density, _ = np.histogram(sample, edges, density=True)
             height = 0.82 * density / density.max()
             ax.fill_between(middles, row, row + height, color=colour, alpha=0.35, linewidth=0)
             ax.plot(middles, row + height, color=colour, linewidth=1.3)
-            text = f"std {sample.std():.1f}"
-            ax.text(59, row + 0.3, text, ha="right", color=INK, fontsize=9)
+            ax.text(59, row + 0.3, f"std {sample.std():.1f}", ha="right", color=INK, fontsize=9)
         name_axes(ax, title=name, x="score")
         ax.set(xlim=(-60, 60), xticks=range(-40, 41, 20))
         ax.grid(True, axis="x")
@@ -110,11 +106,8 @@ def saturation(
         right.plot(d_k, middle, "o-", color=colour, markersize=4, label=name)
     left.axhline(uniform, color=MUTED, linestyle=":", linewidth=1.3)
     left.text(d_k[0], uniform - 0.04, "all keys alike", color=MUTED, va="top", fontsize=9)
-    for ax in (left, right):
-        ax.set_xscale("log", base=2)
-        ax.set_xticks(d_k, [str(size) for size in d_k])
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.grid(True)
+    log_sizes(left, d_k, base=2)
+    log_sizes(right, d_k, base=2)
     left.set_ylim(0, uniform * 1.08)
     right.set(yscale="log", ylim=(1e-7, 3))
     name_axes(left, title="how evenly it looks", x="d_k", y="entropy of the weights (nats)")
@@ -140,21 +133,17 @@ def cost_against_length(
     """
     fig, (left, right) = figure(8.6, 4.3, 1, 2, title=title)
     names = list(dict.fromkeys([*seconds, *memory]))
-    marks = dict(zip(names, ("o", "s", "^", "D", "v"), strict=False))
-    for number, name in enumerate(names):
-        look = {"color": HEADS[number], "marker": marks[name], "markersize": 4.5}
-        slope = "" if not slopes or name not in slopes else f": slope {slopes[name]:.1f}"
-        if name in seconds:
-            left.plot(lengths, as_array(seconds[name], 1) * 1e3, **look, label=name + slope)
-        if name in memory:
-            right.plot(lengths, as_array(memory[name], 1) / 1e6, **look, label=name)
+    styles = zip(names, HEADS, "os^Dv", strict=False)
+    looks = {name: {"color": c, "marker": mark, "markersize": 4.5} for name, c, mark in styles}
+    for name, values in seconds.items():
+        slope = f": slope {slopes[name]:.1f}" if name in (slopes or {}) else ""
+        left.plot(lengths, as_array(values, 1) * 1e3, label=name + slope, **looks[name])
+    for name, values in memory.items():
+        right.plot(lengths, as_array(values, 1) / 1e6, label=name, **looks[name])
     for ax in (left, right):
-        ax.set_xscale("log", base=2)
+        log_sizes(ax, lengths, base=2)
         ax.set_yscale("log")
-        ax.set_xticks(lengths, [str(length) for length in lengths])
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.grid(True, color=GRID)
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.legend(loc="upper left")
         low, high = ax.get_ylim()
         ax.set_ylim(low, high * (high / low) ** 0.32)  # room for the legend
@@ -200,31 +189,30 @@ def head_split(
     height = n_heads * length + (n_heads - 1) * gap
     top = (height - length) / 2  # of the two wide matrices
     ax = _canvas((-4.2, x_after + width + 0.5), (height + 1.8, -2.0), title)
-    for x, matrix in ((0, before), (x_after, after)):
-        _cells(ax, matrix, x, top, n_heads)
+    by_head = np.repeat(HEADS[:n_heads], d_k)
+    wide = (0, before, "split_heads →"), (x_after, after, "→ merge_heads")
+    for x, matrix, text in wide:
+        _cells(ax, matrix, x, top, by_head)
+        label(ax, x + width / 2, top - 0.5, f"d_model = {width}", **ABOVE)
+        look = {"va": "baseline", "family": "monospace", "fontsize": 9.5}
+        label(ax, x + width / 2, top + length + 1.2, text, **look)
+    label(ax, x_head + d_k / 2, -0.5, f"d_k = {d_k}", **ABOVE)
+    label(ax, x_map + length / 2, height + 1.3, "queries × keys", **ABOVE)
     for row, token in enumerate(tokens):
         label(ax, -0.5, top + row + 0.5, token, ha="right", fontsize=9)
     for head, colour in enumerate(HEADS[:n_heads]):
         y = head * (length + gap)
         centre, outer = y + length / 2, height / 2
-        _cells(ax, before[:, head * d_k : (head + 1) * d_k], x_head, y, 1, colour)
+        _cells(ax, before[:, head * d_k : (head + 1) * d_k], x_head, y, [colour] * d_k)
         _small_map(ax, weights[head], x_map, y, colour)
-        look = {"color": colour, "va": "bottom", "fontsize": 9, "fontweight": "bold"}
+        look = ABOVE | {"color": colour, "fontweight": "bold"}
         label(ax, x_map + length / 2, y - 0.25, f"head {head}", **look)
-        _arrow(ax, (width + 0.5, outer), (x_head - 0.4, centre), colour)
-        _arrow(ax, (x_head + d_k + 0.4, centre), (x_map - 0.4, centre), colour)
-        _arrow(ax, (x_map + length + 0.4, centre), (x_after - 0.4, outer), colour)
-    notes = (
-        (width / 2, top - 0.5, f"d_model = {width}"),
-        (x_head + d_k / 2, -0.5, f"d_k = {d_k}"),
-        (x_after + width / 2, top - 0.5, f"d_model = {width}"),
-        (x_map + length / 2, height + 1.3, "queries × keys"),
-    )
-    for x, y, text in notes:
-        label(ax, x, y, text, va="bottom", fontsize=9, color=MUTED)
-    for x, text in ((width / 2, "split_heads →"), (x_after + width / 2, "→ merge_heads")):
-        y, look = top + length + 1.2, {"family": "monospace", "fontsize": 9.5}
-        label(ax, x, y, text, va="baseline", **look)
+        for start, end in (
+            ((width + 0.5, outer), (x_head - 0.4, centre)),
+            ((x_head + d_k + 0.4, centre), (x_map - 0.4, centre)),
+            ((x_map + length + 0.4, centre), (x_after - 0.4, outer)),
+        ):
+            arrow(ax, start, end, colour, linewidth=1.3)
     return ax.get_figure(root=True)
 
 
@@ -239,11 +227,6 @@ def _canvas(x: tuple[float, float], y: tuple[float, float], title: str) -> Axes:
     return ax
 
 
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
-    look = {"arrowstyle": "-|>", "mutation_scale": 9, "color": colour, "linewidth": 1.3}
-    ax.add_patch(FancyArrowPatch(start, end, shrinkA=0, shrinkB=0, **look))
-
-
 def _small_map(ax: Axes, weights: np.ndarray, x: float, y: float, colour: str) -> None:
     rows, columns = weights.shape
     edges = x + np.arange(columns + 1), y + np.arange(rows + 1)
@@ -252,12 +235,9 @@ def _small_map(ax: Axes, weights: np.ndarray, x: float, y: float, colour: str) -
     rectangle(ax, x, y, columns, rows, fill=False, edgecolor=colour)
 
 
-def _cells(
-    ax: Axes, matrix: np.ndarray, x: float, y: float, n_heads: int, colour: str | None = None
-) -> None:
-    """Draw a matrix as tiles in the colour of its head; larger numbers are stronger."""
+def _cells(ax: Axes, matrix: np.ndarray, x: float, y: float, colours: Sequence[str]) -> None:
+    """Draw a matrix as tiles with a colour per column; larger numbers are stronger."""
     strength = np.abs(matrix) / np.abs(matrix).max()
-    d_k = matrix.shape[1] // n_heads
     for (row, column), value in np.ndenumerate(strength):
-        look = {"facecolor": colour or HEADS[column // d_k], "alpha": 0.15 + 0.8 * value}
+        look = {"facecolor": colours[column], "alpha": 0.15 + 0.8 * value}
         rectangle(ax, x + column, y + row, 1, 1, edgecolor="white", linewidth=0.6, **look)

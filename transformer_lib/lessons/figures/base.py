@@ -105,12 +105,8 @@ def name_axes(
     ax: Axes, *, title: str | None = None, x: str | None = None, y: str | None = None
 ) -> None:
     """Set the title of `ax` (the finding) and the names of its axes, in the style of the series."""
-    if title is not None:
-        ax.set_title(title)
-    if x is not None:
-        ax.set_xlabel(x)
-    if y is not None:
-        ax.set_ylabel(y)
+    names = {"title": title, "xlabel": x, "ylabel": y}
+    ax.set(**{name: text for name, text in names.items() if text is not None})
 
 
 @style()
@@ -135,10 +131,12 @@ def show(figure: Figure, alt: str, *, display_id: str | None = None, update: boo
         raise ValueError(
             f"alt has {len(alt)} characters, needs {SHORTEST_ALT}: say what the figure shows"
         )
+    import matplotlib.pyplot as plt
+
     with style():
         _check_house_rules(figure)
         picture = _png(figure)
-    _close(figure)
+    plt.close(figure)  # one that was made with pyplot would be shown again
     text = f"Figure: {alt}"
     shell = _shell()
     if shell is None:
@@ -146,9 +144,8 @@ def show(figure: Figure, alt: str, *, display_id: str | None = None, update: boo
         return
     data = {"image/png": base64.b64encode(picture).decode("ascii"), "text/plain": text}
     transient = {} if display_id is None else {"display_id": display_id}
-    shell.display_pub.publish(
-        data=data, metadata={"image/png": {"alt": alt}}, transient=transient, update=update
-    )
+    metadata = {"image/png": {"alt": alt}}
+    shell.display_pub.publish(data=data, metadata=metadata, transient=transient, update=update)
 
 
 def _shell() -> Any:
@@ -162,18 +159,9 @@ def _shell() -> Any:
 
 def _png(figure: Figure) -> bytes:
     """Return the same bytes for the same figure: without date and version."""
-    buffer = io.BytesIO()
-    figure.savefig(
-        buffer, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.12
-    )
+    buffer, look = io.BytesIO(), {"bbox_inches": "tight", "pad_inches": 0.12}
+    figure.savefig(buffer, format="png", metadata={"Software": None}, **look)
     return buffer.getvalue()
-
-
-def _close(figure: Figure) -> None:
-    """Remove a figure that was made with pyplot from its list, so that it is not shown again."""
-    import matplotlib.pyplot as plt
-
-    plt.close(figure)
 
 
 def _check_house_rules(figure: Figure) -> None:
@@ -199,12 +187,10 @@ def _check_labels(ax: Axes, name: str) -> None:
         return
     parent = ax.get_figure(root=False)
     shared_x, shared_y = ax.get_shared_x_axes(), ax.get_shared_y_axes()
-    labels = {
-        "x": parent.get_supxlabel() or any(a.get_xlabel() for a in shared_x.get_siblings(ax)),
-        "y": parent.get_supylabel() or any(a.get_ylabel() for a in shared_y.get_siblings(ax)),
-    }
-    for letter, axis in (("x", ax.xaxis), ("y", ax.yaxis)):
-        if axis.get_visible() and not labels[letter]:
+    x = parent.get_supxlabel() or any(a.get_xlabel() for a in shared_x.get_siblings(ax))
+    y = parent.get_supylabel() or any(a.get_ylabel() for a in shared_y.get_siblings(ax))
+    for letter, axis, named in (("x", ax.xaxis, x), ("y", ax.yaxis, y)):
+        if axis.get_visible() and not named:
             raise ValueError(f"{name} has no {letter} label: name the quantity and its unit")
 
 

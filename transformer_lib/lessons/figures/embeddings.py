@@ -9,24 +9,24 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
 from transformer_lib.lessons.figures.colours import DIVERGING, INK, MUTED, PALETTE
-from transformer_lib.lessons.figures.heatmaps import colour_bar, token_heatmap
-from transformer_lib.lessons.figures.marks import label, note, rectangle
+from transformer_lib.lessons.figures.heatmaps import colour_bar, heatmap_row, token_heatmap
+from transformer_lib.lessons.figures.marks import arrow, box, label, log_sizes, note, rectangle
 
 __all__ = [
     "embedding_matrix",
     "embedding_norms",
-    "leaked_vocabulary",
     "rank_frequency",
     "similarity_before_after",
     "softmax_temperatures",
     "token_strip",
     "words_and_subwords",
 ]
+
+TOKEN = {"facecolor": "#eaf2f7", "edgecolor": "#8db7d2", "linewidth": 1.1}
 
 
 @style()
@@ -81,36 +81,11 @@ def words_and_subwords(
             values = as_array(values, 1)
             ax.plot(sizes, values, "o-", color=colour, markersize=5, clip_on=False, zorder=3)
             note(ax, name, (sizes[1], values[1]), (6, 8), color=colour, fontweight="bold")
-        ax.set_xscale("log")
-        ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        ax.xaxis.set_minor_locator(NullLocator())
+        log_sizes(ax, sizes)
         ax.set_ylim(0, None)
-        ax.grid(True)
     left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     name_axes(left, x="size of the vocabulary", y="unknown share of held-out tokens")
     name_axes(right, x="size of the vocabulary", y="tokens for each word")
-    return fig
-
-
-@style()
-def leaked_vocabulary(rates: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draw the unknown share by vocabulary and text: `rates[vocabulary][text]`, as fractions."""
-    title = "Zero unknown words on the test set say nothing about new text"
-    fig, ax = figure(7.6, 3.6, title=title)
-    names = list(rates)
-    texts = list(rates[names[0]])
-    width = 0.36
-    for number, text in enumerate(texts):
-        x = np.arange(len(names)) + (number - (len(texts) - 1) / 2) * width
-        values = [rates[name][text] for name in names]
-        bars = ax.bar(x, values, width * 0.94, color=PALETTE[number], label=text)
-        ax.bar_label(bars, [f"{value:.1%}" for value in values], padding=3, fontsize=9.5)
-    ax.set_xticks(np.arange(len(names)), names)
-    ax.tick_params(axis="x", length=0, labelsize=10)
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.margins(y=0.22)
-    ax.legend(loc="upper right")
-    name_axes(ax, x="vocabulary built from", y="unknown share of words")
     return fig
 
 
@@ -129,11 +104,11 @@ def token_strip(tokens: Sequence[str], ids: Sequence[int], vectors: Any, *, titl
     scale = ScalarMappable(Normalize(-np.abs(array).max(), np.abs(array).max()), DIVERGING)
     scale.set_array(array)
     for column, (token, number) in enumerate(zip(tokens, ids, strict=True)):
-        _token_box(ax, column, 1.5, token, "bold")
-        _token_box(ax, column, 0.0, str(number), "normal")
-        for start, end in ((1.17, 0.37), (-0.33, -0.92)):
-            look = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 0, "shrinkB": 0}
-            ax.add_patch(FancyArrowPatch((column, start), (column, end), color=MUTED, **look))
+        for y, text, weight in ((1.5, token, "bold"), (0.0, str(number), "normal")):
+            words = {"fontsize": 10, "fontweight": weight}
+            box(ax, column, y, 0.84, 0.64, text, 0.06, words, **TOKEN)
+        arrow(ax, (column, 1.17), (column, 0.37), MUTED)
+        arrow(ax, (column, -0.33), (column, -0.92), MUTED)
         for entry, colour in enumerate(scale.to_rgba(array[column])):
             y = -1 - (entry + 1) * side
             rectangle(ax, column - 0.3, y, 0.6, side, facecolor=colour, edgecolor="white")
@@ -146,13 +121,6 @@ def token_strip(tokens: Sequence[str], ids: Sequence[int], vectors: Any, *, titl
     ax.axis("off")
     colour_bar(ax, scale, "value of the entry", shrink=0.62, aspect=18, pad=0.02)
     return fig
-
-
-def _token_box(ax: Axes, x: float, y: float, text: str, weight: str) -> None:
-    box = FancyBboxPatch((x - 0.36, y - 0.26), 0.72, 0.52, boxstyle="round,pad=0.06")
-    box.set(facecolor="#eaf2f7", edgecolor="#8db7d2", linewidth=1.1)
-    ax.add_patch(box)
-    label(ax, x, y, text, fontsize=10, fontweight=weight)
 
 
 @style()
@@ -175,8 +143,7 @@ def embedding_norms(widths: Sequence[int], plain: Any, scaled: Any, positions: A
     """Draw the mean norm of embeddings, plain and × √d_model, and of positions over d_model."""
     title = "Without the factor √d_model the positions would drown the words"
     fig, ax = figure(8.4, 4.2, title=title)
-    ax.set_xscale("log")
-    ax.grid(True)
+    log_sizes(ax, widths)
     lines = {"embedding × √d_model": scaled, "position": positions, "embedding alone": plain}
     paper = list(widths).index(512)
     for colour, (name, values) in zip(PALETTE, lines.items(), strict=False):
@@ -185,8 +152,6 @@ def embedding_norms(widths: Sequence[int], plain: Any, scaled: Any, positions: A
         look = {"va": "center", "fontweight": "bold", "annotation_clip": False}
         note(ax, name, (widths[-1], values[-1]), (10, 0), color=colour, **look)
         note(ax, f"{values[paper]:.1f}", (512, values[paper]), (0, 8), ha="right", color=colour)
-    ax.set_xticks(widths, [f"{width:,}" for width in widths])
-    ax.xaxis.set_minor_locator(NullLocator())
     ax.set_ylim(0, None)
     name_axes(ax, x="width of the vectors, d_model", y="norm (length) of the vector")
     return fig
@@ -203,15 +168,12 @@ def softmax_temperatures(
     rows = np.arange(len(words))
     axes[0].barh(rows, scores, color=[PALETTE[0] if s >= 0 else PALETTE[1] for s in scores])
     axes[0].axvline(0, color=INK, linewidth=0.8)
-    name_axes(axes[0], title="logits", x="score")
-    for row, score in zip(rows, scores, strict=True):
-        _number(axes[0], row, score, f"{score:.1f}")
     axes[0].margins(x=0.32)
+    name_axes(axes[0], title="logits", x="score")
+    _numbers(axes[0], "{:.1f}")
     for ax, (name, values) in zip(axes[1:], probabilities.items(), strict=True):
-        values = as_array(values, 1)
-        ax.barh(rows, values, color=PALETTE[2])
-        for row, value in zip(rows, values, strict=True):
-            _number(ax, row, value, f"{value:.2f}")
+        ax.barh(rows, as_array(values, 1), color=PALETTE[2])
+        _numbers(ax, "{:.2f}")
         ax.set_xlim(0, 1.22)
         ax.set_xticks([0, 0.5, 1])
         name_axes(ax, title=name, x="probability")
@@ -223,10 +185,11 @@ def softmax_temperatures(
     return fig
 
 
-def _number(ax: Axes, row: int, value: float, text: str) -> None:
-    """Write the value beside the end of its bar."""
-    offset, ha = ((4, 0), "left") if value >= 0 else ((-4, 0), "right")
-    note(ax, text.replace("-", "−"), (value, row), offset, va="center", ha=ha, fontsize=9)
+def _numbers(ax: Axes, form: str) -> None:
+    """Write the value of each bar beside its end."""
+    bars = ax.containers[0]
+    texts = [form.format(value).replace("-", "−") for value in bars.datavalues]
+    ax.bar_label(bars, texts, padding=4, fontsize=9)
 
 
 @style()
@@ -239,17 +202,15 @@ def similarity_before_after(
     """
     words = [word for group in groups.values() for word in group]
     edges = np.cumsum([0, *map(len, groups.values())])
-    fig, axes = figure(11.0, 5.9, 1, 2, title=title, layout="compressed")
-    look = {"vmin": -1.0, "vmax": 1.0, "cmap": DIVERGING, "cbar_label": None}
-    look |= {"row_label": "word", "column_label": "word"}
-    for ax, matrix, name in zip(axes, (before, after), ("before training", "after"), strict=True):
-        token_heatmap(matrix, words, words, title=name, ax=ax, **look)
+    look = {"vmin": -1.0, "vmax": 1.0, "row_label": "word", "column_label": "word"}
+    panels = {"before training": before, "after": after}
+    fig, axes = heatmap_row((11.0, 5.9), panels, words, words, title=title, **look)
+    for ax in axes:
         for start, end in pairwise(edges):
             outline = {"fill": False, "edgecolor": INK, "linewidth": 1.6, "clip_on": False}
             rectangle(ax, start, start, end - start, end - start, zorder=4, **outline)
         for tick in ax.get_xticklabels():
             tick.set(rotation=90, ha="center", va="top", rotation_mode="default")
-    axes[1].yaxis.set_visible(False)
     for name, start, end in zip(groups, edges, edges[1:], strict=False):
         x, look = len(words) + 0.3, {"ha": "left", "fontsize": 9, "color": MUTED}
         label(axes[1], x, (start + end) / 2, name, **look)

@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 
 from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
 from transformer_lib.lessons.figures.colours import INK, MUTED, PALETTE, SEQUENTIAL
 from transformer_lib.lessons.figures.heatmaps import colour_bar
-from transformer_lib.lessons.figures.marks import label
+from transformer_lib.lessons.figures.marks import arrow, box, label
 
 __all__ = ["bends", "norm_orders", "norm_spread", "parameter_shares", "relu_activity"]
 
@@ -92,7 +91,7 @@ def norm_orders(*, title: str) -> Figure:
         ax.set(xlim=(0, 10.2), ylim=(-0.15, 1.75))
         ax.axis("off")
         ax.set_title(name)
-        ax.annotate("", (10.1, PATH), (0.35, PATH), arrowprops=_line(PALETTE[2], 3.0))
+        arrow(ax, (0.35, PATH), (10.1, PATH), PALETTE[2], linewidth=3, mutation_scale=10)
         label(ax, 0.2, PATH, "x", ha="right", fontsize=12, color=INK)
         for start in (0.7, 5.4):
             _detour(ax, start, norm_first)
@@ -105,7 +104,7 @@ def _detour(ax: Axes, start: float, norm_first: bool) -> None:
     inside = [("LayerNorm", PALETTE[1]), *inside] if norm_first else inside
     plus = start + (3.9 if norm_first else 2.8)
     ax.plot([start, start, plus], [PATH, DETOUR, DETOUR], color=MUTED, linewidth=1.6)
-    ax.annotate("", (plus, PATH - 0.14), (plus, DETOUR), arrowprops=_line(MUTED, 1.6))
+    arrow(ax, (plus, DETOUR), (plus, PATH - 0.14), MUTED, linewidth=1.6, mutation_scale=10)
     for number, (text, colour) in enumerate(inside):
         _box(ax, start + 0.75 + 1.2 * number, DETOUR, text, colour)
     ax.plot(plus, PATH, "o", markersize=17, color="white", markeredgecolor=INK, zorder=3)
@@ -114,12 +113,7 @@ def _detour(ax: Axes, start: float, norm_first: bool) -> None:
         _box(ax, plus + 1.0, PATH, "LayerNorm", PALETTE[1])
 
 
-def _line(colour: str, width: float) -> dict[str, Any]:
-    return {"arrowstyle": "-|>", "color": colour, "lw": width, "shrinkA": 0, "shrinkB": 0}
-
-
 def _box(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
-    patch = FancyBboxPatch((x - 0.5, y - 0.2), 1.0, 0.4, boxstyle="round,pad=0.04")
-    patch.set(facecolor=colour, edgecolor="none", zorder=3)
-    ax.add_patch(patch)
-    label(ax, x, y, text, color="white", fontweight="bold", fontsize=9, zorder=4)
+    words = {"color": "white", "fontweight": "bold", "zorder": 4}
+    look = {"facecolor": colour, "edgecolor": "none", "zorder": 3}
+    box(ax, x, y, 1.08, 0.48, text, 0.04, words, **look)

@@ -3,29 +3,26 @@
 Rows are queries and columns are keys everywhere; labels that do not fit the shape are refused.
 """
 
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
-from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from transformer_lib.lessons.alignment import Link
 from transformer_lib.lessons.figures.base import Number, as_array, figure, name_axes, style
 from transformer_lib.lessons.figures.colours import DIVERGING, INK, MUTED, PALETTE, SEQUENTIAL
 from transformer_lib.lessons.figures.marks import hide_frame, label, rectangle
 
 __all__ = ["attention_grid", "attention_map", "token_heatmap"]
 
-ATTEND, GOLD = "#4a97c2", PALETTE[1]
-BLOCKED: dict[str, Any] = {
-    "facecolor": "#f1f3f5",
-    "edgecolor": "#9aa6b0",
-    "hatch": "////",
-    "linewidth": 0,
-}
+GOLD: dict[str, Any] = {"fill": False, "edgecolor": PALETTE[1], "linewidth": 2.0}
+ATTEND: dict[str, Any] = {"facecolor": "#4a97c2", "linewidth": 0}
+BLOCKED = {"facecolor": "#f1f3f5", "edgecolor": "#9aa6b0", "hatch": "////", "linewidth": 0}
 
 
 def check_tokens(array: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
@@ -46,18 +43,13 @@ def token_heatmap(
     title: str,
     row_label: str = "queries",
     column_label: str = "keys",
-    cmap: Colormap | None = None,
-    annotate: bool = False,
-    vmin: Number | None = None,
-    vmax: Number | None = None,
     ax: Axes | None = None,
-    cbar_label: str | None = "value",
+    **values: Any,
 ) -> Figure:
     """Draw a matrix (rows, columns) with a token beside every row and below every column.
 
-    Boolean matrices are drawn as masks (True = may attend), with a legend; others with a colour
-    bar, unless `cbar_label` is None. Without `cmap`, data of both signs get `DIVERGING`, centred on
-    zero. Draws into `ax` if given.
+    Boolean matrices are drawn as masks (True = may attend), others by `draw_values` with the
+    options in `values`. Draws into `ax` if given, then without the legend of a mask.
 
     Raises:
         ValueError: the labels do not match the shape.
@@ -68,15 +60,15 @@ def token_heatmap(
         cell = min(0.52, 6.4 / max(array.shape))
         width = cell * array.shape[1] + 1.9 + 0.085 * max(map(len, rows), default=0)
         height = cell * array.shape[0] + 1.6
-        _, ax = figure(max(5.0, width), max(2.5, height), layout="compressed", title=title)
+        fig, ax = figure(max(5.0, width), max(2.5, height), layout="compressed", title=title)
+        if array.dtype == bool:
+            mask_legend(fig)
     else:
         ax.set_title(title)
     if array.dtype == bool:
         _draw_mask(ax, array)
     else:
-        draw_values(ax, array, cmap, vmin, vmax, cbar_label)
-        if annotate:
-            _annotate(ax, array)
+        draw_values(ax, array, **values)
     token_axes(ax, rows, columns)
     name_axes(ax, x=column_label, y=row_label)
     return ax.get_figure(root=True)
@@ -85,28 +77,29 @@ def token_heatmap(
 def draw_values(
     ax: Axes,
     array: np.ndarray,
-    cmap: Colormap | None = None,
+    *,
     vmin: Number | None = None,
     vmax: Number | None = None,
-    cbar_label: str | None = None,
+    annotate: bool = False,
+    cbar_label: str | None = "value",
 ) -> None:
-    """Draw a matrix as coloured cells; values that are not finite are grey."""
+    """Draw a matrix as coloured cells, with a colour bar unless `cbar_label` is None.
+
+    Values of both signs get `DIVERGING`, centred on zero; those that are not finite are grey.
+    """
     finite = array[np.isfinite(array)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    if cmap is None and low < 0 < high:
-        cmap, bound = DIVERGING, max(-low, high)
-        vmin, vmax = (-bound if vmin is None else vmin), (bound if vmax is None else vmax)
+    signed = low < 0 < high
+    if signed:
+        low, high = min(low, -high), max(-low, high)
+    limits = {"vmin": low if vmin is None else vmin, "vmax": high if vmax is None else vmax}
+    look = {"cmap": DIVERGING if signed else SEQUENTIAL, "edgecolors": "white", "linewidth": 0.8}
     ax.set_facecolor("#dfe3e7")
-    mesh = ax.pcolormesh(
-        np.ma.masked_invalid(array),
-        cmap=SEQUENTIAL if cmap is None else cmap,
-        vmin=low if vmin is None else vmin,
-        vmax=high if vmax is None else vmax,
-        edgecolors="white",
-        linewidth=0.8,
-    )
+    mesh = ax.pcolormesh(np.ma.masked_invalid(array), **limits, **look)
     if cbar_label is not None:
         colour_bar(ax, mesh, cbar_label)
+    if annotate:
+        _annotate(ax, array)
 
 
 def colour_bar(axes: Any, mesh: Any, text: str, **look: Any) -> Any:
@@ -134,13 +127,21 @@ def _annotate(ax: Axes, array: np.ndarray) -> None:
 
 def _draw_mask(ax: Axes, array: np.ndarray) -> None:
     """Draw a mask in two colours, and hatch what is blocked: colour is never the only sign."""
-    attend = {"facecolor": ATTEND, "linewidth": 0}
     edges = {"facecolor": "none", "edgecolor": "white", "linewidth": 1.2}
-    for chosen, look in ((array, attend), (~array, BLOCKED), (array | ~array, edges)):
+    for chosen, look in ((array, ATTEND), (~array, BLOCKED), (array | ~array, edges)):
         cells = [Rectangle((j, i), 1, 1) for i, j in np.argwhere(chosen)]
         ax.add_collection(PatchCollection(cells, **look))
-    legend = [Patch(**attend, label="may attend"), Patch(**BLOCKED, label="may not attend")]
-    ax.legend(handles=legend, loc="upper left", bbox_to_anchor=(1.01, 1.01), borderaxespad=0.2)
+
+
+def mask_legend(fig: Figure) -> None:
+    """Explain the two colours of a mask below the figure."""
+    legend_below(fig, {"True: may attend": ATTEND, "False: may not": BLOCKED})
+
+
+def legend_below(fig: Figure, looks: Mapping[str, dict[str, Any]]) -> None:
+    """Put a legend of patches under the figure; `figures.show` saves what is outside of it."""
+    handles = [Patch(**look, label=name) for name, look in looks.items()]
+    fig.legend(handles=handles, loc="upper right", bbox_to_anchor=(1.0, 0.01), ncols=len(handles))
 
 
 def token_axes(
@@ -158,7 +159,10 @@ def token_axes(
     hide_frame(ax)
 
 
-def _check_weights(array: np.ndarray) -> None:
+def _as_weights(weights: Any, dims: int, queries: Sequence[str], keys: Sequence[str]) -> np.ndarray:
+    """Return attention maps as an array, refusing wrong labels, raw scores and transposed maps."""
+    array = as_array(weights, dims)
+    check_tokens(array, queries, keys)
     if not ((array >= -1e-6) & (array <= 1 + 1e-6)).all():
         raise ValueError(
             f"attention weights are in [0, 1]: found {np.min(array):.4g} to {np.max(array):.4g}; "
@@ -172,23 +176,21 @@ def _check_weights(array: np.ndarray) -> None:
             f"rows must sum to 1: found {sums[wrong][0]:.4g}; "
             "is the softmax over the wrong axis, or the map transposed?"
         )
+    return array
 
 
-def _draw_gold(ax: Axes, gold: Collection[tuple[int, int]], shape: tuple[int, ...]) -> None:
-    """Outline the cells of the gold links (source, target): the target is the row."""
-    for source, target in gold:
-        if not (0 <= target < shape[0] and 0 <= source < shape[1]):
+def _draw_gold(fig: Figure, axes: Sequence[Axes], gold: Collection[Link] | None) -> None:
+    """Outline the gold links (source, target) in each map, if there are any: rows are targets."""
+    for ax, (source, target) in itertools.product(axes, gold or ()):
+        sources, targets = int(ax.get_xlim()[1]), int(ax.get_ylim()[0])
+        if not (0 <= target < targets and 0 <= source < sources):
             raise ValueError(
                 f"gold link (source {source}, target {target}) is outside a map of "
-                f"{shape[0]} targets and {shape[1]} sources: are its two numbers swapped?"
+                f"{targets} targets and {sources} sources: are its two numbers swapped?"
             )
-        look = {"fill": False, "edgecolor": GOLD, "linewidth": 2.0}
-        rectangle(ax, source + 0.06, target + 0.06, 0.88, 0.88, **look)
-
-
-def _gold_legend(fig: Figure) -> None:
-    patch = Patch(fill=False, edgecolor=GOLD, linewidth=2.0, label="gold alignment")
-    fig.legend(handles=[patch], loc="outside lower right")
+        rectangle(ax, source + 0.06, target + 0.06, 0.88, 0.88, **GOLD)
+    if gold is not None:
+        fig.legend(handles=[Patch(**GOLD, label="gold alignment")], loc="outside lower right")
 
 
 @style()
@@ -198,11 +200,10 @@ def attention_map(
     keys: Sequence[str],
     *,
     title: str,
-    gold: Collection[tuple[int, int]] | None = None,
-    row_label: str = "queries",
-    column_label: str = "keys",
+    gold: Collection[Link] | None = None,
+    **labels: str,
 ) -> Figure:
-    """Draw one attention map (queries, keys).
+    """Draw one attention map (queries, keys); `labels` are `row_label` and `column_label`.
 
     `gold` outlines links (source index, target index): targets are rows, sources columns.
 
@@ -210,14 +211,10 @@ def attention_map(
         ValueError: labels that do not match the shape, weights outside [0, 1], or a row that sums
             neither to 1 nor, fully masked, to 0.
     """
-    array = as_array(weights, 2)
-    check_tokens(array, queries, keys)
-    _check_weights(array)
-    names = {"row_label": row_label, "column_label": column_label, "cbar_label": "attention weight"}
-    fig = token_heatmap(array, queries, keys, title=title, vmin=0.0, vmax=1.0, **names)
-    if gold is not None:
-        _draw_gold(fig.axes[0], gold, array.shape)
-        _gold_legend(fig)
+    array = _as_weights(weights, 2, queries, keys)
+    look = {"vmin": 0.0, "vmax": 1.0, "cbar_label": "attention weight"}
+    fig = token_heatmap(array, queries, keys, title=title, **look, **labels)
+    _draw_gold(fig, fig.axes[:1], gold)
     return fig
 
 
@@ -228,35 +225,51 @@ def attention_grid(
     keys: Sequence[str],
     *,
     title: str,
-    gold: Collection[tuple[int, int]] | None = None,
+    names: Sequence[str] | None = None,
+    gold: Collection[Link] | None = None,
     vmax: Number = 1.0,
     row_label: str = "queries",
     column_label: str = "keys",
 ) -> Figure:
-    """Draw all heads (H, queries, keys), up to four in a row, on one colour scale.
+    """Draw several maps (H, queries, keys), up to four in a row, on one colour scale.
 
-    Checks its arguments as `attention_map` does.
+    Without `names` they are heads, counted from 0. Checks its arguments as `attention_map` does.
     """
-    array = as_array(weights, 3)
-    check_tokens(array, queries, keys)
-    _check_weights(array)
+    array = _as_weights(weights, 3, queries, keys)
+    names = names or [f"head {head}" for head in range(len(array))]
     ncols = min(4, len(array))
     nrows = -(-len(array) // ncols)
     side = min(3.2, 8.4 / ncols)
     size = side * ncols + 1.8, side * array.shape[1] / array.shape[2] * nrows + 1.7
     look = {"layout": "compressed", "squeeze": False, "sharex": True, "sharey": True}
     fig, axes = figure(*size, nrows, ncols, title=title, **look)
-    for number, (ax, one) in enumerate(zip(axes.flat, array, strict=False)):
-        draw_values(ax, one, vmin=0.0, vmax=vmax)
+    for ax, name, one in zip(axes.flat, names, array, strict=False):
+        draw_values(ax, one, vmin=0.0, vmax=vmax, cbar_label=None)
         token_axes(ax, queries, keys, narrow=side / array.shape[2] < 0.4)
-        ax.set_title(f"head {number}", fontsize=10, pad=5)
-        if gold is not None:
-            _draw_gold(ax, gold, one.shape)
+        ax.set_title(name, fontsize=10, pad=5)
+    _draw_gold(fig, axes.flat[: len(array)], gold)
     for ax in axes.flat[len(array) :]:
         ax.axis("off")
     fig.supxlabel(column_label, fontsize=10, color=MUTED)
     fig.supylabel(row_label, fontsize=10, color=MUTED)
     colour_bar(axes, axes[0, 0].collections[0], "attention weight")
-    if gold is not None:
-        _gold_legend(fig)
     return fig
+
+
+def heatmap_row(
+    size: tuple[Number, Number],
+    panels: Mapping[str, Any],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    title: str,
+    **look: Any,
+) -> tuple[Figure, Any]:
+    """Draw matrices over the same tokens side by side, without colour bars."""
+    fig, axes = figure(*size, 1, len(panels), title=title, layout="compressed")
+    fig.get_layout_engine().set(h_pad=0.12)
+    for ax, (name, matrix) in zip(axes, panels.items(), strict=True):
+        token_heatmap(matrix, rows, columns, title=name, ax=ax, cbar_label=None, **look)
+        ax.title.set_fontsize(10)
+        ax.yaxis.set_visible(ax is axes[0])
+    return fig, axes

@@ -1,18 +1,20 @@
 """Texts, rectangles and named lines: what most figures draw into their axes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.ticker import NullLocator
 
 from transformer_lib.lessons.figures.base import Number, as_array, figure, name_axes, style
-from transformer_lib.lessons.figures.colours import MUTED
+from transformer_lib.lessons.figures.colours import MUTED, PALETTE
 
-__all__ = ["line_plot", "name_lines"]
+__all__ = ["bars", "line_plot", "name_lines"]
 
 
 def label(ax: Axes, x: Number, y: Number, text: str, **look: Any) -> None:
@@ -30,6 +32,30 @@ def rectangle(ax: Axes, x: Number, y: Number, width: Number, height: Number, **l
     ax.add_patch(Rectangle((x, y), width, height, **look))
 
 
+def box(
+    ax: Axes,
+    x: Number,
+    y: Number,
+    width: Number,
+    height: Number,
+    text: str,
+    radius: Number,
+    words: Mapping[str, Any] | None = None,
+    **look: Any,
+) -> None:
+    """Draw a rounded rectangle centred on (x, y) with a text in it; `words` is the look of that."""
+    shape = f"round,pad=0,rounding_size={radius}"
+    corner = (x - width / 2, y - height / 2)
+    ax.add_patch(FancyBboxPatch(corner, width, height, boxstyle=shape, **look))
+    label(ax, x, y, text, **{"fontsize": 9} | (words or {}))
+
+
+def arrow(ax: Axes, start: Any, end: Any, colour: str, **look: Any) -> None:
+    """Draw an arrow between two points."""
+    look = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 0, "shrinkB": 0} | look
+    ax.add_patch(FancyArrowPatch(start, end, color=colour, **look))
+
+
 def hide_frame(ax: Axes) -> None:
     """Remove the spines and the tick marks; the tick labels stay."""
     ax.tick_params(length=0)
@@ -44,12 +70,14 @@ def line_plot(
     title: str,
     x_label: str,
     y_label: str,
+    levels: Mapping[str, float] | None = None,
     ax: Axes | None = None,
     log_y: bool = False,
 ) -> Figure:
     """Draw lines over the same `x`, each named at its right end in its own colour.
 
-    Where the ends are close together, their names are moved apart.
+    Where the ends are close together, their names are moved apart. `levels` are drawn as dashed
+    lines across the figure, with their names.
     """
     if ax is None:
         _, ax = figure(8, 4.2, title=title)
@@ -59,10 +87,58 @@ def line_plot(
     ax.grid(True)
     points = as_array(x, 1)
     lines = {name: ax.plot(points, as_array(y, 1))[0] for name, y in series.items()}
+    for name, height in (levels or {}).items():
+        level(ax, height, name)
     ax.margins(x=0.01)
     name_axes(ax, x=x_label, y=y_label)
     name_lines(ax, lines)
     return ax.get_figure(root=True)
+
+
+def level(ax: Axes, height: Number, name: str) -> None:
+    """Draw a dashed line at that height, with its name below it."""
+    ax.axhline(height, color=MUTED, linestyle="--", linewidth=1.2)
+    look = {"xycoords": ("axes fraction", "data"), "va": "top", "ha": "center"}
+    note(ax, name, (0.5, height), (0, -3), color=MUTED, fontsize=9, **look)
+
+
+@style()
+def bars(
+    values: Mapping[str, Mapping[str, float]],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    form: str = "{:.1f}",
+) -> Figure:
+    """Draw `values[group][name]` as bars, group by group, with a colour per name.
+
+    `form` formats the number above each bar.
+    """
+    fig, ax = figure(8, 3.9, title=title)
+    groups, names = list(values), list(next(iter(values.values())))
+    width = 0.72 / len(names)
+    for number, name in enumerate(names):
+        x = np.arange(len(groups)) + (number - (len(names) - 1) / 2) * width
+        heights = [values[group][name] for group in groups]
+        drawn = ax.bar(x, heights, width * 0.94, color=PALETTE[number], label=name)
+        ax.bar_label(drawn, [form.format(height) for height in heights], padding=3)
+    ax.set_xticks(range(len(groups)), groups)
+    ax.tick_params(axis="x", length=0, labelsize=10)
+    if len(names) > 1:
+        ax.legend(loc="upper right")
+    ax.margins(y=0.2)
+    ax.yaxis.set_major_formatter(lambda value, _: form.format(value))
+    name_axes(ax, x=x_label, y=y_label)
+    return fig
+
+
+def log_sizes(ax: Axes, sizes: Sequence[int], base: int = 10) -> None:
+    """Make the x-axis logarithmic, with ticks at these sizes alone."""
+    ax.set_xscale("log", base=base)
+    ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.grid(True)
 
 
 def name_lines(ax: Axes, lines: Mapping[str, Line2D]) -> None:

@@ -4,15 +4,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Patch
 
 from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
-from transformer_lib.lessons.figures.colours import INK, MUTED, PALETTE, SEQUENTIAL
-from transformer_lib.lessons.figures.heatmaps import ATTEND, BLOCKED, colour_bar, token_heatmap
-from transformer_lib.lessons.figures.marks import hide_frame, label, rectangle
+from transformer_lib.lessons.figures.colours import INK, MUTED, PALETTE
+from transformer_lib.lessons.figures.heatmaps import (
+    BLOCKED,
+    colour_bar,
+    heatmap_row,
+    legend_below,
+    mask_legend,
+    token_heatmap,
+)
+from transformer_lib.lessons.figures.marks import arrow, box, hide_frame, label, rectangle
 
 __all__ = [
     "causal_reading",
@@ -46,8 +51,7 @@ def padded_batch(sentences: Sequence[Sequence[str]], mask: Any, *, title: str) -
     ax.set(xlim=(0, array.shape[1]), ylim=(array.shape[0], 0))
     hide_frame(ax)
     name_axes(ax, x="position", y="sentence")
-    words = Patch(facecolor=TINT, label="True: a word")
-    _legend_below(fig, [words, Patch(**BLOCKED, label="False: <pad>")])
+    legend_below(fig, {"True: a word": WORD, "False: <pad>": BLOCKED})
     return fig
 
 
@@ -61,13 +65,12 @@ def shift_by_one(reads: Sequence[str], predicts: Sequence[str], *, title: str) -
         raise ValueError(f"{len(reads)} words to read, but {len(predicts)} to predict")
     fig, ax = figure(9.4, 2.9, title=title)
     for x, (word, prediction) in enumerate(zip(reads, predicts, strict=True)):
-        _word_box(ax, x, 0.0, word, TINT)
-        _word_box(ax, x, 1.5, prediction, "#f8dcb4")
-        arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.2, "shrinkA": 1, "shrinkB": 1}
-        ax.annotate("", (x + 0.5, 1.5), (x + 0.5, 0.6), arrowprops=arrow)
+        for y, text, colour in ((0.3, word, TINT), (1.8, prediction, "#f8dcb4")):
+            box(ax, x + 0.5, y, 0.84, 0.6, text, 0.08, facecolor=colour, linewidth=0)
+        arrow(ax, (x + 0.5, 0.62), (x + 0.5, 1.48), INK, linewidth=1.2)
         if x + 1 < len(reads):
-            line = {"arrowstyle": "-", "color": ORANGE, "linestyle": (0, (2, 2))}
-            ax.annotate("", (x + 1.25, 0.6), (x + 0.75, 1.5), arrowprops=line)
+            look = {"color": ORANGE, "linestyle": (0, (2, 2)), "linewidth": 1.0}
+            ax.plot((x + 0.75, x + 1.25), (1.48, 0.62), **look)
     ax.set_xticks(np.arange(len(reads)) + 0.5, range(len(reads)))
     ax.set_yticks([0.3, 1.8], ["reads", "predicts"], fontweight="bold")
     ax.set(xlim=(0, len(reads)), ylim=(-0.12, 2.2))
@@ -75,13 +78,6 @@ def shift_by_one(reads: Sequence[str], predicts: Sequence[str], *, title: str) -
     hide_frame(ax)
     name_axes(ax, x="position", y="the decoder")
     return fig
-
-
-def _word_box(ax: Axes, x: float, y: float, word: str, colour: str) -> None:
-    shape = "round,pad=0,rounding_size=0.08"
-    look = {"boxstyle": shape, "facecolor": colour, "linewidth": 0}
-    ax.add_patch(FancyBboxPatch((x + 0.08, y), 0.84, 0.6, **look))
-    label(ax, x + 0.5, y + 0.3, word, fontsize=9)
 
 
 def _as_mask(mask: Any) -> np.ndarray:
@@ -98,14 +94,10 @@ def causal_reading(
     """Draw a square mask, with the token of each position and the token it must predict."""
     names = {"row_label": "queries: the decoder is at …", "column_label": "keys: it attends to …"}
     fig = token_heatmap(_as_mask(mask), reads, reads, title=title, **names)
-    ax = fig.axes[0]
-    ax.get_legend().remove()
-    x = len(reads) + 0.25
+    x, look = len(reads) + 0.25, {"ha": "left", "fontsize": 9, "fontweight": "bold"}
     for row, word in enumerate(predicts):
-        look = {"ha": "left", "fontsize": 9, "color": ORANGE, "fontweight": "bold"}
-        label(ax, x, row + 0.5, f"→  {word}", **look)
-    label(ax, x, -0.35, "… and predicts", ha="left", fontsize=9.5, color=MUTED)
-    _mask_legend(fig)
+        label(fig.axes[0], x, row + 0.5, f"→  {word}", color=ORANGE, **look)
+    label(fig.axes[0], x, -0.35, "… and predicts", ha="left", fontsize=9.5, color=MUTED)
     return fig
 
 
@@ -133,24 +125,13 @@ def mask_panels(
         zip(axes[0], panels, strict=True)
     ):
         token_heatmap(mask, row_tokens, column_tokens, title=name, ax=ax)
-        ax.get_legend().remove()
         ax.set_anchor("NW")
         ax.title.set_fontsize(10)
         if number and signs:
             ax.set_yticks([])
             ax.set_ylabel(signs[number - 1], rotation=0, fontsize=13, color=INK, labelpad=16)
-    _mask_legend(fig)
+    mask_legend(fig)
     return fig
-
-
-def _mask_legend(fig: Figure) -> None:
-    attend = Patch(facecolor=ATTEND, linewidth=0, label="True: may attend")
-    _legend_below(fig, [attend, Patch(**BLOCKED, label="False: may not")])
-
-
-def _legend_below(fig: Figure, handles: list[Patch]) -> None:
-    """Put a legend under the figure; `figures.show` saves what is outside of it."""
-    fig.legend(handles=handles, loc="upper right", bbox_to_anchor=(1.0, 0.01), ncols=len(handles))
 
 
 @style()
@@ -164,22 +145,17 @@ def gradient_panels(
     arrays = {name: as_array(matrix, 2) for name, matrix in panels.items()}
     top = max(float(array.max()) for array in arrays.values())
     size = 4.6 * len(arrays) + 0.9, 5.4
-    fig, axes = figure(*size, 1, len(arrays), title=title, layout="compressed")
-    fig.get_layout_engine().set(h_pad=0.12)
     look = {"row_label": "output of position i", "column_label": "input of position j"}
-    for ax, (name, array) in zip(axes, arrays.items(), strict=True):
-        token_heatmap(array, outputs, inputs, title=name, ax=ax, cbar_label=None, **look)
+    fig, axes = heatmap_row(size, arrays, outputs, inputs, title=title, **look)
+    for ax, array in zip(axes, arrays.values(), strict=True):
         ax.collections[0].set_norm(LogNorm(top / 300, top, clip=True))
-        ax.title.set_fontsize(10)
         for i, j in np.argwhere(array == 0):
             rectangle(ax, j, i, 1, 1, **BLOCKED)
             rectangle(ax, j, i, 1, 1, fill=False, edgecolor="white", linewidth=1.0)
-        if ax is not axes[0]:
-            ax.yaxis.set_visible(False)
     text = "size of ∂ output i / ∂ input j"
     bar = colour_bar(axes, axes[0].collections[0], text, shrink=0.8, pad=0.02, extend="min")
     bar.ax.yaxis.set_major_formatter("{x:g}")
-    _legend_below(fig, [Patch(**BLOCKED, label="exactly 0")])
+    legend_below(fig, {"exactly 0": BLOCKED})
     return fig
 
 
@@ -189,21 +165,14 @@ def rows_without_keys(
 ) -> Figure:
     """Draw the attention weights of several ways to mask, with the numbers and NaN in the cells."""
     size = 2.25 * len(panels) + 0.9, 3.6
-    fig, axes = figure(*size, 1, len(panels), title=title, layout="compressed")
-    fig.get_layout_engine().set(h_pad=0.12)
-    for ax, (name, weights) in zip(axes, panels.items(), strict=True):
+    look = {"vmin": 0.0, "vmax": 1.0, "annotate": True}
+    fig, axes = heatmap_row(size, panels, queries, keys, title=title, **look)
+    for ax, weights in zip(axes, panels.values(), strict=True):
         array = as_array(weights, 2)
-        known = np.where(np.isnan(array), 0.0, array)
-        look = {"vmin": 0.0, "vmax": 1.0, "cmap": SEQUENTIAL, "annotate": True}
-        token_heatmap(known, queries, keys, title=name, ax=ax, cbar_label=None, **look)
-        ax.title.set_fontsize(10)
-        for text, value in zip(ax.texts, array.flat, strict=True):
-            if np.isnan(value):
+        for text, ((i, j), weight) in zip(ax.texts, np.ndenumerate(array), strict=True):
+            if np.isnan(weight):
                 text.set(text="NaN", color="white", fontweight="bold")
-        for i, j in np.argwhere(np.isnan(array)):
-            rectangle(ax, j, i, 1, 1, facecolor=ORANGE, edgecolor="white", zorder=2)
-        if ax is not axes[0]:
-            ax.yaxis.set_visible(False)
+                rectangle(ax, j, i, 1, 1, facecolor=ORANGE, edgecolor="white", zorder=2)
     return fig
 
 
@@ -216,25 +185,20 @@ def three_trainings(
     Both are in percent, with a colour per case.
     """
     fig, (left, right) = figure(9.4, 3.8, 1, 2, title=title, width_ratios=[1.25, 1])
-    points = as_array(steps, 1)
-    for colour, (name, values) in zip(PALETTE, accuracy.items(), strict=False):
-        left.plot(points, 100 * as_array(values, 1), color=colour, label=name)
+    for name, values in accuracy.items():
+        left.plot(as_array(steps, 1), 100 * as_array(values, 1), label=name)
     left.set_ylim(0, 104)
     left.grid(True)
-    name_axes(left, title="with teacher forcing", x="training step", y="correct targets (%)")
     left.legend(loc="lower right")
-    _bars(right, exact)
-    name_axes(right, title="decoding alone", x="held-out sentences exactly right (%)")
-    right.yaxis.set_visible(False)
-    return fig
-
-
-def _bars(ax: Axes, exact: Mapping[str, float]) -> None:
+    name_axes(left, title="with teacher forcing", x="training step", y="correct targets (%)")
     for y, (colour, (name, share)) in enumerate(zip(PALETTE, exact.items(), strict=False)):
-        ax.barh(y, 100 * share, height=0.42, color=colour)
-        ax.text(0, y - 0.3, name, va="bottom", fontsize=9.5, color=INK)
+        right.barh(y, 100 * share, height=0.42, color=colour)
+        right.text(0, y - 0.3, name, va="bottom", fontsize=9.5, color=INK)
         look = {"ha": "left", "fontsize": 11, "color": colour, "fontweight": "bold"}
-        label(ax, 100 * share + 1.5, y, f"{100 * share:.0f}", **look)
-    ax.set(xlim=(0, 108), ylim=(len(exact) - 0.6, -0.75))
-    ax.grid(True, axis="x")
-    ax.spines["left"].set_visible(False)
+        label(right, 100 * share + 1.5, y, f"{100 * share:.0f}", **look)
+    right.set(xlim=(0, 108), ylim=(len(exact) - 0.6, -0.75))
+    right.grid(True, axis="x")
+    right.spines["left"].set_visible(False)
+    right.yaxis.set_visible(False)
+    name_axes(right, title="decoding alone", x="held-out sentences exactly right (%)")
+    return fig

@@ -11,7 +11,7 @@ from matplotlib.patches import Arc, Circle
 
 from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
 from transformer_lib.lessons.figures.colours import DIVERGING, GRID, INK, MUTED, PALETTE, SEQUENTIAL
-from transformer_lib.lessons.figures.heatmaps import colour_bar
+from transformer_lib.lessons.figures.heatmaps import colour_bar, draw_values
 from transformer_lib.lessons.figures.marks import (
     beside,
     hide_frame,
@@ -92,28 +92,21 @@ def position_counter(table: Any) -> Figure:
     sines = array[:, 0 : 2 * n_rows : 2].T
     title = "A binary counter, and the same counter with soft edges"
     fig, (upper, lower) = figure(9.0, 4.9, 2, 1, title=title, sharex=True)
-    _counter_panel(upper, bits, SEQUENTIAL, (0, 1.35), "bit")
-    _counter_panel(lower, sines, DIVERGING, (-1, 1), "sine")
     upper.set_title("The bits of the position: white 0, blue 1", fontsize=10.5)
     lower.set_title("The sines of the position: brown +1, blue −1", fontsize=10.5)
+    draw_values(upper, bits, vmin=0, vmax=1.35, cbar_label=None)
+    draw_values(lower, sines, vmin=-1, vmax=1, cbar_label=None)
+    for ax, name in ((upper, "bit"), (lower, "sine")):
+        ax.set_yticks(np.arange(n_rows) + 0.5, [f"{name} {row}" for row in range(n_rows)])
+        ax.set_xticks(positions[::8] + 0.5, positions[::8])
+        ax.set(ylim=(n_rows, 0), xlim=(0, len(array)))
+        hide_frame(ax)
     for row in range(n_rows):
         beside(upper, row + 0.5, f"every {2 ** (row + 1)}", data=True)
         beside(lower, row + 0.5, f"every {_wavelength(row, array.shape[1]):.1f}", data=True)
     fig.supxlabel("position", fontsize=10, color=MUTED)
     fig.supylabel("fast  →  slow", fontsize=10, color=MUTED, rotation=270)
     return fig
-
-
-def _counter_panel(
-    ax: Axes, values: np.ndarray, colours: Any, bounds: tuple[float, float], name: str
-) -> None:
-    """Draw values (rows, positions) as cells, row 0 at the top."""
-    (rows, length), (low, high) = values.shape, bounds
-    ax.pcolormesh(values, cmap=colours, vmin=low, vmax=high, edgecolors="white", linewidth=0.5)
-    ax.set_yticks(np.arange(rows) + 0.5, [f"{name} {row}" for row in range(rows)])
-    ax.set_xticks(np.arange(0, length, 8) + 0.5, range(0, length, 8))
-    ax.set(ylim=(rows, 0), xlim=(0, length))
-    hide_frame(ax)
 
 
 @style()
@@ -240,6 +233,6 @@ def copy_task(
     right.set(xticks=places, ylim=(0, 1.04))
     right.legend(loc="upper left")
     name_axes(right, title="Without positions it guesses", x="place in the copy", y="letters right")
-    for ax in (left, right):
-        ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    left.yaxis.set_major_formatter("{x:.0%}")
+    right.yaxis.set_major_formatter("{x:.0%}")
     return fig

@@ -5,23 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from transformer_lib.lessons.figures.base import as_array, figure, name_axes, show, style
-from transformer_lib.lessons.figures.colours import MUTED, PALETTE, SEQUENTIAL
-from transformer_lib.lessons.figures.heatmaps import colour_bar, draw_values, token_axes
-from transformer_lib.lessons.figures.marks import name_lines, note
+from transformer_lib.lessons.figures.colours import PALETTE
+from transformer_lib.lessons.figures.marks import level, line_plot
 
-__all__ = [
-    "LiveCurves",
-    "diagonal_over_time",
-    "loss_curves",
-    "padded_batches",
-    "scores_by_group",
-    "smoothed_targets",
-]
+__all__ = ["LiveCurves", "loss_curves", "padded_batches", "smoothed_targets"]
 
 SMOOTH = 10  # steps of a running mean
 
@@ -64,34 +55,13 @@ def padded_batches(batches: Mapping[str, Sequence[Sequence[int]]], *, title: str
 
 @style()
 def loss_curves(
-    curves: Mapping[str, Sequence[float]],
-    *,
-    title: str,
-    levels: Mapping[str, float] | None = None,
+    curves: Mapping[str, Sequence[float]], *, title: str, levels: Mapping[str, float] | None = None
 ) -> Figure:
-    """Draw the loss over the steps, each curve a running mean over 10 steps, named at its end.
-
-    `levels` are losses to compare with, each drawn as a dashed line with its name.
-    """
-    fig, ax = figure(8, 4, title=title)
-    lines = {}
-    for (name, values), colour in zip(curves.items(), PALETTE, strict=False):
-        means = running_mean(values, SMOOTH)
-        (lines[name],) = ax.plot(np.arange(len(means)) + SMOOTH, means, color=colour)
-    for name, level in (levels or {}).items():
-        _dashed(ax, level, name)
-    ax.grid(True)
-    ax.margins(x=0.01)
-    name_axes(ax, x="step", y=f"loss, nats per token (mean of {SMOOTH} steps)")
-    name_lines(ax, lines)
-    return fig
-
-
-def _dashed(ax: Axes, level: float, name: str) -> None:
-    """Draw a dashed line at that height, with its name below it."""
-    ax.axhline(level, color=MUTED, linestyle="--", linewidth=1.2)
-    look = {"xycoords": ("axes fraction", "data"), "va": "top", "ha": "center"}
-    note(ax, name, (0.5, level), (0, -3), color=MUTED, fontsize=9, **look)
+    """Draw losses over the steps, as running means over 10 steps, and `levels` to compare with."""
+    means = {name: running_mean(values, SMOOTH) for name, values in curves.items()}
+    steps = np.arange(max(map(len, means.values()))) + SMOOTH
+    y_label = f"loss, nats per token (mean of {SMOOTH} steps)"
+    return line_plot(steps, means, title=title, x_label="step", y_label=y_label, levels=levels)
 
 
 def running_mean(values: Sequence[float], width: int) -> np.ndarray:
@@ -100,49 +70,11 @@ def running_mean(values: Sequence[float], width: int) -> np.ndarray:
     return np.convolve(values, np.ones(width) / width, mode="valid")
 
 
-@style()
-def diagonal_over_time(
-    maps: Mapping[int, Any], rows: Sequence[str], columns: Sequence[str], *, title: str
-) -> Figure:
-    """Draw the same attention map at several training steps, from left to right."""
-    fig, axes = figure(10.5, 3.7, ncols=len(maps), title=title, sharey=True)
-    for ax, (step, weights) in zip(axes, maps.items(), strict=True):
-        draw_values(ax, as_array(weights, 2), SEQUENTIAL, 0.0, 1.0)
-        token_axes(ax, rows, columns)
-        name_axes(ax, title=f"step {step}", x="keys: source")
-    name_axes(axes[0], y="queries: to predict")
-    colour_bar(axes, axes[0].collections[0], "attention weight")
-    return fig
-
-
-@style()
-def scores_by_group(
-    scores: Mapping[str, float],
-    counts: Mapping[str, int],
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-) -> Figure:
-    """Draw a bar for the score of each group of sentences, with the number of sentences in it."""
-    fig, ax = figure(8, 3.9, title=title)
-    bars = ax.bar(list(scores), list(scores.values()), color=PALETTE[0], width=0.66)
-    ax.bar_label(bars, [f"{v:.1f}" for v in scores.values()], padding=2, fontweight="bold")
-    ax.set_xticks(range(len(scores)), [f"{name}\n{counts[name]} sentences" for name in scores])
-    ax.margins(y=0.14)
-    name_axes(ax, x=x_label, y=y_label)
-    return fig
-
-
 class LiveCurves:
-    """Loss and accuracy, drawn while a model trains, with the remaining time.
+    """Loss and accuracy, drawn while a model trains for `steps` updates, with the remaining time.
 
-    Call it with every loss; the picture is redrawn at most every three seconds.
-
-    Args:
-        steps: total number of updates.
-        title: name of the model.
-        floor: the lowest possible loss, drawn as a dashed line.
+    Call it with every loss; the picture is redrawn at most every three seconds. `floor` is the
+    lowest possible loss, drawn as a dashed line.
     """
 
     def __init__(self, steps: int, title: str, floor: float | None = None) -> None:
@@ -157,8 +89,7 @@ class LiveCurves:
     def __call__(self, loss: float) -> None:
         """Record the loss of one more step."""
         self.losses.append(loss)
-        last = len(self.losses) == self.steps
-        if last or time.monotonic() - self.drawn > 3.0:
+        if len(self.losses) == self.steps or time.monotonic() - self.drawn > 3.0:
             self.draw()
 
     def score(self, share: float) -> None:
@@ -190,16 +121,16 @@ class LiveCurves:
         """Draw the loss and, once there is one, the share of correct sentences beside it."""
         title = f"{self.title}: {self.status()}"
         fig, axes = figure(9, 3.3, ncols=2 if self.scores else 1, title=title, squeeze=False)
+        left, right = axes[0, 0], axes[0, -1]
         line = running_mean(self.losses, self.smooth)
-        axes[0, 0].plot(np.arange(len(line)) + len(self.losses) - len(line), line)
+        left.plot(np.arange(len(line)) + len(self.losses) - len(line), line)
         if self.floor is not None:
-            top = axes[0, 0].get_ylim()[1]
-            axes[0, 0].set_ylim(self.floor - 0.16 * (top - self.floor), top)  # room for its name
-            _dashed(axes[0, 0], self.floor, "lowest possible")
+            top = left.get_ylim()[1]
+            left.set_ylim(self.floor - 0.16 * (top - self.floor), top)  # room for its name
+            level(left, self.floor, "lowest possible")
         unit = f"nats per token (mean of {self.smooth} steps)"
-        name_axes(axes[0, 0], title="loss", x="step", y=unit)
+        name_axes(left, title="loss", x="step", y=unit)
         if self.scores:
-            right = axes[0, 1]
             points = list(self.scores), list(self.scores.values())
             right.plot(*points, "o-", color=PALETTE[2], clip_on=False)  # the last is on the edge
             right.set(ylim=(-0.03, 1.03))

@@ -10,14 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import torch
 
 from transformer_lib import ModelConfig
 from transformer_lib.data import files
 from transformer_lib.data.files import (
     CheckpointError,
     check_folder,
-    check_free,
     contents_sha256,
     list_checkpoints,
     remove_folder,
@@ -27,7 +25,7 @@ from transformer_lib.data.files import (
     write_folder,
     write_text,
 )
-from transformer_lib.data.reading import load_state, read_config
+from transformer_lib.data.reading import read_config
 
 KINDS = ["model", "checkpoint", "corpus", "export"]
 
@@ -60,21 +58,19 @@ def test_what_is_written_passes_its_own_check_and_is_replaced_as_a_whole(tmp_pat
     folder = write(tmp_path / "deep" / "model")
     assert check_folder(folder, ["a.txt"]) == folder
     assert names(folder) == ["a.txt", "b.bin", "manifest.json"]
-    write_folder(folder, lambda path: (path / "new").write_text("x"), kind="model")
+    write_folder(folder, lambda path: (path / "new").touch(), kind="model")
     assert names(folder) == ["manifest.json", "new"]
     assert names(folder.parent) == ["model"]
 
 
-@pytest.mark.parametrize("old", [write, lambda folder, **kind: as_before(write(folder, **kind))])
-def test_a_folder_is_replaced_only_if_that_is_wanted_and_by_its_own_kind(tmp_path, old):
-    """`old` may be of an earlier version: then its files tell the kind, and these are an export."""
-    folder = old(tmp_path / "x", kind="export")
+def test_a_folder_is_replaced_only_if_that_is_wanted_and_by_its_own_kind(tmp_path):
+    write(tmp_path / "x", kind="export")
     with pytest.raises(FileExistsError, match="x exists: choose another name, or add --force"):
-        write(folder, kind="export", replace=False)
+        write(tmp_path / "x", kind="export", replace=False)
     for kind in KINDS[:3]:
         with pytest.raises(FileExistsError, match="x holds another kind, export: choose another"):
-            write(folder, kind=kind)
-    assert (write(folder, "new", kind="export") / "a.txt").read_text() == "new"
+            write(tmp_path / "x", kind=kind)
+    assert (write(tmp_path / "x", "new", kind="export") / "a.txt").read_text() == "new"
 
 
 @pytest.mark.parametrize(
@@ -94,10 +90,10 @@ def test_the_kind_of_an_old_folder_is_told_by_its_files(tmp_path, files_of_old, 
 
     folder = as_before(write_folder(tmp_path / "x", fill, kind="export"))
     check_folder(folder, files_of_old)
-    assert check_free(folder, kind, replace=True).kind == kind
     for other in {*KINDS} - {kind}:
         with pytest.raises(FileExistsError, match=f"holds another kind, {kind}:"):
-            check_free(folder, other, replace=True)
+            write(folder, kind=other)
+    write(folder, kind=kind)
 
 
 @pytest.mark.parametrize("foreign", ["notes.txt", "thesis/text.tex", "a.txt/text.tex"])
@@ -128,26 +124,25 @@ def test_somebody_elses_folder_is_left_alone(tmp_path, manifest):
 # --- what goes wrong while writing
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "disk full"), KeyboardInterrupt()])
-def test_what_fails_half_way_leaves_the_old_folder_and_no_rest(tmp_path, error):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "disk full"), "model could not be written: .*disk full"),
+        (RuntimeError("[enforce fail at x.cc:6]"), "model could not be written: .*enforce fail"),
+        (KeyboardInterrupt(), None),
+    ],
+)
+def test_what_fails_half_way_leaves_the_old_folder_and_no_rest(tmp_path, error, words):
     write(tmp_path / "model")
 
     def fail(folder):
         (folder / "a.txt").write_text("half")
         raise error
 
-    with pytest.raises(type(error)):
+    with pytest.raises((OSError, KeyboardInterrupt), match=words):
         write_folder(tmp_path / "model", fail, kind="model")
     assert names(tmp_path) == ["model"]
     assert (check_folder(tmp_path / "model") / "a.txt").read_text() == "first file"
-
-
-def test_an_error_of_a_library_names_the_folder(tmp_path):
-    def fail(folder):
-        raise RuntimeError("[enforce fail at inline_container.cc:672]")
-
-    with pytest.raises(OSError, match=r"model could not be written: .*enforce fail"):
-        write_folder(tmp_path / "model", fail, kind="model")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -258,22 +253,13 @@ def test_a_writer_sweeps_its_own_name_only(tmp_path):
 # --- read again
 
 
-@pytest.mark.parametrize("name", ["a.txt", "b.bin"])
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: data[:-1],
-        lambda data: b"",
-        lambda data: data + b"x",
-        lambda data: data[:3] + bytes([data[3] ^ 1]) + data[4:],
-    ],
-    ids=["truncated", "empty", "longer", "one bit"],
-)
-def test_every_damage_is_noticed_and_the_file_named(tmp_path, name, damage):
-    path = write(tmp_path / "model") / name
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(CheckpointError, match=rf"{name} is damaged: .*sha256.*expected"):
-        check_folder(tmp_path / "model")
+def test_every_damage_is_noticed_and_the_file_named(tmp_path):
+    path = write(tmp_path / "model") / "b.bin"
+    data = path.read_bytes()
+    for damaged in (data[:-1], b"", data + b"x", data[:3] + bytes([data[3] ^ 1]) + data[4:]):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"b\.bin is damaged: .*sha256.*expected"):
+            check_folder(tmp_path / "model")
 
 
 def test_a_missing_file_and_a_damaged_manifest_are_named(tmp_path):
@@ -347,18 +333,7 @@ def test_a_damaged_checkpoint_gets_another_name(tmp_path):
     assert names(tmp_path) == ["damaged-step-3", "damaged-step-3-2"]
 
 
-# --- states and small files
-
-
-def test_a_state_that_is_torn_or_missing_is_damaged(tmp_path):
-    path = tmp_path / "state.pt"
-    torch.save({"step": torch.ones(100)}, path)
-    assert load_state(path)["step"].equal(torch.ones(100))
-    path.write_bytes(path.read_bytes()[:-400])
-    with pytest.raises(CheckpointError, match=r"state\.pt is damaged or holds more than tensors"):
-        load_state(path)
-    with pytest.raises(CheckpointError, match=r"none\.pt is missing"):
-        load_state(tmp_path / "none.pt")
+# --- small files
 
 
 @pytest.mark.parametrize(
@@ -388,12 +363,9 @@ def test_a_text_is_replaced_at_once(tmp_path, monkeypatch):
 
 
 def test_infinity_becomes_null_because_json_has_none():
-    value = {"a": (math.inf, [math.nan, 1.5]), "b": "ü", "c": None}
-    assert json.loads(to_json(value), parse_constant=pytest.fail) == {
-        "a": [None, [None, 1.5]],
-        "b": "ü",
-        "c": None,
-    }
+    value = {"a": (math.inf, [math.nan, 1.5]), "b": "ü"}
+    expected = {"a": [None, [None, 1.5]], "b": "ü"}
+    assert json.loads(to_json(value), parse_constant=pytest.fail) == expected
 
 
 class Windows:

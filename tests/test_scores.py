@@ -9,7 +9,7 @@ import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformer_lib.translate.scores import SPECIAL_TOKENS, Score, bleu, chrf
+from transformer_lib.translate.scores import SPECIAL_TOKENS, bleu, chrf
 from transformer_lib.vocab import SPECIALS
 
 HYPOTHESES = [
@@ -27,27 +27,19 @@ REFERENCES = [
 
 
 @pytest.mark.parametrize("lowercase", [False, True])
-@pytest.mark.parametrize("tokenize", ["13a", "intl", "char", "none"])
-def test_bleu_is_sacrebleus(lowercase, tokenize):
-    ours = bleu(HYPOTHESES, REFERENCES, lowercase=lowercase, tokenize=tokenize)
-    theirs = sacrebleu.corpus_bleu(HYPOTHESES, [REFERENCES], lowercase=lowercase, tokenize=tokenize)
-    assert ours.value == theirs.score
-    case = "lc" if lowercase else "mixed"
-    version = sacrebleu.__version__
-    assert (
-        ours.signature == f"nrefs:1|case:{case}|eff:no|tok:{tokenize}|smooth:exp|version:{version}"
-    )
+def test_scores_are_sacrebleus(lowercase):
+    def check(score, metric, *parts):
+        theirs = metric.corpus_score(HYPOTHESES, [REFERENCES])
+        assert score.value == theirs.score and str(score).startswith(f"{theirs.score:.2f} (nrefs:1")
+        for part in (*parts, f"case:{'lc' if lowercase else 'mixed'}", sacrebleu.__version__):
+            assert part in score.signature
 
-
-@pytest.mark.parametrize("lowercase", [False, True])
-@pytest.mark.parametrize("word_order", [0, 2])
-def test_chrf_is_sacrebleus(lowercase, word_order):
-    ours = chrf(HYPOTHESES, REFERENCES, lowercase=lowercase, word_order=word_order)
-    metric = sacrebleu.CHRF(lowercase=lowercase, word_order=word_order)
-    theirs = metric.corpus_score(HYPOTHESES, [REFERENCES])
-    assert ours.value == theirs.score
-    assert f"nw:{word_order}" in ours.signature
-    assert f"case:{'lc' if lowercase else 'mixed'}" in ours.signature
+    for tokenize in ("13a", "intl", "char", "none"):
+        ours = bleu(HYPOTHESES, REFERENCES, lowercase=lowercase, tokenize=tokenize)
+        check(ours, sacrebleu.BLEU(lowercase=lowercase, tokenize=tokenize), f"tok:{tokenize}")
+    for order in (0, 2):
+        ours = chrf(HYPOTHESES, REFERENCES, lowercase=lowercase, word_order=order)
+        check(ours, sacrebleu.CHRF(lowercase=lowercase, word_order=order), f"nw:{order}")
 
 
 def n_grams(words, n):
@@ -102,12 +94,12 @@ def test_special_tokens_raise_bleu_and_so_are_refused():
     assert bleu(*framed, special_tokens=()).value == raised
 
 
-@pytest.mark.parametrize("token", [*SPECIAL_TOKENS, "<UNK>"])
-def test_every_special_token_is_refused_wherever_it_is(token):
+def test_every_special_token_is_refused_wherever_it_is():
     assert set(SPECIALS) <= set(SPECIAL_TOKENS)
-    for text in (token, f"a {token} b", f"b{token}"):
-        with pytest.raises(ValueError, match="hypothesis 1 holds"):
-            bleu(["fine", text], ["fine", "a b"])
+    for token in (*SPECIAL_TOKENS, "<UNK>"):
+        for text in (token, f"a {token} b", f"b{token}"):
+            with pytest.raises(ValueError, match="hypothesis 1 holds"):
+                bleu(["fine", text], ["fine", "a b"])
 
 
 @pytest.mark.parametrize("score", [bleu, chrf])
@@ -120,12 +112,8 @@ def test_unequal_counts_and_nothing_are_refused(score):
         score("abc", "abc")
     with pytest.raises((ValueError, TypeError)):  # sacrebleu's own nesting of references
         score(["a"], [["a"]])
-
-
-@pytest.mark.parametrize("tokenize", ["spacy", "flores200", ""])  # flores200 downloads a model
-def test_other_tokenizers_are_refused(tokenize):
     with pytest.raises(ValueError, match="choose from 13a, intl, char, none"):
-        bleu(["a"], ["a"], tokenize=tokenize)
+        bleu(["a"], ["a"], tokenize="flores200")  # which downloads a model
 
 
 def test_tokenised_text_is_warned_about_only_where_it_is_a_surprise(caplog):
@@ -134,7 +122,3 @@ def test_tokenised_text_is_warned_about_only_where_it_is_a_surprise(caplog):
     assert caplog.text == ""
     bleu(texts, texts)
     assert "forgot to detokenize" in caplog.text
-
-
-def test_a_score_is_printed_with_its_signature():
-    assert str(Score(41.0249, "nrefs:1|case:lc")) == "41.02 (nrefs:1|case:lc)"

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from transformer_lib.lessons.figures import DIVERGING, INK, SEQUENTIAL, figure_one, style
-from transformer_lib.lessons.figures.architecture import HERE, Canvas, Point
-from transformer_lib.lessons.figures.base import Number
+from transformer_lib.lessons.figures.architecture import HERE, Canvas
 from transformer_lib.lessons.figures.marks import label, rectangle
+from transformer_lib.lessons.figures.types import Number, Point
 
 WIDTH, HEIGHT = 32.0, 20.0  # drawing units; ten to the inch
 PAPER, BLUE, DARK = "#f3f7fa", "#4a97c2", "#1d6399"

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 
-from transformer_lib.lessons.figures.base import Number, headline, style
+from transformer_lib.lessons.figures.base import headline, style
 from transformer_lib.lessons.figures.colours import INK, MUTED
 from transformer_lib.lessons.figures.marks import label, rectangle
+from transformer_lib.lessons.figures.types import Number, Point
 
 __all__ = ["figure_one"]
 
@@ -25,7 +26,6 @@ LOOKS: dict[str, tuple[str, str, str, Any]] = {
     "built": ("#d6e7f1", "#8db7d2", INK, "-"),
     "to come": ("white", "#aab5be", MUTED, (0, (4, 2.5))),
 }
-Point = tuple[Number, Number]
 NOTEBOOKS: dict[int, tuple[str, ...]] = {  # the parts that each notebook builds
     1: ("embeddings", "vocab", "output"),
     2: ("positional",),

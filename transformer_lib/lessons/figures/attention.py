@@ -11,6 +11,7 @@ from matplotlib.patches import Polygon
 from transformer_lib.lessons.figures.base import as_array, figure, headline, name_axes, style
 from transformer_lib.lessons.figures.colours import INK, MUTED, PALETTE, SEQUENTIAL
 from transformer_lib.lessons.figures.marks import arrow, label, log_sizes, note, rectangle
+from transformer_lib.lessons.figures.types import Series, Words
 
 __all__ = [
     "cost_against_length",
@@ -27,13 +28,8 @@ ABOVE = {"va": "bottom", "fontsize": 9, "color": MUTED}
 
 
 @style()
-def weighted_sum(
-    values: Any, weights: Any, names: Sequence[str], *, title: str, axes: Sequence[str]
-) -> Figure:
-    """Draw values in the plane and their weighted sum, pulled toward each by its weight.
-
-    `values` (K, 2), `weights` (K,); `axes` names the two coordinates.
-    """
+def weighted_sum(values: Any, weights: Any, names: Words, *, title: str, axes: Words) -> Figure:
+    """Draw values (K, 2) and their weighted sum; `axes` names the two coordinates."""
     points, shares = as_array(values, 2), as_array(weights, 1)
     fig, ax = figure(6.6, 4.6, title=title)
     ax.add_patch(Polygon(points, closed=True, facecolor="#eef3f7", edgecolor="#b9c7d2"))
@@ -57,10 +53,7 @@ def weighted_sum(
 
 @style()
 def score_distributions(scores: Mapping[int, Any], *, title: str) -> Figure:
-    """Draw a ridge of raw scores (left) and of the same scores over √d_k (right) for every d_k.
-
-    `scores[d_k]` holds raw dot products, in any shape.
-    """
+    """Draw ridges of raw dot products `scores[d_k]`, and of the same scores over √d_k."""
     fig, (left, right) = figure(8.6, 4.6, 1, 2, title=title, sharey=True)
     edges = np.linspace(-60, 60, 241)
     middles = (edges[1:] + edges[:-1]) / 2
@@ -85,12 +78,7 @@ def score_distributions(scores: Mapping[int, Any], *, title: str) -> Figure:
 
 @style()
 def saturation(
-    d_k: Sequence[int],
-    entropy: Mapping[str, Any],
-    gradient: Mapping[str, Any],
-    *,
-    uniform: float,
-    title: str,
+    d_k: Sequence[int], entropy: Series, gradient: Series, *, uniform: float, title: str
 ) -> Figure:
     """Draw the entropy of the weights (left) and the softmax gradient (right) over d_k.
 
@@ -119,13 +107,13 @@ def saturation(
 @style()
 def cost_against_length(
     lengths: Sequence[int],
-    seconds: Mapping[str, Any],
-    memory: Mapping[str, Any],
+    seconds: Series,
+    memory: Series,
     *,
     title: str,
     x_label: str,
     time_label: str,
-    slopes: Mapping[str, float] | None = None,
+    slopes: Series | None = None,
 ) -> Figure:
     """Draw time (left, milliseconds) and memory (right, MB) over the length, axes logarithmic.
 
@@ -173,13 +161,8 @@ def loss_with_and_without_scaling(
 
 
 @style()
-def head_split(
-    vectors: Any, maps: Any, merged: Any, tokens: Sequence[str], *, title: str
-) -> Figure:
-    """Draw vectors split into heads, one attention map per head, and the merged heads.
-
-    `vectors` and `merged` are (T, D), `maps` (H, T, T).
-    """
+def head_split(vectors: Any, maps: Any, merged: Any, tokens: Words, *, title: str) -> Figure:
+    """Draw vectors (T, D) split into heads, a map (T, T) per head, and the merged heads (T, D)."""
     before, weights, after = as_array(vectors, 2), as_array(maps, 3), as_array(merged, 2)
     n_heads, length, width = len(weights), len(tokens), before.shape[1]
     d_k, gap = width // n_heads, 2.0
@@ -235,7 +218,7 @@ def _small_map(ax: Axes, weights: np.ndarray, x: float, y: float, colour: str) -
     rectangle(ax, x, y, columns, rows, fill=False, edgecolor=colour)
 
 
-def _cells(ax: Axes, matrix: np.ndarray, x: float, y: float, colours: Sequence[str]) -> None:
+def _cells(ax: Axes, matrix: np.ndarray, x: float, y: float, colours: Words) -> None:
     """Draw a matrix as tiles with a colour per column; larger numbers are stronger."""
     strength = np.abs(matrix) / np.abs(matrix).max()
     for (row, column), value in np.ndenumerate(strength):

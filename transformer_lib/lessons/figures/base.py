@@ -20,18 +20,16 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from transformer_lib.lessons.figures.colours import GRID, INK, MUTED, PALETTE
+from transformer_lib.lessons.figures.types import Number
 
 __all__ = ["figure", "headline", "name_axes", "show", "style"]
 
-Number = int | float
-
 SHORTEST_ALT, SMALLEST_FONT = 20, 8.0
+TICKS = {"labelsize": 9, "color": "#a9b4bd", "labelcolor": INK}
 
 RC: dict[str, Any] = {
     "figure.dpi": 110,
     "figure.facecolor": "white",
-    "savefig.dpi": "figure",
-    "savefig.facecolor": "white",
     "font.family": ["DejaVu Sans"],
     "font.size": 10,
     "text.color": INK,
@@ -53,12 +51,7 @@ RC: dict[str, Any] = {
     "figure.titleweight": "bold",
     "grid.color": GRID,
     "grid.linewidth": 0.8,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "xtick.color": "#a9b4bd",
-    "ytick.color": "#a9b4bd",
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
+    **{f"{axis}tick.{key}": value for axis in "xy" for key, value in TICKS.items()},
     "legend.frameon": False,
     "legend.fontsize": 9,
     "lines.linewidth": 2.0,
@@ -96,7 +89,7 @@ def figure(
         headline(fig, title)
     axes = fig.subplots(nrows, ncols, **subplots)
     for ax in fig.axes:  # ticks are created at the first draw: fix their look now
-        ax.tick_params(labelsize=RC["xtick.labelsize"], labelcolor=INK, color="#a9b4bd")
+        ax.tick_params(**TICKS)
     return fig, axes
 
 

@@ -15,6 +15,7 @@ from transformer_lib.lessons.figures.base import as_array, figure, name_axes, st
 from transformer_lib.lessons.figures.colours import DIVERGING, INK, MUTED, PALETTE
 from transformer_lib.lessons.figures.heatmaps import colour_bar, heatmap_row, token_heatmap
 from transformer_lib.lessons.figures.marks import arrow, box, label, log_sizes, note, rectangle
+from transformer_lib.lessons.figures.types import Series, Words
 
 __all__ = [
     "embedding_matrix",
@@ -31,10 +32,7 @@ TOKEN = {"facecolor": "#eaf2f7", "edgecolor": "#8db7d2", "linewidth": 1.1}
 
 @style()
 def rank_frequency(counts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Draw how often the n-th most frequent word occurs; both axes are logarithmic.
-
-    `counts[text][word]`, from the most frequent word down, as `Counter.most_common` returns them.
-    """
+    """Draw `counts[text][word]`, sorted by frequency as `Counter.most_common` does; log axes."""
     title = "A few words are everywhere; most words of a real text are rare"
     fig, ax = figure(8.4, 4.6, title=title)
     ax.set(xscale="log", yscale="log")
@@ -68,10 +66,7 @@ def rank_frequency(counts: Mapping[str, Mapping[str, int]]) -> Figure:
 def words_and_subwords(
     sizes: Sequence[int], word_unknown: Any, subword_unknown: Any, subword_lengths: Any
 ) -> Figure:
-    """Draw the unknown tokens of a held-out text, and its length, against the vocabulary size.
-
-    Shares are fractions of all held-out tokens; lengths are subwords per word.
-    """
+    """Draw the unknown share of held-out tokens, and tokens per word, by vocabulary size."""
     title = "Subwords know almost everything; the price is a longer sentence"
     fig, (left, right) = figure(9.4, 4.0, 1, 2, title=title)
     both = ("words", PALETTE[1]), ("subwords", PALETTE[0])
@@ -90,11 +85,8 @@ def words_and_subwords(
 
 
 @style()
-def token_strip(tokens: Sequence[str], ids: Sequence[int], vectors: Any, *, title: str) -> Figure:
-    """Draw token, id and vector of every position below each other; `vectors` is (tokens, entries).
-
-    Only the first entries of wide vectors fit: pass `x[:, :12]`.
-    """
+def token_strip(tokens: Words, ids: Sequence[int], vectors: Any, *, title: str) -> Figure:
+    """Draw token, id and vector (tokens, entries) of each position; wide ones: pass `x[:, :12]`."""
     array = as_array(vectors, 2)
     if not len(tokens) == len(ids) == len(array):
         raise ValueError(f"{len(tokens)} tokens, {len(ids)} ids, {len(array)} vectors")
@@ -106,7 +98,7 @@ def token_strip(tokens: Sequence[str], ids: Sequence[int], vectors: Any, *, titl
     for column, (token, number) in enumerate(zip(tokens, ids, strict=True)):
         for y, text, weight in ((1.5, token, "bold"), (0.0, str(number), "normal")):
             words = {"fontsize": 10, "fontweight": weight}
-            box(ax, column, y, 0.84, 0.64, text, 0.06, words, **TOKEN)
+            box(ax, column, y, (0.84, 0.64), text, 0.06, words=words, **TOKEN)
         arrow(ax, (column, 1.17), (column, 0.37), MUTED)
         arrow(ax, (column, -0.33), (column, -0.92), MUTED)
         for entry, colour in enumerate(scale.to_rgba(array[column])):
@@ -125,7 +117,7 @@ def token_strip(tokens: Sequence[str], ids: Sequence[int], vectors: Any, *, titl
 
 @style()
 def embedding_matrix(
-    weight: Any, tokens: Sequence[str], *, title: str, marked: Sequence[int] = ()
+    weight: Any, tokens: Words, *, title: str, marked: Sequence[int] = ()
 ) -> Figure:
     """Draw rows of the embedding matrix, one per token; the rows in `marked` are outlined."""
     array = as_array(weight, 2)
@@ -158,9 +150,7 @@ def embedding_norms(widths: Sequence[int], plain: Any, scaled: Any, positions: A
 
 
 @style()
-def softmax_temperatures(
-    words: Sequence[str], logits: Any, probabilities: Mapping[str, Any]
-) -> Figure:
+def softmax_temperatures(words: Words, logits: Any, probabilities: Series) -> Figure:
     """Draw logits on the left, then the probabilities for each temperature, on one scale."""
     title = "Softmax turns any scores into probabilities; temperature sharpens or flattens"
     scores = as_array(logits, 1)
@@ -194,12 +184,9 @@ def _numbers(ax: Axes, form: str) -> None:
 
 @style()
 def similarity_before_after(
-    before: Any, after: Any, groups: Mapping[str, Sequence[str]], *, title: str
+    before: Any, after: Any, groups: Mapping[str, Words], *, title: str
 ) -> Figure:
-    """Draw cosine similarities (words, words) before and after training, the words by group.
-
-    `groups` names the groups; its words, one group after the other, are the rows and columns.
-    """
+    """Draw cosine similarities (words, words) before and after training, words by group."""
     words = [word for group in groups.values() for word in group]
     edges = np.cumsum([0, *map(len, groups.values())])
     look = {"vmin": -1.0, "vmax": 1.0, "row_label": "word", "column_label": "word"}

@@ -1,6 +1,6 @@
 """The figures of notebooks 05 and 06: bends, ReLU, LayerNorm, residuals, parameter counts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from transformer_lib.lessons.figures.base import as_array, figure, name_axes, st
 from transformer_lib.lessons.figures.colours import INK, MUTED, PALETTE, SEQUENTIAL
 from transformer_lib.lessons.figures.heatmaps import colour_bar
 from transformer_lib.lessons.figures.marks import arrow, box, label
+from transformer_lib.lessons.figures.types import Series, Words
 
 __all__ = ["bends", "norm_orders", "norm_spread", "parameter_shares", "relu_activity"]
 
@@ -18,7 +19,7 @@ PATH, DETOUR = 1.3, 0.25  # heights of the residual path and of the sub-layers b
 
 
 @style()
-def bends(x: Any, curve: Any, fits: Mapping[str, Any], *, title: str) -> Figure:
+def bends(x: Any, curve: Any, fits: Series, *, title: str) -> Figure:
     """Draw a curve and its approximations by few and by many hidden units."""
     fig, axes = figure(9, 3.4, ncols=len(fits), title=title, sharey=True)
     for ax, (name, values) in zip(axes, fits.items(), strict=True):
@@ -30,7 +31,7 @@ def bends(x: Any, curve: Any, fits: Mapping[str, Any], *, title: str) -> Figure:
 
 
 @style()
-def relu_activity(before: Any, tokens: Sequence[str], *, title: str) -> Figure:
+def relu_activity(before: Any, tokens: Words, *, title: str) -> Figure:
     """Draw the inputs of the ReLU, and the hidden units that each token activates."""
     values = as_array(before, 2)
     fig, (left, right) = figure(10, 3.9, ncols=2, title=title, width_ratios=[1, 1.7])
@@ -51,7 +52,7 @@ def relu_activity(before: Any, tokens: Sequence[str], *, title: str) -> Figure:
 
 
 @style()
-def norm_spread(panels: Mapping[str, Any], tokens: Sequence[str], *, title: str) -> Figure:
+def norm_spread(panels: Series, tokens: Words, *, title: str) -> Figure:
     """Draw the entries of each token's vector as a box, before and after."""
     fig, axes = figure(10, 3.9, ncols=len(panels), title=title)
     for ax, (name, values), colour in zip(axes, panels.items(), PALETTE, strict=False):
@@ -116,4 +117,4 @@ def _detour(ax: Axes, start: float, norm_first: bool) -> None:
 def _box(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
     words = {"color": "white", "fontweight": "bold", "zorder": 4}
     look = {"facecolor": colour, "edgecolor": "none", "zorder": 3}
-    box(ax, x, y, 1.08, 0.48, text, 0.04, words, **look)
+    box(ax, x, y, (1.08, 0.48), text, 0.04, words=words, **look)

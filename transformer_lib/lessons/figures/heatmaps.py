@@ -4,7 +4,7 @@ Rows are queries and columns are keys everywhere; labels that do not fit the sha
 """
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,10 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from transformer_lib.lessons.alignment import Link
-from transformer_lib.lessons.figures.base import Number, as_array, figure, name_axes, style
+from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
 from transformer_lib.lessons.figures.colours import DIVERGING, INK, MUTED, PALETTE, SEQUENTIAL
 from transformer_lib.lessons.figures.marks import hide_frame, label, rectangle
+from transformer_lib.lessons.figures.types import Links, Number, Point, Series, Words
 
 __all__ = ["attention_grid", "attention_map", "token_heatmap"]
 
@@ -25,7 +25,7 @@ ATTEND: dict[str, Any] = {"facecolor": "#4a97c2", "linewidth": 0}
 BLOCKED = {"facecolor": "#f1f3f5", "edgecolor": "#9aa6b0", "hatch": "////", "linewidth": 0}
 
 
-def check_tokens(array: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> None:
+def check_tokens(array: np.ndarray, rows: Words, columns: Words) -> None:
     """Raise ValueError unless there is a label for every row and every column."""
     if array.shape[-2:] != (len(rows), len(columns)):
         raise ValueError(
@@ -37,8 +37,8 @@ def check_tokens(array: np.ndarray, rows: Sequence[str], columns: Sequence[str])
 @style()
 def token_heatmap(
     matrix: Any,
-    rows: Sequence[str],
-    columns: Sequence[str],
+    rows: Words,
+    columns: Words,
     *,
     title: str,
     row_label: str = "queries",
@@ -144,9 +144,7 @@ def legend_below(fig: Figure, looks: Mapping[str, dict[str, Any]]) -> None:
     fig.legend(handles=handles, loc="upper right", bbox_to_anchor=(1.0, 0.01), ncols=len(handles))
 
 
-def token_axes(
-    ax: Axes, rows: Sequence[str], columns: Sequence[str], *, narrow: bool = False
-) -> None:
+def token_axes(ax: Axes, rows: Words, columns: Words, *, narrow: bool = False) -> None:
     """Label the cells: row 0 at the top, long column tokens slanted, or upright in narrow cells."""
     slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     turn = {}
@@ -159,7 +157,7 @@ def token_axes(
     hide_frame(ax)
 
 
-def _as_weights(weights: Any, dims: int, queries: Sequence[str], keys: Sequence[str]) -> np.ndarray:
+def _as_weights(weights: Any, dims: int, queries: Words, keys: Words) -> np.ndarray:
     """Return attention maps as an array, refusing wrong labels, raw scores and transposed maps."""
     array = as_array(weights, dims)
     check_tokens(array, queries, keys)
@@ -179,7 +177,7 @@ def _as_weights(weights: Any, dims: int, queries: Sequence[str], keys: Sequence[
     return array
 
 
-def _draw_gold(fig: Figure, axes: Sequence[Axes], gold: Collection[Link] | None) -> None:
+def _draw_gold(fig: Figure, axes: Iterable[Axes], gold: Links | None) -> None:
     """Outline the gold links (source, target) in each map, if there are any: rows are targets."""
     for ax, (source, target) in itertools.product(axes, gold or ()):
         sources, targets = int(ax.get_xlim()[1]), int(ax.get_ylim()[0])
@@ -196,11 +194,11 @@ def _draw_gold(fig: Figure, axes: Sequence[Axes], gold: Collection[Link] | None)
 @style()
 def attention_map(
     weights: Any,
-    queries: Sequence[str],
-    keys: Sequence[str],
+    queries: Words,
+    keys: Words,
     *,
     title: str,
-    gold: Collection[Link] | None = None,
+    gold: Links | None = None,
     **labels: str,
 ) -> Figure:
     """Draw one attention map (queries, keys); `labels` are `row_label` and `column_label`.
@@ -221,20 +219,17 @@ def attention_map(
 @style()
 def attention_grid(
     weights: Any,
-    queries: Sequence[str],
-    keys: Sequence[str],
+    queries: Words,
+    keys: Words,
     *,
     title: str,
-    names: Sequence[str] | None = None,
-    gold: Collection[Link] | None = None,
+    names: Words | None = None,
+    gold: Links | None = None,
     vmax: Number = 1.0,
     row_label: str = "queries",
     column_label: str = "keys",
 ) -> Figure:
-    """Draw several maps (H, queries, keys), up to four in a row, on one colour scale.
-
-    Without `names` they are heads, counted from 0. Checks its arguments as `attention_map` does.
-    """
+    """Draw maps (H, queries, keys), by default heads, in rows of four; checks as `attention_map`."""
     array = _as_weights(weights, 3, queries, keys)
     names = names or [f"head {head}" for head in range(len(array))]
     ncols = min(4, len(array))
@@ -257,13 +252,7 @@ def attention_grid(
 
 
 def heatmap_row(
-    size: tuple[Number, Number],
-    panels: Mapping[str, Any],
-    rows: Sequence[str],
-    columns: Sequence[str],
-    *,
-    title: str,
-    **look: Any,
+    size: Point, panels: Series, rows: Words, columns: Words, *, title: str, **look: Any
 ) -> tuple[Figure, Any]:
     """Draw matrices over the same tokens side by side, without colour bars."""
     fig, axes = figure(*size, 1, len(panels), title=title, layout="compressed")

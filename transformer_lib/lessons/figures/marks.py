@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import NullLocator
 
-from transformer_lib.lessons.figures.base import Number, as_array, figure, name_axes, style
+from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
 from transformer_lib.lessons.figures.colours import MUTED, PALETTE
+from transformer_lib.lessons.figures.types import Number, Point, Series
 
 __all__ = ["bars", "line_plot", "name_lines"]
 
@@ -22,7 +23,7 @@ def label(ax: Axes, x: Number, y: Number, text: str, **look: Any) -> None:
     ax.text(x, y, text, **{"ha": "center", "va": "center", "parse_math": False} | look)
 
 
-def note(ax: Axes, text: str, xy: Any, offset: tuple[Number, Number], **look: Any) -> None:
+def note(ax: Axes, text: str, xy: Any, offset: Point, **look: Any) -> None:
     """Write a text beside a point, `offset` points away from it."""
     ax.annotate(text, xy, xytext=offset, textcoords="offset points", **look)
 
@@ -36,18 +37,19 @@ def box(
     ax: Axes,
     x: Number,
     y: Number,
-    width: Number,
-    height: Number,
+    size: Point,
     text: str,
     radius: Number,
-    words: Mapping[str, Any] | None = None,
+    *,
+    words: Any,
     **look: Any,
 ) -> None:
     """Draw a rounded rectangle centred on (x, y) with a text in it; `words` is the look of that."""
+    width, height = size
     shape = f"round,pad=0,rounding_size={radius}"
     corner = (x - width / 2, y - height / 2)
     ax.add_patch(FancyBboxPatch(corner, width, height, boxstyle=shape, **look))
-    label(ax, x, y, text, **{"fontsize": 9} | (words or {}))
+    label(ax, x, y, text, **{"fontsize": 9} | words)
 
 
 def arrow(ax: Axes, start: Any, end: Any, colour: str, **look: Any) -> None:
@@ -65,12 +67,12 @@ def hide_frame(ax: Axes) -> None:
 @style()
 def line_plot(
     x: Any,
-    series: Mapping[str, Any],
+    series: Series,
     *,
     title: str,
     x_label: str,
     y_label: str,
-    levels: Mapping[str, float] | None = None,
+    levels: Series | None = None,
     ax: Axes | None = None,
     log_y: bool = False,
 ) -> Figure:
@@ -104,17 +106,9 @@ def level(ax: Axes, height: Number, name: str) -> None:
 
 @style()
 def bars(
-    values: Mapping[str, Mapping[str, float]],
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-    form: str = "{:.1f}",
+    values: Mapping[str, Series], *, title: str, x_label: str, y_label: str, form: str = "{:.1f}"
 ) -> Figure:
-    """Draw `values[group][name]` as bars, group by group, with a colour per name.
-
-    `form` formats the number above each bar.
-    """
+    """Draw `values[group][name]` as bars, a colour per name; `form` formats their numbers."""
     fig, ax = figure(8, 3.9, title=title)
     groups, names = list(values), list(next(iter(values.values())))
     width = 0.72 / len(names)

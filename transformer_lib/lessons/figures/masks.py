@@ -1,6 +1,6 @@
 """The figures of notebook 03: padding, the shift by one, masks, and what wrong masks do."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from transformer_lib.lessons.figures.heatmaps import (
     token_heatmap,
 )
 from transformer_lib.lessons.figures.marks import arrow, box, hide_frame, label, rectangle
+from transformer_lib.lessons.figures.types import Series, Words
 
 __all__ = [
     "causal_reading",
@@ -34,7 +35,7 @@ WORD: dict[str, Any] = {"facecolor": TINT, "linewidth": 0}
 
 
 @style()
-def padded_batch(sentences: Sequence[Sequence[str]], mask: Any, *, title: str) -> Figure:
+def padded_batch(sentences: Sequence[Words], mask: Any, *, title: str) -> Figure:
     """Draw a batch as a table of words: sentences are rows, padding (mask False) is hatched."""
     array = as_array(mask, 2)
     if array.shape != (len(sentences), len(sentences[0])):
@@ -56,17 +57,14 @@ def padded_batch(sentences: Sequence[Sequence[str]], mask: Any, *, title: str) -
 
 
 @style()
-def shift_by_one(reads: Sequence[str], predicts: Sequence[str], *, title: str) -> Figure:
-    """Draw what the decoder reads (below) and must predict (above), position by position.
-
-    Dashed lines lead from each prediction to where it is read: one position later.
-    """
+def shift_by_one(reads: Words, predicts: Words, *, title: str) -> Figure:
+    """Draw what the decoder reads and predicts; dashed lines lead to where each word is read."""
     if len(reads) != len(predicts):
         raise ValueError(f"{len(reads)} words to read, but {len(predicts)} to predict")
     fig, ax = figure(9.4, 2.9, title=title)
     for x, (word, prediction) in enumerate(zip(reads, predicts, strict=True)):
         for y, text, colour in ((0.3, word, TINT), (1.8, prediction, "#f8dcb4")):
-            box(ax, x + 0.5, y, 0.84, 0.6, text, 0.08, facecolor=colour, linewidth=0)
+            box(ax, x + 0.5, y, (0.84, 0.6), text, 0.08, words={}, facecolor=colour, linewidth=0)
         arrow(ax, (x + 0.5, 0.62), (x + 0.5, 1.48), INK, linewidth=1.2)
         if x + 1 < len(reads):
             look = {"color": ORANGE, "linestyle": (0, (2, 2)), "linewidth": 1.0}
@@ -88,9 +86,7 @@ def _as_mask(mask: Any) -> np.ndarray:
 
 
 @style()
-def causal_reading(
-    mask: Any, reads: Sequence[str], predicts: Sequence[str], *, title: str
-) -> Figure:
+def causal_reading(mask: Any, reads: Words, predicts: Words, *, title: str) -> Figure:
     """Draw a square mask, with the token of each position and the token it must predict."""
     names = {"row_label": "queries: the decoder is at …", "column_label": "keys: it attends to …"}
     fig = token_heatmap(_as_mask(mask), reads, reads, title=title, **names)
@@ -103,10 +99,7 @@ def causal_reading(
 
 @style()
 def mask_panels(
-    panels: Sequence[tuple[str, Any, Sequence[str], Sequence[str]]],
-    *,
-    title: str,
-    signs: Sequence[str] = (),
+    panels: Sequence[tuple[str, Any, Words, Words]], *, title: str, signs: Words = ()
 ) -> Figure:
     """Draw masks side by side; each panel is a name, a mask, its row tokens and column tokens.
 
@@ -135,13 +128,8 @@ def mask_panels(
 
 
 @style()
-def gradient_panels(
-    panels: Mapping[str, Any], outputs: Sequence[str], inputs: Sequence[str], *, title: str
-) -> Figure:
-    """Draw the size of the derivative of each output (row) by each input (column), per case.
-
-    Exact zeros are hatched; all panels share one logarithmic colour scale.
-    """
+def gradient_panels(panels: Series, outputs: Words, inputs: Words, *, title: str) -> Figure:
+    """Draw the size of ∂ output (row) / ∂ input (column), log scale; exact zeros are hatched."""
     arrays = {name: as_array(matrix, 2) for name, matrix in panels.items()}
     top = max(float(array.max()) for array in arrays.values())
     size = 4.6 * len(arrays) + 0.9, 5.4
@@ -160,10 +148,8 @@ def gradient_panels(
 
 
 @style()
-def rows_without_keys(
-    panels: Mapping[str, Any], queries: Sequence[str], keys: Sequence[str], *, title: str
-) -> Figure:
-    """Draw the attention weights of several ways to mask, with the numbers and NaN in the cells."""
+def rows_without_keys(panels: Series, queries: Words, keys: Words, *, title: str) -> Figure:
+    """Draw the attention weights of several ways to mask, with their numbers; NaN stands out."""
     size = 2.25 * len(panels) + 0.9, 3.6
     look = {"vmin": 0.0, "vmax": 1.0, "annotate": True}
     fig, axes = heatmap_row(size, panels, queries, keys, title=title, **look)
@@ -177,13 +163,8 @@ def rows_without_keys(
 
 
 @style()
-def three_trainings(
-    steps: Any, accuracy: Mapping[str, Any], exact: Mapping[str, float], *, title: str
-) -> Figure:
-    """Draw teacher-forced accuracy while training, and the sentences that are exactly right.
-
-    Both are in percent, with a colour per case.
-    """
+def three_trainings(steps: Any, accuracy: Series, exact: Series, *, title: str) -> Figure:
+    """Draw teacher-forced accuracy while training, and the share of exact sentences, in percent."""
     fig, (left, right) = figure(9.4, 3.8, 1, 2, title=title, width_ratios=[1.25, 1])
     for name, values in accuracy.items():
         left.plot(as_array(steps, 1), 100 * as_array(values, 1), label=name)

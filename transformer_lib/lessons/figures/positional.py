@@ -1,7 +1,7 @@
 """The figures of notebook 02: sinusoids as waves, counters, clocks and rotations."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from transformer_lib.lessons.figures.marks import (
     note,
     rectangle,
 )
+from transformer_lib.lessons.figures.types import Series
 
 __all__ = [
     "copy_task",
@@ -41,10 +42,7 @@ def _wavelength(pair: int, width: int) -> float:
 
 @style()
 def position_curves(table: Any, pairs: Sequence[int]) -> Figure:
-    """Draw sine and cosine of a few pairs of dimensions over the positions, one panel per pair.
-
-    Dots are the entries of the table (positions, d_model); the lines are the formula.
-    """
+    """Draw pairs of dimensions over the positions: dots are the table (P, D), lines the formula."""
     array = as_array(table, 2)
     length, width = array.shape
     title = "Every pair of dimensions is a wave, slower than the one before"
@@ -149,10 +147,7 @@ def position_similarity(dots: Any, by_distance: Any) -> Figure:
 
 @style()
 def position_clocks(table: Any, starts: Sequence[int], step: int) -> Figure:
-    """Draw pairs of dimensions as clocks, with the hand at each start and `step` positions later.
-
-    The sine points right and the cosine up: position 0 is twelve o'clock.
-    """
+    """Draw pairs as clocks, with a hand at each start and `step` later; position 0 is noon."""
     array, n_pairs = as_array(table, 2), 4
     title = f"{step} positions on, each hand has turned by the same angle, wherever it began"
     size = 1.95 * n_pairs + 0.9, 2.05 * len(starts) + 0.9
@@ -187,10 +182,7 @@ def _clock(ax: Axes, table: np.ndarray, pair: int, start: int, end: int) -> None
 
 @style()
 def shift_by_rotation(matrix: Any, scores: Any, shift: int) -> Figure:
-    """Draw the matrix (D, D) that moves every position by `shift`, and the resulting scores.
-
-    `scores` (P, P) holds row p of the table, moved, times every row q.
-    """
+    """Draw the matrix (D, D) of a shift, and scores (P, P): row p of the table, moved, by row q."""
     array, moved = as_array(matrix, 2), as_array(scores, 2)
     title = f"One fixed matrix moves every position by {shift}"
     fig, (left, right) = figure(9.2, 4.2, 1, 2, title=title)
@@ -208,14 +200,8 @@ def shift_by_rotation(matrix: Any, scores: Any, shift: int) -> Figure:
 
 
 @style()
-def copy_task(
-    steps: Any, accuracy: Mapping[str, Any], by_place: Any, ceiling: Any, without: str
-) -> Figure:
-    """Draw accuracy over training, a curve per model, and at each place of the copy.
-
-    The second panel is about the model `without` positions, beside the best guess from a bag of
-    letters; both are of shape (T,).
-    """
+def copy_task(steps: Any, accuracy: Series, by_place: Any, ceiling: Any, without: str) -> Figure:
+    """Draw accuracy over training and, for the model `without`, by place (T,) with its ceiling."""
     measured, best = as_array(by_place, 1), as_array(ceiling, 1)
     title = "Without positions, copying cannot be learned"
     fig, (left, right) = figure(9.6, 4.0, 1, 2, title=title, width_ratios=(1.35, 1))

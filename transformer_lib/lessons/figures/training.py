@@ -1,42 +1,25 @@
-"""The figures of notebook 07: targets, batches, loss curves, changing maps, scores."""
+"""The figures of notebook 07: batches, and loss curves."""
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from transformer_lib.lessons.figures.base import as_array, figure, name_axes, show, style
+from transformer_lib.lessons.figures.base import figure, name_axes, show, style
 from transformer_lib.lessons.figures.colours import PALETTE
 from transformer_lib.lessons.figures.marks import level, line_plot
+from transformer_lib.lessons.figures.types import Series
 
-__all__ = ["LiveCurves", "loss_curves", "padded_batches", "smoothed_targets"]
+__all__ = ["LiveCurves", "loss_curves", "padded_batches"]
 
 SMOOTH = 10  # steps of a running mean
 
 
 @style()
-def smoothed_targets(targets: Mapping[str, Any], tokens: Sequence[str], *, title: str) -> Figure:
-    """Draw a panel of bars per target distribution over the same tokens."""
-    fig, axes = figure(8, 3.6, ncols=len(targets), title=title, sharey=True)
-    for ax, (name, values), colour in zip(axes, targets.items(), PALETTE, strict=False):
-        bars = ax.bar(range(len(tokens)), as_array(values, 1), color=colour, width=0.7)
-        ax.bar_label(bars, fmt="%.2f", padding=2, fontsize=9)
-        ax.set_xticks(range(len(tokens)), tokens)
-        name_axes(ax, title=name, x="token")
-    axes[0].set(ylim=(0, 1.12))
-    name_axes(axes[0], y="target probability")
-    return fig
-
-
-@style()
 def padded_batches(batches: Mapping[str, Sequence[Sequence[int]]], *, title: str) -> Figure:
-    """Draw the first six batches of each way to group sentences: words in colour, padding in grey.
-
-    `batches` maps the name of a way to lists of sentence lengths, one list per batch.
-    """
+    """Draw the first six batches, lists of sentence lengths, of each way to group sentences."""
     fig, axes = figure(9, 3.9, ncols=len(batches), title=title, sharex=True)
     for ax, (name, lists) in zip(axes, batches.items(), strict=True):
         top = 0
@@ -54,9 +37,7 @@ def padded_batches(batches: Mapping[str, Sequence[Sequence[int]]], *, title: str
 
 
 @style()
-def loss_curves(
-    curves: Mapping[str, Sequence[float]], *, title: str, levels: Mapping[str, float] | None = None
-) -> Figure:
+def loss_curves(curves: Series, *, title: str, levels: Series | None = None) -> Figure:
     """Draw losses over the steps, as running means over 10 steps, and `levels` to compare with."""
     means = {name: running_mean(values, SMOOTH) for name, values in curves.items()}
     steps = np.arange(max(map(len, means.values()))) + SMOOTH
@@ -110,16 +91,13 @@ class LiveCurves:
             f"loss is {np.mean(self.losses[-self.smooth :]):.2f}{scores}."
         )
 
-    def status(self) -> str:
-        """Return the steps done, the seconds taken, and the seconds left."""
-        done, taken = len(self.losses), time.monotonic() - self.started
-        left = taken / max(done, 1) * (self.steps - done)
-        return f"step {done} of {self.steps}, {taken:.0f} s" + (f", {left:.0f} s left" * (left > 1))
-
     @style()
     def figure(self) -> Figure:
         """Draw the loss and, once there is one, the share of correct sentences beside it."""
-        title = f"{self.title}: {self.status()}"
+        done, taken = len(self.losses), time.monotonic() - self.started
+        left = taken / max(done, 1) * (self.steps - done)
+        title = f"{self.title}: step {done} of {self.steps}, {taken:.0f} s"
+        title += f", {left:.0f} s left" if left > 1 else ""
         fig, axes = figure(9, 3.3, ncols=2 if self.scores else 1, title=title, squeeze=False)
         left, right = axes[0, 0], axes[0, -1]
         line = running_mean(self.losses, self.smooth)

@@ -13,6 +13,8 @@ from transformer_lib.attention import merge_heads, split_heads
 from transformer_lib.decoding import beam_sentence
 from transformer_lib.masks import padding_mask
 
+PERMUTED = probes.encoder_is_permutation_equivariant_without_positions
+
 
 def model_with(
     attention_class=MultiHeadAttention, model_class=Transformer, vocab_size=40, **changes
@@ -65,6 +67,14 @@ class LeakBesideTheMask(Transformer):
     def decode(self, tgt, memory, src, *options, **more):
         mean = self.tgt_embedding(tgt).mean(1, keepdim=True)
         return super().decode(tgt, memory, src, *options, **more) + mean
+
+
+class CausalEncoder(Transformer):
+    """A source token sees only those before it."""
+
+    def encode(self, src, maps=None):
+        x = self.embed(src, self.src_embedding)
+        return self.encoder(x, padding_mask(src) & torch.ones(6, 6).tril().bool(), maps)
 
 
 class AlwaysPositionZero(Transformer):
@@ -149,6 +159,8 @@ class CausalFlagWithCache(MultiHeadAttention):
         ({"attention_class": MinusBillion}, probes.ignores_padding, "float16: value cannot"),
         ({"attention_class": MinusBillion}, probes.ignores_padding, "padding only is attended to"),
         ({"attention_class": CausalFlagWithCache}, probes.cached_equals_uncached, "step 1 differs"),
+        ({"positions": "none"}, PERMUTED, "order makes no difference"),
+        ({"model_class": CausalEncoder}, PERMUTED, "order still moves"),
     ],
 )
 def test_a_planted_bug_is_caught(planted, probe, words):
@@ -158,18 +170,15 @@ def test_a_planted_bug_is_caught(planted, probe, words):
     assert "Usual cause:" in str(result)
 
 
-@pytest.mark.parametrize("vocab_size", [4, 5, 6])
-def test_a_leak_is_caught_whatever_the_size_of_the_vocabulary(vocab_size):
-    leaking = model_with(model_class=LeakBesideTheMask, vocab_size=vocab_size)
-    assert "in training mode, changing target 1" in str(probes.is_causal(leaking))
-
-
-@pytest.mark.parametrize("ids", [[1, 1, 1], [3, 2, 1], [4, 4, 4], [4, 5, 4], [0, 4, 0], [9, 9, 9]])
-def test_a_leak_is_caught_whatever_the_ids(ids):
-    tgt = torch.tensor([ids])
-    for leaking in (Foreign(causal=False), model_with(model_class=LeakBesideTheMask)):
-        if ids != [1, 1, 1] or hasattr(leaking, "config"):
-            assert not probes.is_causal(leaking, tgt, tgt)
+def test_a_leak_is_caught_whatever_the_vocabulary_and_the_ids():
+    for size in (4, 5, 6):
+        leaking = model_with(model_class=LeakBesideTheMask, vocab_size=size)
+        assert "in training mode, changing target 1" in str(probes.is_causal(leaking))
+    leaking = model_with(model_class=LeakBesideTheMask)
+    for ids in ([1, 1, 1], [3, 2, 1], [4, 4, 4], [4, 5, 4], [0, 4, 0], [9, 9, 9]):
+        tgt = torch.tensor([ids])
+        assert not probes.is_causal(leaking, tgt, tgt)
+        assert ids == [1, 1, 1] or not probes.is_causal(Foreign(causal=False), tgt, tgt)
 
 
 def test_ids_that_can_show_nothing_are_refused():
@@ -179,9 +188,7 @@ def test_ids_that_can_show_nothing_are_refused():
     with pytest.raises(ValueError, match="two different ids besides padding"):
         probes.is_causal(Foreign(causal=False), torch.ones(1, 3).long(), torch.ones(1, 3).long())
     with pytest.raises(ValueError, match="reads the same backwards"):
-        probes.encoder_is_permutation_equivariant_without_positions(
-            model, torch.tensor([[4, 5, 4]])
-        )
+        PERMUTED(model, torch.tensor([[4, 5, 4]]))
 
 
 def test_probes_are_found_without_importing_the_lessons_or_any_extra():
@@ -194,22 +201,6 @@ def test_probes_are_found_without_importing_the_lessons_or_any_extra():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-
-
-def test_positions_that_are_not_added_are_caught():
-    probe = probes.encoder_is_permutation_equivariant_without_positions
-    assert "order makes no difference" in str(probe(model_with(positions="none")))
-
-
-def test_a_causal_encoder_is_caught():
-    class CausalEncoder(Transformer):
-        def encode(self, src, maps=None):
-            x = self.embed(src, self.src_embedding)
-            return self.encoder(x, padding_mask(src) & torch.ones(6, 6).tril().bool(), maps)
-
-    probe = probes.encoder_is_permutation_equivariant_without_positions
-    with torch.no_grad():
-        assert "order still moves" in str(probe(model_with(model_class=CausalEncoder)))
 
 
 def test_a_beam_with_another_rule_than_greedy_is_caught():
@@ -254,7 +245,7 @@ def test_a_readers_model_can_be_probed(causal):
     with pytest.raises(ValueError, match="start_cache"):
         probes.cached_equals_uncached(model, ids, ids)
     with pytest.raises(ValueError, match="pass positions"):
-        probes.encoder_is_permutation_equivariant_without_positions(model, ids)
+        PERMUTED(model, ids)
     with pytest.raises(ValueError, match="no config"):
         probes.is_causal(model)
 

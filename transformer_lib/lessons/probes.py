@@ -20,18 +20,6 @@ from torch import Tensor, nn
 from transformer_lib.decoding import Hypothesis, beam_sentence, greedy_sentence
 from transformer_lib.training import evaluation_mode
 
-__all__ = [
-    "ALL",
-    "ProbeResult",
-    "beam_one_equals_greedy",
-    "cached_equals_uncached",
-    "encoder_is_permutation_equivariant_without_positions",
-    "ignores_padding",
-    "is_causal",
-    "run_all",
-    "stepwise_equals_teacher_forced",
-]
-
 TOLERANCE = 1e-4  # float32 rounding over a few layers stays below 1e-5; the bugs are above 1e-2
 N_SPECIALS = 4  # our vocabularies start with <pad>, <unk>, <bos>, <eos>
 
@@ -245,6 +233,7 @@ ALL = (
     beam_one_equals_greedy,
     encoder_is_permutation_equivariant_without_positions,
 )
+__all__ = ["ALL", "ProbeResult", "run_all", *(probe.__name__ for probe in ALL)]
 
 
 def run_all(model: nn.Module) -> list[ProbeResult]:

@@ -36,10 +36,7 @@ def vocabularies() -> tuple[WordVocab, WordVocab]:
 
 
 def running_ids() -> tuple[Tensor, Tensor]:
-    """Return the running pair as a batch of one.
-
-    Source ids (1, S) end with `<eos>`, target ids (1, L) are framed by `<bos>` and `<eos>`.
-    """
+    """Return the pair as ids: source (1, S) with `<eos>`, target (1, L) with `<bos>` and `<eos>`."""
     german, english = vocabularies()
     src = german.encode(PAIR.source, eos=True)
     tgt = english.encode(PAIR.target, bos=True, eos=True)

@@ -36,12 +36,10 @@ def test_sentences_are_added_by_counts_not_by_shares():
         _ = AlignmentScore(0, 0).hit_rate
 
 
-@pytest.mark.parametrize("T, S", [(5, 3), (4, 4)])
-def test_a_transposed_map_is_refused(T, S):
-    attention = torch.zeros(T, S)
-    attention[:, 1] = 1.0  # every row attends to source word 1
-    assert attention_links(attention) == {(1, t) for t in range(T)}
-    with pytest.raises(ValueError, match=r"row 1 sums to \d\.00.*transposed"):
+def test_a_transposed_map_is_refused():
+    attention = torch.eye(4)[[1, 1, 1, 1]]  # every row attends to source word 1
+    assert attention_links(attention) == {(1, t) for t in range(4)}
+    with pytest.raises(ValueError, match=r"row 1 sums to 4\.00.*transposed"):
         attention_links(attention.T)
 
 

@@ -59,19 +59,16 @@ def test_the_generator_writes_the_files_byte_for_byte(tmp_path):
     content = b"".join((tmp_path / name).read_bytes() for name in NAMES)
     assert hashlib.sha256(content).hexdigest() == SHA256
     assert b"\r" not in content and content.endswith(b"\n")
+    for split, pairs in vars(grammar_corpus()).items():  # and the reader returns what they say
+        for end, field in (("de", "source"), ("en", "target"), ("align", "pharaoh")):
+            text = "".join(f"{getattr(pair, field)}\n" for pair in pairs)
+            assert text == (FOLDER / f"{split}.{end}").read_text("utf-8")
 
 
 def test_the_command_needs_a_folder(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["grammar"])
     with pytest.raises(SystemExit, match="usage"):
         runpy.run_path(str(ROOT / "tools" / "grammar"), run_name="__main__")
-
-
-def test_the_reader_returns_what_the_files_say():
-    for split, pairs in vars(grammar_corpus()).items():
-        for end, field in (("de", "source"), ("en", "target"), ("align", "pharaoh")):
-            text = "".join(f"{getattr(pair, field)}\n" for pair in pairs)
-            assert text == (FOLDER / f"{split}.{end}").read_text("utf-8")
 
 
 def test_the_running_pair_is_the_first_of_test_and_no_sentence_occurs_twice():
@@ -122,19 +119,17 @@ def test_the_readme_counts_right():
     readme = (FOLDER / "README.md").read_text("utf-8")
     splits = vars(grammar_corpus()).values()
     assert "| sentence pairs | {:,} | {} | {} |".format(*map(len, splits)) in readme
-    words = []
+    counts = []
     for language, side in (("German", "source"), ("English", "target")):
         texts = [[getattr(pair, side).split() for pair in pairs] for pairs in splits]
         means = [f"{sum(map(len, text)) / len(text):.1f}" for text in texts]
         lengths = {len(tokens) for text in texts for tokens in text}
         row = f"{language} tokens per sentence, mean ({min(lengths)} to {max(lengths)})"
         assert f"| {row} | {' | '.join(means)} |" in readme
-        words.append({word for tokens in texts[0] for word in tokens})
-    german, english = map(len, words)
-    few, fewer = (len({word.lower() for word in distinct}) for distinct in words)
-    assert (
-        f"{german} different German words and {english} English ones, {few} and {fewer} when"
-    ) in readme
+        words = {word for tokens in texts[0] for word in tokens}
+        counts += [len(words), len({word.lower() for word in words})]
+    words = "{0} different German words and {2} English ones, {1} and {3} when".format(*counts)
+    assert words in readme
 
 
 def write_small(folder, align="0-0 1-1\n"):

@@ -36,7 +36,7 @@ def vocabularies() -> tuple[WordVocab, WordVocab]:
 
 
 def running_ids() -> tuple[Tensor, Tensor]:
-    """Return the pair as ids: source (1, S) with `<eos>`, target (1, L) with `<bos>` and `<eos>`."""
+    """Return the pair in ids: source (1, S) with `<eos>`, target (1, L) with `<bos>`, `<eos>`."""
     german, english = vocabularies()
     src = german.encode(PAIR.source, eos=True)
     tgt = english.encode(PAIR.target, bos=True, eos=True)

@@ -229,7 +229,7 @@ def attention_grid(
     row_label: str = "queries",
     column_label: str = "keys",
 ) -> Figure:
-    """Draw maps (H, queries, keys), by default heads, in rows of four; checks as `attention_map`."""
+    """Draw maps (H, queries, keys), by default heads, in rows of four; check as `attention_map`."""
     array = _as_weights(weights, 3, queries, keys)
     names = names or [f"head {head}" for head in range(len(array))]
     ncols = min(4, len(array))

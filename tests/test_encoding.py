@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def test_the_folder_is_the_same_for_any_number_of_workers(texts, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
-@pytest.mark.parametrize("sizes", [[], [0], [3, 0, 5], [1000, 1, 99_999]])
+@pytest.mark.parametrize("sizes", [[], [0], [1000, 0, 99_999]])
 def test_an_array_that_grew_is_what_numpy_saves_of_the_whole(tmp_path, dtype, sizes):
     parts = [np.arange(size, dtype=dtype) for size in sizes]
     with GrowingArray(tmp_path / "grown.npy", dtype) as grown:
@@ -122,14 +123,16 @@ if __name__ == "__main__":
 
 def start(folder):
     (folder / "slow.py").write_text(SCRIPT)
-    command = [sys.executable, str(folder / "slow.py"), str(folder), "train"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        [sys.executable, str(folder / "slow.py"), str(folder), "train"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         start_new_session=True,
         # a shell's background job ignores Ctrl-C, and so would all that it starts
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     assert process.stdout.readline() == "running\n"
     return process
 
@@ -178,23 +181,13 @@ def test_a_parent_that_is_stopped_leaves_neither_workers_nor_half_a_folder(texts
 
 
 def test_a_disk_that_is_full_is_named(texts, tmp_path):
-    script = f"""
-import resource
-from pathlib import Path
-from transformer_lib.data import encoding
-from transformer_lib.data.text import PairFiles
-text = PairFiles({str(tmp_path / "a.de")!r}, {str(tmp_path / "a.en")!r}, "x")
-vocabularies = encoding.learn_vocabularies(text, "subwords", 60, ("de", "en"))
-limit = 20_000  # bytes of a file: stands for a disk that is full while the ids are written
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-try:
-    encoding.prepare({{"train": text}}, vocabularies, {str(tmp_path / "out")!r})
-except OSError as error:
-    print(error)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], check=True, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert "too large" in done.stdout and str(tmp_path / "out") in done.stdout
+    """A limit on the bytes of a file stands for a disk that is full while the ids are written."""
+    vocabularies = learn_vocabularies(texts["train"], "subwords", 60, ("de", "en"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"out.*too large"):
+            prepare(texts, vocabularies, tmp_path / "out", say=silent)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".writing-*"))

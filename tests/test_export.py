@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from helpers import tiny, unsettled
 
 from benchmarks.peers.torch_nn import TorchModel
 from transformer_lib import ModelConfig, SubwordVocab, Transformer, Translator, WordVocab
@@ -24,16 +25,13 @@ GERMAN = [
 ]
 
 
+SIZES = {"d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 24, "max_len": 64}
+
+
 def translator(vocab=None, **changes):
     """A model that has learned nothing, all of whose weights are other than 0 and 1."""
-    torch.manual_seed(1)
     vocab = vocab or SubwordVocab.train(LINES, size=40)
-    sizes = {"d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 24, "max_len": 64}
-    model = Transformer(ModelConfig.tiny(len(vocab), **(sizes | changes))).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return Translator(model, vocab)
+    return Translator(unsettled(tiny(len(vocab), 1, **(SIZES | changes))).float().eval(), vocab)
 
 
 def log_probs(found, sentence, tokens):
@@ -76,19 +74,8 @@ def test_a_missing_package_is_one_line_that_names_the_extra(engine, tmp_path, mo
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"error: {engine} is not installed: pip install 'transformer-lib[export]'"
     assert not (tmp_path / "out").exists()
-
-
-def test_a_taken_name_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "transformer_lib.translate.export._fill_ctranslate2", lambda _: pytest.fail("loaded")
-    )
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("keep me")
-    with pytest.raises(FileExistsError, match="not one of ours"):
-        export(translator(), tmp_path / "out", "ctranslate2")
-
-
-def test_another_engine_is_refused(tmp_path):
+    with pytest.raises(FileExistsError, match="not one of ours"):  # before anything is loaded
+        export(translator(), tmp_path, engine)
     with pytest.raises(ValueError, match="no engine 'onnx'; there are ctranslate2, transformers"):
         inspect.unwrap(export)(translator(), tmp_path / "out", "onnx")  # the tests check types
 
@@ -96,44 +83,29 @@ def test_another_engine_is_refused(tmp_path):
 # CTranslate2
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"norm_first": True},
-        {"positions": "learned"},
-        {"positions": "none"},
-        {"tie_embeddings": False},
-        {"shared_vocabulary": False},
-    ],
-    ids=str,
-)
+def translator_of_words():
+    """A model of whole words, whose target vocabulary has two more."""
+    source = WordVocab.train(LINES, "de", min_freq=1)
+    target = WordVocab.train([*LINES, "eins zwei"], "de", min_freq=1)
+    config = ModelConfig(len(source), len(target), **SIZES)
+    return Translator(unsettled(Transformer(config)).float().eval(), source, target)
+
+
+SETTINGS = [{}, {"norm_first": True}, {"positions": "learned"}, {"positions": "none"}]
+SETTINGS += [{"tie_embeddings": False}, {"shared_vocabulary": False}, "words"]
+
+
+@pytest.mark.parametrize("changes", SETTINGS, ids=str)
 def test_ctranslate2_gives_every_token_our_probability(changes, tmp_path):
     ctranslate2 = pytest.importorskip("ctranslate2", reason="needs the extra `export`")
-    ours = translator(**changes)
+    ours = translator_of_words() if changes == "words" else translator(**changes)
     export(ours, tmp_path / "out", "ctranslate2")
     engine = ctranslate2.Translator(str(tmp_path / "out"), compute_type="float32")
-    tokens = [ours.src_vocab.tokenize(sentence) for sentence in SENTENCES]
-    for sentence, source, target in zip(SENTENCES, tokens, tokens[::-1], strict=True):
+    for sentence, other in zip(SENTENCES, SENTENCES[::-1], strict=True):
+        source, target = ours.src_vocab.tokenize(sentence), ours.tgt_vocab.tokenize(other)
         (found,) = engine.score_batch([source], [target])
         expected = log_probs(ours, sentence, target).tolist()
         assert found.log_probs == pytest.approx(expected, abs=2e-4)
-
-
-def test_ctranslate2_takes_whole_words_and_two_vocabularies(tmp_path):
-    ctranslate2 = pytest.importorskip("ctranslate2", reason="needs the extra `export`")
-    source = WordVocab.train(LINES, "de", min_freq=1)
-    target = WordVocab.train([*LINES, "eins zwei"], "de", min_freq=1)
-    sizes = {"d_model": 16, "n_heads": 2, "n_layers": 1, "d_ff": 24, "max_len": 64}
-    torch.manual_seed(1)
-    ours = Translator(
-        Transformer(ModelConfig(len(source), len(target), **sizes)).eval(), source, target
-    )
-    export(ours, tmp_path / "out", "ctranslate2")
-    engine = ctranslate2.Translator(str(tmp_path / "out"), compute_type="float32")
-    (found,) = engine.score_batch([["der", "Hund"]], [["eins", "Katze"]])
-    expected = log_probs(ours, "der Hund", ["eins", "Katze"]).tolist()
-    assert found.log_probs == pytest.approx(expected, abs=2e-4)
 
 
 def test_a_model_that_ships_translates_the_same_in_ctranslate2(tmp_path):

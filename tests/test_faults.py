@@ -334,23 +334,23 @@ def test_a_checkpoint_that_lost_a_part_is_not_passed_over_in_silence(copy, run, 
     assert status == 0 and f"skipped: {words}" in out and "it is now called damaged-step-" in out
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE, errno.ESTALE])
 @pytest.mark.parametrize("name", ["manifest.json", "training.pt"])
 def test_a_file_that_cannot_be_read_now_is_told_and_its_checkpoint_kept(
-    copy, run, monkeypatch, name, number
+    copy, run, monkeypatch, name
 ):
     checkpoints, real = list_checkpoints(copy / "checkpoints"), io.open
+    for number in (errno.EACCES, errno.EMFILE, errno.ESTALE):
 
-    def fail(file, *arguments, **options):
-        if file in (checkpoints[-1] / name, str(checkpoints[-1] / name)):
-            raise OSError(number, os.strerror(number), str(file))
-        return real(file, *arguments, **options)
+        def fail(file, *arguments, number=number, **options):
+            if str(file) == str(checkpoints[-1] / name):
+                raise OSError(number, os.strerror(number), str(file))
+            return real(file, *arguments, **options)
 
-    monkeypatch.setattr("io.open", fail)
-    monkeypatch.setattr("builtins.open", fail)
-    status, out, err = run(copy, "--resume", "auto")
-    assert (status, out) == (1, "") and err.count("\n") == 1
-    assert os.strerror(number) in err and name in err and "damaged" not in err
+        monkeypatch.setattr("io.open", fail)
+        monkeypatch.setattr("builtins.open", fail)
+        status, out, err = run(copy, "--resume", "auto")
+        assert (status, out) == (1, "") and err.count("\n") == 1
+        assert os.strerror(number) in err and name in err and "damaged" not in err
     assert list_checkpoints(copy / "checkpoints") == checkpoints
 
 

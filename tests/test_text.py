@@ -121,30 +121,6 @@ def test_a_line_without_end_is_not_taken_into_memory(tmp_path, monkeypatch):
     assert whole_pairs(text) == [("a" * 1000, "b" * 1000)]
 
 
-LINES = st.lists(
-    st.text(
-        st.characters(exclude_characters="\n", exclude_categories=["Cs"])
-        | st.sampled_from(NOT_LINE_ENDS)
-    )
-)
-
-
-@SETTINGS
-@given(LINES, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans())
-@example(["a\u2028b", "", "c\r"], "\r\n", True, True)
-def test_any_lines_come_back_one_by_one(lines, end, last_end, packed):
-    content = end.join(lines) + end * (last_end or lines[-1:] in ([], [""]))
-    content = content.encode() if lines else b""
-    with tempfile.TemporaryDirectory() as folder:
-        if packed:
-            path = write(folder, "a.gz", gzip.compress(content, compresslevel=1))
-        else:
-            path = write(folder, "a", content)
-        found = read_lines(path)
-    spaced = [unicodedata.normalize("NFC", line.replace("\ufeff", "")) for line in lines]
-    assert found == [" ".join(line.split()) for line in spaced]
-
-
 # --- two files
 
 
@@ -206,17 +182,9 @@ def test_long_lines_make_small_blocks(tmp_path, monkeypatch):
 
 def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BLOCK_PAIRS", 100)
-
-    def peak(lines):
-        text = files(tmp_path, "ein Hund bellt laut\n" * lines, "a dog barks loudly\n" * lines)
-        tracemalloc.start()
-        try:
-            assert len(text) == lines and len(text.sample(50)) == 50
-            return tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-
-    assert peak(8_000) < 1.1 * peak(1_000) + 20_000
+    text = files(tmp_path, "ein Hund bellt laut\n" * 8000, "a dog barks loudly\n" * 8000)
+    with at_most(200_000):  # both files have 312,000 bytes
+        assert len(text) == 8000 and len(text.sample(50)) == 50
 
 
 def test_what_can_be_read_only_once_is_refused(tmp_path):

@@ -22,6 +22,20 @@ def pair_files(folder, source, target, name="train"):
     return PairFiles(*paths, name)
 
 
+def prepared(folder, text, size, val=None, kind="subwords", about=None):
+    """Write a prepared corpus with vocabularies of this size; it validates on its own text."""
+    from transformer_lib.data.encoding import learn_vocabularies, prepare
+
+    vocabularies = learn_vocabularies(text, kind, size, ("de", "en"))
+    texts = {"train": text, "val": val or text}
+    return prepare(texts, vocabularies, folder, about=about, say=silent)
+
+
+def tree(folder):
+    """Return the bytes of every file below a folder."""
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 # Models and numbers
 
 

@@ -1,11 +1,13 @@
 """The loss that is trained: few logits at a time, 16 bits, fast dropout; equal to the plain one."""
 
+import helpers
 import pytest
 import torch
+from helpers import close, random
 from torch import nn
 from torch.nn import functional as F
 
-from transformer_lib import ModelConfig, TrainConfig, Transformer, collate, label_smoothed_loss
+from transformer_lib import TrainConfig, collate, label_smoothed_loss
 from transformer_lib.masks import teacher_forcing
 from transformer_lib.train.dropout import FastDropout, use_fast_dropout
 from transformer_lib.train.losses import ChunkedLoss, TrainingLoss, WideAttention, choose_rows
@@ -15,14 +17,8 @@ BATCH = collate([([9, 3], [2, 4, 3]), ([5, 6, 7, 3], [2, 8, 9, 10, 3])])  # padd
 CONFIG = TrainConfig()
 
 
-def random(*shape):
-    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-
-
-def tiny(**changes):
-    torch.manual_seed(0)
-    sizes = {"n_layers": 1, "d_model": 16, "n_heads": 2, "d_ff": 32, "dropout": 0.0}
-    return Transformer(ModelConfig.tiny(20, **(sizes | changes)))
+def tiny(dropout=0.0, **changes):
+    return helpers.tiny(n_layers=1, n_heads=2, d_ff=32, dropout=dropout, **changes)
 
 
 def loss_of(model, **options):
@@ -36,9 +32,9 @@ def test_loss_and_gradients_are_those_of_the_plain_loss(rows, smoothing):
     targets = torch.randint(1, 7, (9,))
     expected, _ = label_smoothed_loss(hidden @ weight.T, targets, smoothing)
     total = ChunkedLoss.apply(hidden, weight, targets, smoothing, rows)
-    torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-12)
+    close(total, expected)
     both = [torch.autograd.grad(3 * loss, (hidden, weight)) for loss in (total, expected)]
-    torch.testing.assert_close(*both, rtol=1e-12, atol=1e-12)
+    close(*both)
 
 
 @pytest.mark.parametrize("tie", [True, False])

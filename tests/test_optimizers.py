@@ -1,8 +1,9 @@
 """Muon for the matrices, Adam for the rest, one rate for both."""
 
 import torch
+from helpers import tiny
 
-from transformer_lib import ModelConfig, TrainConfig, Transformer, collate, train_step
+from transformer_lib import TrainConfig, collate, train_step
 from transformer_lib.train.optimizers import MuonAndAdam, choose_optimizer
 
 CONFIG = TrainConfig(peak_rate=2e-3, warmup=10)
@@ -10,9 +11,7 @@ BATCH = collate([([5, 6, 7, 3], [2, 8, 9, 3]), ([9, 3], [2, 4, 3])])
 
 
 def model():
-    torch.manual_seed(0)
-    sizes = {"n_layers": 2, "d_model": 16, "n_heads": 2, "d_ff": 48, "dropout": 0.0}
-    return Transformer(ModelConfig.tiny(20, **sizes))
+    return tiny(d_ff=48, dropout=0.0)
 
 
 def is_matrix(name, parameter):

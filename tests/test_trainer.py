@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SOURCE, TARGET, silent
+from helpers import SOURCE, TARGET, prepared, silent, tree
 
 from transformer_lib import ModelConfig, TrainConfig, Translator
-from transformer_lib.data.encoding import learn_vocabularies, prepare
 from transformer_lib.data.files import CheckpointError, list_checkpoints
 from transformer_lib.data.reading import blame_file
 from transformer_lib.data.text import ParallelText
@@ -34,9 +33,7 @@ RUN = RunConfig(steps=6, max_tokens=30, validate_every=3, keep=2)
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    texts = {"train": TEXT, "val": TEXT}
-    vocabularies = learn_vocabularies(TEXT, "subwords", 45, ("de", "en"))
-    return prepare(texts, vocabularies, tmp_path_factory.mktemp("data") / "p", say=silent)
+    return prepared(tmp_path_factory.mktemp("data") / "p", TEXT, 45)
 
 
 @pytest.fixture
@@ -72,43 +69,36 @@ def losses(trainer):
     return [line["loss"] for line in RunLog.read(trainer.log.path) if "loss" in line]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted():
-    """Uninterrupted runs, by what was changed."""
-    return {}
-
-
 @pytest.mark.parametrize(
-    ("changes", "stop_at"),
+    ("changes", "stops"),
     [
-        ({}, 1),
-        ({}, 3),
-        ({"accumulate": 2}, 4),
-        ({"accumulate": 2}, 5),
-        ({"optimizer": "muon"}, 2),
-        ({"precision": "bf16"}, 2),
+        ({}, (1, 3)),
+        ({"accumulate": 2}, (4, 5)),
+        ({"optimizer": "muon"}, (2,)),
+        ({"precision": "bf16"}, (2,)),
     ],
     ids=str,
 )
-def test_an_interrupted_run_ends_with_the_same_bits(trainer, uninterrupted, changes, stop_at):
+def test_an_interrupted_run_ends_with_the_same_bits(trainer, changes, stops):
     run = replace(RUN, **changes)
-    key = str(changes)
-    if key not in uninterrupted:
-        whole = trainer("whole", run)
-        assert whole.fit(quiet=True) == "all steps done"
-        uninterrupted[key] = losses(whole), state(whole), (whole.epoch, whole.index, whole.recent)
-    trainer("cut", replace(run, steps=stop_at)).fit(quiet=True)
-    torch.manual_seed(99)  # whatever happened to the process in between
-    again = trainer("cut", run, resume="latest")
-    assert again.step == stop_at
-    again.fit(quiet=True)
-    curve, weights, position = uninterrupted[key]
-    assert losses(again) == curve and (again.epoch, again.index, again.recent) == position
-    assert again.epoch > 0 or again.index == 6
-    for name, tensor in weights.items():
-        assert torch.equal(tensor, state(again)[name]), name
-    if changes and "{}" in uninterrupted:
-        assert curve != uninterrupted["{}"][0]  # the choice has an effect
+    whole = trainer("whole", run)
+    assert whole.fit(quiet=True) == "all steps done"
+    if changes:  # they have an effect
+        plain = trainer("plain")
+        plain.fit(quiet=True)
+        assert losses(plain) != losses(whole)
+    for stop_at in stops:
+        trainer(f"cut-{stop_at}", replace(run, steps=stop_at)).fit(quiet=True)
+        torch.manual_seed(99)  # whatever happened to the process in between
+        again = trainer(f"cut-{stop_at}", run, resume="latest")
+        assert again.step == stop_at
+        again.fit(quiet=True)
+        assert losses(again) == losses(whole)
+        for name in ("epoch", "index", "recent"):
+            assert getattr(again, name) == getattr(whole, name)
+        assert again.epoch > 0 or again.index == 6
+        for name, tensor in state(whole).items():
+            assert torch.equal(tensor, state(again)[name]), name
 
 
 @pytest.mark.parametrize("rows", [0, 256])
@@ -129,18 +119,18 @@ def test_its_update_is_the_step_of_the_lesson(trainer, rows):
 
 
 def test_a_mean_loss_in_the_log_is_the_same_wherever_the_run_was_cut(trainer):
-    made = trainer("whole")
-    made.log_every = 4
-    made.fit(quiet=True)
+    def fit(*arguments, **options):
+        made = trainer(*arguments, **options)
+        made.log_every = 4
+        made.fit(quiet=True)
+        return made
+
+    whole = fit("whole")
     for stop_at in (2, 3):
-        cut = trainer(f"cut-{stop_at}", replace(RUN, steps=stop_at))
-        cut.log_every = 4
-        cut.fit(quiet=True)
-        again = trainer(f"cut-{stop_at}", resume="latest")
-        again.log_every = 4
-        again.fit(quiet=True)
-        assert losses(again) == losses(made) and len(losses(made)) == 1
-        assert again.recent == made.recent and made.recent[1] > 0
+        fit(f"cut-{stop_at}", replace(RUN, steps=stop_at))
+        again = fit(f"cut-{stop_at}", resume="latest")
+        assert losses(again) == losses(whole) and len(losses(whole)) == 1
+        assert again.recent == whole.recent and whole.recent[1] > 0
 
 
 def test_progress_of_an_older_version_is_read_and_a_wrong_one_is_not(trainer):
@@ -187,28 +177,9 @@ def test_other_settings_are_refused_and_each_difference_is_named(trainer):
         trainer(run=replace(RUN, seed=1), resume="latest", rates=other, dropout=0.3)
     for words in ("model.dropout was 0.1, is 0.3", "train.warmup was 5, is 7", "run.seed was 0"):
         assert words in str(error.value)
+    with pytest.raises(ValueError, match="with a cooldown, the number of steps decides the rate"):
+        trainer(rates=replace(RATES, cooldown=(5, 10)), resume="latest")
     trainer(run=replace(RUN, steps=99, keep=9, patience=4), resume="latest")  # these may change
-
-
-def test_a_damaged_checkpoint_stops_latest_and_is_skipped_by_auto(trainer):
-    said = []
-    first = trainer()
-    first.fit(quiet=True)
-    newest = list_checkpoints(first.checkpoints)[-1]
-    (newest / "training.pt").write_bytes(b"x" + (newest / "training.pt").read_bytes()[1:])
-    with pytest.raises(CheckpointError, match=r"step-000006/training.pt is damaged"):
-        trainer(resume="latest")
-    again = trainer(resume="auto", say=said.append)
-    assert again.step == 3
-    assert "skipped" in said[0] and "training.pt" in said[0]
-    assert "now called damaged-step-000006" in said[0]
-    assert "resuming from" in said[1] and "step 3" in said[1]
-    again.run, again.step = replace(RUN, keep=1), 4
-    assert again.save() in list_checkpoints(again.checkpoints)  # the damaged one does not count
-
-
-def tree(folder):
-    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_where_every_checkpoint_is_damaged_auto_refuses_and_touches_nothing(trainer):
@@ -223,16 +194,8 @@ def test_where_every_checkpoint_is_damaged_auto_refuses_and_touches_nothing(trai
         assert tree(first.folder) == before
 
 
-@pytest.mark.parametrize(
-    ("error", "resume"),
-    [
-        (MemoryError, "auto"),
-        (torch.OutOfMemoryError, "auto"),
-        (ImportError, "latest"),
-        (OSError, "auto"),
-    ],
-)
-def test_what_the_machine_lacks_is_not_the_files_fault(trainer, monkeypatch, error, resume):
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError, ImportError, OSError])
+def test_what_the_machine_lacks_is_not_the_files_fault(trainer, monkeypatch, error):
     first = trainer()
     first.fit(quiet=True)
     before = tree(first.folder)
@@ -242,10 +205,10 @@ def test_what_the_machine_lacks_is_not_the_files_fault(trainer, monkeypatch, err
 
     monkeypatch.setattr(torch.optim.Adam, "load_state_dict", fail)
     with pytest.raises(error, match="no room on the card"):
-        trainer(resume=resume)
+        trainer(resume="auto")
     assert tree(first.folder) == before
     monkeypatch.undo()
-    assert trainer(resume=resume).step == 6
+    assert trainer(resume="auto").step == 6
 
 
 @pytest.mark.parametrize(
@@ -300,49 +263,46 @@ def test_steps_are_kept_when_the_validation_fails(trainer, monkeypatch):
     assert [path.name for path in list_checkpoints(made.checkpoints)] == ["step-000003"]
 
 
-def test_more_steps_with_a_cooldown_are_refused_in_words(trainer):
-    rates = replace(RATES, cooldown=(3, 6))
-    trainer(rates=rates).fit(quiet=True)
-    longer = replace(RATES, cooldown=(5, 10))
-    with pytest.raises(ValueError, match="with a cooldown, the number of steps decides the rate"):
-        trainer(run=replace(RUN, steps=10), rates=longer, resume="latest")
+# Signals
 
 
-def test_positions_have_to_reach(trainer):
-    with pytest.raises(ValueError, match=r"max_len=20 is too small: .* up to \d+ tokens"):
-        trainer(max_len=20)
+def send(monkeypatch, *numbers, then=lambda: None):
+    """Replace the first update by signals to this very process; what follows is not trained."""
 
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_finishes_the_step_and_saves(trainer, monkeypatch, number):
-    update = Trainer.update
-
-    def update_and_signal(self, batches):
-        result = update(self, batches)
-        if self.step == 2:
+    def update(self, batches):
+        self.step += 1
+        for number in numbers:
             os.kill(os.getpid(), number)
-        return result
+        then()
+        return StepResult(1.0, 1, 1.0, 0.1)
 
-    monkeypatch.setattr(Trainer, "update", update_and_signal)
-    before = signal.getsignal(number)
+    monkeypatch.setattr(Trainer, "update", update)
+
+
+@pytest.mark.parametrize(
+    "numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGTERM, signal.SIGTERM]]
+)
+def test_a_signal_finishes_the_step_and_saves(trainer, monkeypatch, numbers):
+    send(monkeypatch, *numbers)
+    before = signal.getsignal(numbers[0])
     stopped = trainer()
-    assert stopped.fit(quiet=True) == number.name
-    assert [path.name for path in list_checkpoints(stopped.checkpoints)] == ["step-000002"]
-    assert signal.getsignal(number) is before
+    assert stopped.fit(quiet=True) == numbers[0].name
+    assert [path.name for path in list_checkpoints(stopped.checkpoints)] == ["step-000001"]
+    assert signal.getsignal(numbers[0]) is before
 
 
-def test_a_second_signal_stops_at_once(trainer, monkeypatch):
-    def two_signals(self, batches):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Trainer, "update", two_signals)
+def test_a_second_ctrl_c_stops_at_once(trainer, monkeypatch):
+    send(monkeypatch, signal.SIGINT, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         trainer().fit(quiet=True)
 
 
+def not_heard():
+    raise AssertionError("the second signal was not heard")
+
+
 def test_a_second_signal_is_heard_while_the_first_is_told(trainer, monkeypatch):
-    """Whoever reads "Ctrl-C again" may be faster than the line behind the one that prints it."""
+    """The user may answer "Ctrl-C again" before the line after the one that prints it runs."""
 
     class Impatient(io.StringIO):
         def write(self, text):
@@ -350,11 +310,7 @@ def test_a_second_signal_is_heard_while_the_first_is_told(trainer, monkeypatch):
                 os.kill(os.getpid(), signal.SIGINT)
             return super().write(text)
 
-    def one_signal(self, batches):
-        os.kill(os.getpid(), signal.SIGINT)
-        raise AssertionError("the second signal was not heard")
-
-    monkeypatch.setattr(Trainer, "update", one_signal)
+    send(monkeypatch, signal.SIGINT, then=not_heard)
     monkeypatch.setattr("sys.stderr", Impatient())
     with pytest.raises(KeyboardInterrupt):
         trainer().fit()
@@ -369,15 +325,14 @@ def test_a_second_signal_is_not_lost_where_python_drops_it(trainer, monkeypatch)
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
 
-    def long_step(self, batches):
-        os.kill(os.getpid(), signal.SIGINT)
+    def long_step():
         Cleared()
         end = time.monotonic() + 20
         while time.monotonic() < end:
             time.sleep(0.01)
-        raise AssertionError("the second signal was not heard")
+        not_heard()
 
-    monkeypatch.setattr(Trainer, "update", long_step)
+    send(monkeypatch, signal.SIGINT, then=long_step)
     with pytest.raises(KeyboardInterrupt):
         trainer().fit(quiet=True)
     assert dropped == [KeyboardInterrupt]  # or the test has shown nothing
@@ -390,28 +345,14 @@ def test_a_line_that_cannot_be_printed_does_not_end_a_training(trainer, monkeypa
         def write(self, text):
             raise RuntimeError("reentrant call inside")
 
-    def one_signal(self, batches):
-        self.step += 1
-        monkeypatch.setattr("sys.stderr", Busy())
-        os.kill(os.getpid(), signal.SIGINT)
-        monkeypatch.undo()
-        return StepResult(1.0, 1, 1.0, 0.1)
-
-    monkeypatch.setattr(Trainer, "update", one_signal)
-    assert trainer().fit() == "SIGINT"
-
-
-def test_a_second_request_to_end_does_not_cut_the_save(trainer, monkeypatch):
-    def two_signals(self, batches):
-        self.step += 1
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-        return StepResult(1.0, 1, 1.0, 0.1)
-
-    monkeypatch.setattr(Trainer, "update", two_signals)
     made = trainer()
-    assert made.fit(quiet=True) == "SIGTERM"
-    assert len(list_checkpoints(made.checkpoints)) == 1
+    send(monkeypatch, signal.SIGINT)
+    with monkeypatch.context() as busy:
+        busy.setattr("sys.stderr", Busy())
+        assert made.fit(quiet=True) == "SIGINT"
+
+
+# The end of a run
 
 
 def test_the_newest_and_the_best_stay(trainer, monkeypatch):
@@ -435,18 +376,6 @@ def test_patience_and_minutes_end_a_run(trainer, monkeypatch):
     assert list_checkpoints(made.checkpoints)
 
 
-def test_a_loss_that_is_no_number_keeps_the_checkpoints(trainer):
-    made = trainer()
-    made.run = replace(RUN, steps=3)
-    made.fit(quiet=True)
-    made.run = RUN
-    with torch.no_grad():
-        made.translator.model.tgt_embedding.weight[:] = math.nan
-    with pytest.raises(FloatingPointError, match=r"at step 4.*epoch \d+, batch \d+"):
-        made.fit(quiet=True)
-    assert trainer(resume="latest").step == 3
-
-
 def test_it_learns_its_few_sentences_by_heart(trainer):
     run = replace(RUN, steps=150, validate_every=150, max_tokens=200)
     made = trainer(
@@ -459,7 +388,7 @@ def test_it_learns_its_few_sentences_by_heart(trainer):
 
 
 def test_all_problems_of_a_run_are_listed_at_once():
-    with pytest.raises(ValueError, match=r"steps must.*keep must.*max_minutes must be above 0"):
-        RunConfig(steps=0, keep=0, max_minutes=-1.0)
-    with pytest.raises(ValueError, match=r"steps must.*loss_rows must be at least 0, got -1"):
-        RunConfig(steps=0, loss_rows=-1)
+    with pytest.raises(
+        ValueError, match=r"steps must.*keep must.*max_minutes must.*loss_rows must"
+    ):
+        RunConfig(steps=0, keep=0, max_minutes=-1.0, loss_rows=-1)

@@ -175,19 +175,6 @@ def test_killed_in_the_middle_of_a_save_the_old_one_is_whole(tmp_path):
         assert (check_folder(folder) / "weights.json").read_text() == "old"
 
 
-def test_a_run_that_resumes_does_not_repeat_its_batches(data, tmp_path):
-    """Two runs that differ only in where they were stopped, in the middle of an epoch."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    flags = ["--max-tokens", "8", "--validate-every", "1000"]
-    for folder, stops in ((one, [7]), (two, [3, 5, 7])):
-        for steps in stops:
-            call = command(data, folder, *flags, "--steps", steps, "--resume", "auto")
-            assert main(call[3:]) == 0
-    assert weights(one) == weights(two)
-    record = json.loads((list_checkpoints(two / "checkpoints")[-1] / "training.json").read_text())
-    assert record["index"] > 0  # it was not stopped at the end of an epoch
-
-
 # --- the disk
 
 

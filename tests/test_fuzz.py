@@ -80,11 +80,8 @@ def test_the_real_thing_passes_every_reader():
             assert fuzz.outcome(target, data) is None or target in ("text", "run"), target
 
 
-CONFIGS = {
-    ModelConfig: {"src_vocab_size": 16, "tgt_vocab_size": 16},
-    TrainConfig: {},
-    RunConfig: {},
-}
+SIZES = {"src_vocab_size": 16, "tgt_vocab_size": 16}
+CONFIGS = {ModelConfig: SIZES, TrainConfig: {}, RunConfig: {}}
 numbers = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 
 

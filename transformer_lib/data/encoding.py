@@ -137,6 +137,8 @@ def prepare(
                 record = write_split(temporary, split, blocks, chosen is None)
                 record["dropped"] = Counter(getattr(text, "dropped", {})) + record["dropped"]
                 splits[split] = record
+                if not record["pairs"]:
+                    raise ValueError(f"{split}: every pair was dropped: {dict(record['dropped'])}")
                 say(_summary(split, **record))
         corpus = {"name": texts[training].name, **(about or {}), "splits": splits}
         (temporary / "corpus.json").write_text(json.dumps(corpus, indent=2) + "\n")
@@ -154,8 +156,6 @@ def _with_bar(split: str, text: Text, blocks: Iterable[Encoded]) -> Iterator[Enc
 def _summary(
     split: str, pairs: int, src_tokens: int, tgt_tokens: int, dropped: Mapping[str, int]
 ) -> str:
-    if not pairs:
-        raise ValueError(f"{split}: every pair was dropped: {dropped}")
     line = f"{split}: {pairs:,} pairs, {src_tokens:,} source tokens, {tgt_tokens:,} target tokens"
     reasons = "; ".join(f"{n:,} {reason}" for reason, n in dropped.items())
     return f"{line}; dropped: {reasons}" if reasons else line

@@ -60,8 +60,8 @@ class Prepared:
         """Read all sentences of a split. Those of the training split are decoded from its ids."""
         pairs = self.pairs(split)
         if split == self.splits[0]:
-            sources, targets = zip(*pairs, strict=True)
-            sides = map(self.src_vocab.decode, sources), map(self.tgt_vocab.decode, targets)
+            src_text, tgt_text = self.src_vocab.decode, self.tgt_vocab.decode
+            sides = zip(*((src_text(src), tgt_text(tgt)) for src, tgt in pairs), strict=True)
         else:
             paths = (self.folder / f"{split}.{side}.txt" for side in SIDES)
             sides = (path.read_text("utf-8").split("\n")[:-1] for path in paths)

@@ -5,14 +5,13 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import fields
 from importlib.metadata import version
 
 import pytest
+from helpers import pair_files
 
 from transformer_lib import ModelConfig, TrainConfig, Translator
 from transformer_lib.cli import main
@@ -34,9 +33,7 @@ SMALL = "--n-layers 1 --d-model 16 --d-ff 16 --threads 1"
 def home(tmp_path_factory):
     """A folder with two texts, a prepared corpus and a short run."""
     folder = tmp_path_factory.mktemp("home")
-    for language, lines in (("de", GERMAN), ("en", ENGLISH)):
-        (folder / f"a.{language}").write_text("\n".join([*lines, ""]), "utf-8")
-    pair = [str(folder / "a.de"), str(folder / "a.en")]
+    pair = [*map(str, pair_files(folder, GERMAN, ENGLISH, "a").paths)]
     splits = [word for split in ("--train", "--val", "--test") for word in (split, *pair)]
     command = ["prepare", str(folder / "data"), *PREPARE.format("de", "en").split()]
     assert main([*command, *splits]) == 0
@@ -184,10 +181,8 @@ def test_a_run_stops_after_so_many_steps_at_the_rate_of_the_whole(cli, tmp_path,
     assert rates[30] / rates[20] == pytest.approx(0.5 * (20 / 30) ** 0.5)  # cooled down by half
 
 
-def test_going_on_after_the_end_trains_further(cli, home, tmp_path):
+def test_more_steps_train_a_finished_run_further(cli, home, tmp_path):
     shutil.copytree(home / "run", tmp_path / "out")
-    status, out, err = cli(f"{TRAIN} --steps 245")
-    assert (status, out) == (2, "") and "holds a run already: add --resume auto" in err
     status, out, _ = cli(f"{TRAIN} --steps 245 --resume auto")
     assert status == 0 and "step-000240, step 240" in out and "all steps done: step 245" in out
 
@@ -266,26 +261,6 @@ def test_the_defaults_are_the_papers():
     assert train_config(TrainFlags(cooldown=0.5), ModelConfig.base(9), 10).cooldown == (5, 10)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_says_how_to_go_on(home, tmp_path, number, status):
-    command = [sys.executable, "-m", "transformer_lib", "train", home / "data", tmp_path / "run"]
-    command += f"{SMALL} --steps 1000000 --validate-every 1000000".split()
-    log = tmp_path / "run" / "log.jsonl"
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        try:
-            while not log.is_file() or "loss" not in log.read_text():
-                assert process.poll() is None, process.stderr.read()
-                time.sleep(0.05)
-            process.send_signal(number)
-            out, _ = process.communicate(timeout=120)
-        finally:
-            process.kill()
-    assert process.returncode == status
-    assert number.name in out.decode() and "--resume auto" in out.decode()
-    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
-    Translator.from_pretrained(checkpoint)
-
-
 def test_a_closed_pipe_is_no_traceback(home):
     command = f"{sys.executable} -m transformer_lib translate {home / 'run'} --beam 1 | head -1"
     script, lines = ["bash", "-c", f"set -o pipefail; {command}"], "Ja ja ja.\n" * 3000
@@ -306,12 +281,26 @@ def test_help_teaches_and_the_version_is_told(cli, capsys):
 # Fetching
 
 
-def test_fetch_hands_on_its_flags_and_tells_the_folder(cli, monkeypatch, tmp_path):
+@pytest.fixture
+def replace_fetch(monkeypatch):
+    """Let `fetch` call another function, or raise an error."""
+
+    def replace(act):
+        def fail(*_, **__):
+            raise act
+
+        act_or_fail = fail if isinstance(act, BaseException) else act
+        monkeypatch.setattr("transformer_lib.cli.prepare.fetch_multi30k", act_or_fail)
+
+    return replace
+
+
+def test_fetch_hands_on_its_flags_and_tells_the_folder(cli, replace_fetch, tmp_path):
     def fetch(*options, say):
         say("[1/1] val.fr.gz: fetched")
         return options
 
-    monkeypatch.setattr("transformer_lib.cli.prepare.fetch_multi30k", fetch)
+    replace_fetch(fetch)
     options = (tmp_path, ("fr", "cs"), ("val",))
     told = f"[1/1] val.fr.gz: fetched\nMulti30k is in {options}\n"
     assert cli("fetch --folder {tmp} --languages fr cs --splits val") == (0, told, "")
@@ -326,22 +315,19 @@ def test_fetch_hands_on_its_flags_and_tells_the_folder(cli, monkeypatch, tmp_pat
         (KeyboardInterrupt(), 130, "interrupted; run it again to fetch the rest"),
     ],
 )
-def test_fetch_fails_in_one_line(cli, monkeypatch, error, status, told):
-    def fetch(*_, **__):
-        raise error
-
-    monkeypatch.setattr("transformer_lib.cli.prepare.fetch_multi30k", fetch)
+def test_fetch_fails_in_one_line(cli, replace_fetch, error, status, told):
+    replace_fetch(error)
     assert cli("fetch") == (status, "", f"error: {told}\n")
 
 
-def test_fetch_goes_on_when_nobody_reads_its_output(monkeypatch, tmp_path):
+def test_fetch_goes_on_when_nobody_reads_its_output(replace_fetch, monkeypatch, tmp_path):
     def fetch(*_, say):
         say("[1/2] fetched")
         say("[2/2] fetched")
         (tmp_path / "whole").touch()
         return tmp_path
 
-    monkeypatch.setattr("transformer_lib.cli.prepare.fetch_multi30k", fetch)
+    replace_fetch(fetch)
     read_end, write_end = os.pipe()
     os.close(read_end)
     with os.fdopen(write_end, "w") as pipe, monkeypatch.context() as patch:
@@ -354,13 +340,11 @@ def test_fetch_goes_on_when_nobody_reads_its_output(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_an_error_stays_quiet_only_if_another_process_tells_it(cli, monkeypatch, shared):
+def test_an_error_stays_quiet_only_if_another_process_tells_it(
+    cli, replace_fetch, monkeypatch, shared
+):
     """Some clusters set RANK in every shell."""
-
-    def fetch(*_, **__):
-        raise known_to_all(ValueError("x")) if shared else ValueError("x")
-
-    monkeypatch.setattr("transformer_lib.cli.prepare.fetch_multi30k", fetch)
+    replace_fetch(known_to_all(ValueError("x")) if shared else ValueError("x"))
     monkeypatch.setenv("RANK", "1")
     assert cli("fetch") == (2, "", "" if shared else "error: x\n")
     monkeypatch.setenv("RANK", "0")

@@ -12,22 +12,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SOURCE, TARGET, prepared, silent
-from two_ranks import RATES, RUN, TINY, float64_model
+from helpers import SOURCE, TARGET, prepared
+from two_ranks import RATES, VOCAB_SIZE, float64_model, make_trainer, started
 
-from transformer_lib import Batch, ModelConfig, collate, evaluate, make_optimizer, train_step
+from transformer_lib import Batch, collate, evaluate, make_optimizer, train_step
 from transformer_lib.cli import main
 from transformer_lib.data.files import check_folder, list_checkpoints
-from transformer_lib.data.prepared import Prepared
 from transformer_lib.data.text import ParallelText
 from transformer_lib.train.folder import RunLog
-from transformer_lib.train.ranks import ALONE, Ranks
-from transformer_lib.train.settings import RunConfig
-from transformer_lib.train.trainer import Trainer
+from transformer_lib.train.ranks import Ranks
 
 TEXT = ParallelText(SOURCE * 2 + SOURCE[:1], TARGET * 2 + TARGET[:1], "tiny")
 OTHER = ParallelText(SOURCE + SOURCE[1:], TARGET + TARGET[1:], "other")
-VOCAB_SIZE = 45
 LOOPBACK = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
 if sys.platform == "linux":
     LOOPBACK["GLOO_SOCKET_IFNAME"] = "lo"
@@ -41,7 +37,7 @@ def free_port():
 
 @contextmanager
 def two_processes(*command):
-    """The same command as rank 0 and rank 1, without torchrun watching over them."""
+    """Start a command as rank 0 and rank 1, without torchrun watching over them."""
     group = os.environ | LOOPBACK | {"WORLD_SIZE": "2", "MASTER_PORT": free_port()}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     started = [
@@ -75,18 +71,13 @@ def given():
     return {
         "one batch each": [batches[i : i + 2] for i in range(0, 8, 2)],
         "two batches each": [batches[:4], batches[4:]],
-        "vocab_size": VOCAB_SIZE,
         "text": {"source": list(SOURCE[:3]), "target": list(TARGET[:3])},
     }
 
 
 def train_alone(folder, data, resume="no", **changes):
-    """A run by one process, dropout off; `accumulate` makes its updates as large as two ranks'."""
-    run = RunConfig(**(RUN.__dict__ | changes))
-    model = ModelConfig.tiny(VOCAB_SIZE, **TINY, dropout=0.0)
-    made = Trainer(Prepared(data), model, RATES, run, folder)
-    made.log_every = 1
-    made.start(resume, say=silent)
+    """Train in one process; `accumulate` makes its updates as large as those of two ranks."""
+    made = started(data, folder, resume, **changes)
     made.fit(quiet=True)
     return made
 
@@ -250,19 +241,15 @@ class Many(Ranks):
 
 
 def test_what_cannot_be_shared_is_refused(data, tmp_path):
-    def made(ranks=ALONE, **changes):
-        run = RunConfig(**(RUN.__dict__ | changes))
-        model = ModelConfig.tiny(VOCAB_SIZE, **TINY)
-        return Trainer(Prepared(data), model, RATES, run, tmp_path / "run", ranks=ranks)
-
+    folder = tmp_path / "run"
     with pytest.raises(ValueError, match="2 batches for an update, which 3 processes cannot"):
         Ranks(world_size=3).split(2)
     with pytest.raises(ValueError, match="more processes than batches: 99 are too many"):
-        made(Many(world_size=99))
+        make_trainer(data, folder, Many(world_size=99))
     with pytest.raises(ValueError, match="start them with torchrun"):
-        made(sharding="fsdp")
+        make_trainer(data, folder, sharding="fsdp")
     with pytest.raises(ValueError, match="muon needs whole matrices, which fsdp shards"):
-        made(optimizer="muon", sharding="fsdp")
+        make_trainer(data, folder, optimizer="muon", sharding="fsdp")
 
 
 # The command, as a user starts it

@@ -1,19 +1,17 @@
 """`train --dry-run`: says what a training will need, and leaves no trace."""
 
-import hashlib
 import itertools
 import re
 import shutil
 from pathlib import Path
 
 import pytest
-from helpers import silent
+from helpers import prepared, tree
 from torch.profiler import ProfilerActivity, profile
 
 from transformer_lib import ModelConfig, TrainConfig, collate
 from transformer_lib.batching import token_batches
 from transformer_lib.cli import main
-from transformer_lib.data.encoding import learn_vocabularies, prepare
 from transformer_lib.data.files import list_checkpoints
 from transformer_lib.data.text import ParallelText
 from transformer_lib.train import dry_run
@@ -27,9 +25,7 @@ FLAGS = ["--n-layers", "2", "--d-model", "64", "--d-ff", "128", "--max-tokens", 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    vocabularies = learn_vocabularies(TEXT, "subwords", 16, ("de", "en"))
-    folder = tmp_path_factory.mktemp("data") / "p"
-    return prepare({"train": TEXT, "val": TEXT}, vocabularies, folder, say=silent)
+    return prepared(tmp_path_factory.mktemp("data") / "p", TEXT, 16)
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +35,6 @@ def done(corpus, tmp_path_factory):
     length = ["--steps", "4", "--validate-every", "2"]
     assert main(["train", str(corpus.folder), str(folder), *FLAGS, *length]) == 0
     return folder
-
-
-def tree(folder):
-    """Every file below it, with its sum."""
-    return {
-        path: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def ask(capsys, corpus, folder, *flags):

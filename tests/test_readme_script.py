@@ -5,11 +5,10 @@ Only the command's faster dropout is left out: it draws other random numbers.
 
 import readme_snippets
 import torch
-from helpers import silent
+from helpers import prepared, silent
 
 import transformer_lib
 from transformer_lib import ModelConfig, TrainConfig, train_step
-from transformer_lib.data.encoding import learn_vocabularies, prepare
 from transformer_lib.data.text import ParallelText
 from transformer_lib.lessons.grammar import grammar_corpus
 from transformer_lib.train.settings import RunConfig
@@ -36,17 +35,16 @@ def script():
 def test_the_script_gives_the_commands_weights(monkeypatch, tmp_path, capsys):
     losses = []
 
-    def noting(*arguments):
+    def record(*arguments):
         losses.append(train_step(*arguments).loss)
 
-    monkeypatch.setattr(transformer_lib, "train_step", noting)
+    monkeypatch.setattr(transformer_lib, "train_step", record)
     monkeypatch.setattr("transformer_lib.corpora.multi30k", lambda *_: TEXT)
     names = {}
     exec(script(), names)  # the README's own lines
     assert len(capsys.readouterr().out) > 3 and len(losses) == STEPS
 
-    vocabularies = learn_vocabularies(TEXT, "subwords", SIZE, ("de", "en"))
-    corpus = prepare({"train": TEXT, "val": TEXT}, vocabularies, tmp_path / "data", say=silent)
+    corpus = prepared(tmp_path / "data", TEXT, SIZE)
     run = RunConfig(steps=STEPS, max_tokens=512, validate_every=STEPS, loss_rows=0)
     rates = TrainConfig(peak_rate=3e-3, warmup=300, cooldown=(STEPS // 2, STEPS))
     monkeypatch.setattr("transformer_lib.train.trainer.use_fast_dropout", lambda model: None)

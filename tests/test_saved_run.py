@@ -10,12 +10,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import silent
+from helpers import prepared
 
 from transformer_lib import Transformer, Translator, collate, evaluate
 from transformer_lib.cli import main
 from transformer_lib.cli.train import ModelFlags, model_config
-from transformer_lib.data.encoding import learn_vocabularies, prepare
 from transformer_lib.data.prepared import Prepared
 from transformer_lib.data.text import ParallelText
 
@@ -84,9 +83,8 @@ def test_embeddings_are_shared_only_with_the_vocabulary(tmp_path, kind):
     """Not merely because both have as many ids: "der" and "my" would be one vector."""
     text = ParallelText(("ein Hund", "der Hund") * 9, ("my dog", "the dog") * 9, "text")
     size = 30 if kind == "subwords" else 7
-    vocabularies = learn_vocabularies(text, kind, size, ("de", "en"))
-    assert len(vocabularies[0]) == len(vocabularies[1])
-    corpus = prepare({"train": text, "val": text}, vocabularies, tmp_path / "data", say=silent)
+    corpus = prepared(tmp_path / "data", text, size, kind=kind)
+    assert len(corpus.src_vocab) == len(corpus.tgt_vocab)
     model = Transformer(model_config(corpus, "tiny", ModelFlags()))
     assert (model.src_embedding is model.tgt_embedding) == (kind == "subwords")
     assert model.output_projection.weight is model.tgt_embedding.weight

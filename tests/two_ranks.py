@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,16 +26,29 @@ from transformer_lib.train.distributed import (
 )
 from transformer_lib.train.folder import RunLog
 from transformer_lib.train.losses import TrainingLoss
-from transformer_lib.train.ranks import join
+from transformer_lib.train.ranks import ALONE, join
 from transformer_lib.train.settings import RunConfig
 from transformer_lib.train.trainer import Trainer
 from transformer_lib.train.validation import validation_scores
 from transformer_lib.training import TrainConfig, make_optimizer
 
+VOCAB_SIZE = 45
 TINY = {"n_layers": 1, "d_model": 16, "n_heads": 2, "d_ff": 32}
 # The gradient of a key's bias is 0 but for rounding, of which an eps of 1e-9 would make steps.
 RATES = TrainConfig(peak_rate=3e-3, warmup=5, max_grad_norm=0.5, eps=1e-6)
 RUN = RunConfig(steps=6, max_tokens=40, validate_every=3, keep=9)
+
+
+def make_trainer(corpus, folder, ranks=ALONE, dropout=0.0, **changes):
+    model = ModelConfig.tiny(VOCAB_SIZE, **TINY, dropout=dropout)
+    return Trainer(Prepared(corpus), model, RATES, replace(RUN, **changes), folder, ranks=ranks)
+
+
+def started(corpus, folder, resume="no", **changes):
+    made = make_trainer(corpus, folder, **changes)
+    made.log_every = 1
+    made.start(resume, say=silent)
+    return made
 
 
 def float64_model():
@@ -51,13 +65,16 @@ def whole_weights(loss):
 
 
 def updates(ranks, sharding, all_batches):
-    """Some updates of all ranks: what they told, the last gradients, the weights."""
+    """Make updates of all ranks; return their results, the last gradients, the weights."""
     shared = float64_loss(ranks, sharding)
     sent = []
+
+    def hook(state, bucket):
+        sent.append(1)
+        return allreduce_hook(state, bucket)
+
     if sharding == "ddp":
-        shared.register_comm_hook(
-            None, lambda state, bucket: sent.append(1) or allreduce_hook(state, bucket)
-        )
+        shared.register_comm_hook(None, hook)
     optimizer = make_optimizer(shared, RATES)
     told = []
     for step, batches in enumerate(all_batches, 1):
@@ -75,7 +92,7 @@ def updates(ranks, sharding, all_batches):
 
 
 def spoiled(ranks, sharding, batches):
-    """The loss of rank 1 is no number: what all raise, and whether a weight has changed."""
+    """Make the loss of rank 1 NaN; return what all raise, and whether no weight has changed."""
 
     class Spoiled(TrainingLoss):
         def forward(self, *ids):
@@ -118,21 +135,13 @@ def scored(ranks, text):
 class Runs:
     """Whole trainings by two ranks, each in a folder of its own."""
 
-    def __init__(self, ranks, home, vocab_size):
-        self.ranks, self.home, self.vocab_size = ranks, home, vocab_size
+    def __init__(self, ranks, home):
+        self.ranks, self.home = ranks, home
 
-    def make(self, name, resume="no", dropout=0.0, **changes):
-        model = ModelConfig.tiny(self.vocab_size, **TINY, dropout=dropout)
-        run = RunConfig(**(RUN.__dict__ | changes))
-        corpus = Prepared(self.home / "data")
-        made = Trainer(corpus, model, RATES, run, self.home / name, ranks=self.ranks)
-        made.log_every = 1
-        made.start(resume, say=silent)
-        return made
-
-    def fit(self, *arguments, **options):
-        """Trains to the end; what a test compares."""
-        made = self.make(*arguments, **options)
+    def fit(self, name, *arguments, **options):
+        """Train to the end; return what a test compares."""
+        corpus, folder = self.home / "data", self.home / name
+        made = started(corpus, folder, *arguments, ranks=self.ranks, **options)
         rng = torch.get_rng_state()
         return {
             "reason": made.fit(quiet=True),
@@ -144,7 +153,7 @@ class Runs:
         }
 
     def fit_until_one_is_asked_to_end(self, name):
-        """A signal to rank 1 alone, behind step 2."""
+        """Send a signal to rank 1 alone, after step 2."""
         original = Trainer.update
 
         def update_and_signal(made, batches):
@@ -164,7 +173,7 @@ def main(home):
     given = torch.load(home / "given.pt", weights_only=True)
     one, two = given["one batch each"], given["two batches each"]
     with join(lambda: torch.device("cpu"), wait_minutes=1.0) as ranks:
-        runs = Runs(ranks, home, given["vocab_size"])
+        runs = Runs(ranks, home)
         found = {
             "ddp": updates(ranks, "ddp", one),
             "ddp, accumulated": updates(ranks, "ddp", two),

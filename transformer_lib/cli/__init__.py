@@ -94,6 +94,6 @@ def _run(arguments: list[str]) -> int | None:
 
 def _failed(error: BaseException, status: int) -> int:
     """Print the error as one line; if all processes of a run raised it, rank 0 does so alone."""
-    if not hasattr(error, "known_to_all") or os.environ["RANK"] == "0":
+    if not hasattr(error, "known_to_all") or os.environ.get("RANK", "0") == "0":
         print("error:", " ".join(str(error).split()), file=sys.stderr)
     return status

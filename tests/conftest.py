@@ -32,18 +32,16 @@ def fixed_seed():
 @pytest.fixture(scope="session")
 def small_corpus():
     """Write a prepared corpus of 60 sentences of the grammar into a folder, with 120 subwords."""
-    from transformer_lib.data.encoding import learn_vocabularies, prepare
+    from helpers import prepared  # after the hook above, which it needs
+
     from transformer_lib.data.text import ParallelText
     from transformer_lib.lessons.grammar import grammar_corpus
 
     def write(folder, n_val, about=None):
         pairs = grammar_corpus().train[:60]
-        texts = {
-            split: ParallelText(tuple(p.source for p in some), tuple(p.target for p in some), split)
-            for split, some in {"train": pairs, "val": pairs[:n_val]}.items()
-        }
-        vocabularies = learn_vocabularies(texts["train"], "subwords", 120, ("de", "en"))
-        return prepare(texts, vocabularies, folder, about=about, say=lambda message: None)
+        source, target = (tuple(getattr(p, side) for p in pairs) for side in ("source", "target"))
+        val = ParallelText(source[:n_val], target[:n_val], "val")
+        return prepared(folder, ParallelText(source, target, "train"), 120, val, about=about)
 
     return write
 

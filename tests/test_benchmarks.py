@@ -3,7 +3,6 @@
 The peers themselves are not needed here; `make bench` runs them.
 """
 
-import copy
 import importlib
 import json
 import subprocess
@@ -14,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from elsewhere import CALLS, DEVICE, Remote, elsewhere
+from helpers import unsettled
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import environments, material, quality, quality_report, report
@@ -42,10 +42,7 @@ def small(norm_first=False, **changes):
 
 def twins(config):
     """Our model and torch's with the same weights, none of them 0 or 1 any more."""
-    ours = Transformer(config)
-    with torch.no_grad():
-        for parameter in ours.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+    ours = unsettled(Transformer(config)).float()
     return ours, TorchModel.from_ours(asdict(config), ours.state_dict(), 0.0)
 
 
@@ -74,13 +71,6 @@ def test_the_reference_loop_has_our_losses_step_by_step(norm_first):
 def test_every_peer_has_the_rate_of_our_schedule():
     for step in (1, 2, 99, 100, 101, 400, 5000):
         assert material.rate_at(step) == pytest.approx(rate_at(step, RATES), rel=1e-12)
-
-
-def test_bf16_is_another_precision_and_the_same_training():
-    _, theirs = twins(small())
-    full, short = Loop(theirs), Loop(copy.deepcopy(theirs), "bf16")
-    found, expected = short(*batch()), full(*batch())
-    assert found != expected and found == pytest.approx(expected, rel=1e-2)
 
 
 def test_dropout_as_ours_leaves_only_what_we_drop():
@@ -122,10 +112,7 @@ def corpus(tmp_path_factory, small_corpus):
 def test_the_plain_loop_is_scored_as_ours_is(corpus, monkeypatch):
     config = ModelConfig.tiny(120, norm_first=True, n_layers=1, d_model=32, d_ff=32)
     torch.manual_seed(1)
-    ours = Transformer(config).eval()
-    with torch.no_grad():
-        for parameter in ours.parameters():  # so that it has preferences
-            parameter.add_(0.3 * torch.randn_like(parameter))
+    ours = unsettled(Transformer(config).eval()).float()  # so that it has preferences
     theirs = TorchModel.from_ours(asdict(config), ours.state_dict(), 0.3)
     text = corpus.text("val")
     said = Translator(ours, corpus.src_vocab).translate(text.source, beam_size=1, alpha=0.0)
@@ -170,7 +157,6 @@ def test_the_readme_has_the_curve_that_was_measured():
     for name, points in result["curves"].items():
         early = quality_report.at(points, 60 * result["minutes"] / 8)
         assert f"| {name} | {early:.1f} |" in section
-        assert f"| {points[-1]['bleu']:.1f} (" in section
 
 
 def test_a_side_that_fails_ends_the_other(tmp_path, monkeypatch):
@@ -267,13 +253,6 @@ def test_each_device_has_the_peers_that_can_be_measured_on_it(monkeypatch):
     run = Run(options("--device", "cuda", "--here", "--kinds", "training"))
     run.install()
     assert run.left_out["training: fairseq's model and loss"] == "measured on a CPU only"
-
-
-def test_without_a_gpu_it_says_so(capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit):
-        options("--device", "cuda")
-    assert "torch sees no GPU here" in capsys.readouterr().err
 
 
 @pytest.fixture

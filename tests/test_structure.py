@@ -18,26 +18,9 @@ from transformer_lib.masks import padding_mask
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "transformer_lib"
-SEVEN = [
-    "01_embeddings",
-    "02_positional_encoding",
-    "03_masks",
-    "04_multi_head_attention",
-    "05_feed_forward",
-    "06_encoder_decoder",
-    "07_training_copy_task_and_translation",
-]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SECTIONS = [
-    "## What you will build",
-    "## The formula",
-    "## Check it",
-    "## Break it",
-    "## The ledger",
-    "## Exercises",
-    "## Recap",
-    "## Next",
-]
+SECTIONS = ["What you will build", "The formula", "Check it", "Break it", "The ledger"]
+SECTIONS = [f"## {name}" for name in (*SECTIONS, "Exercises", "Recap", "Next")]
 # Floor of every room; a room imports only from rooms below it. `lessons` and `translate`, on one
 # floor, do not know each other. The package's own __init__, __main__ and the old path `corpora`
 # are doors, not rooms: they hand on names and nothing imports them.
@@ -76,38 +59,25 @@ def modules_of_the_library():
     return found
 
 
-def imported_modules(path, known):
-    """The modules of the library that a file imports, wherever in the file it does so."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+def imports(tree):
+    """Yield the full name of everything that a tree imports, wherever it does so."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path.name}: imports name the package"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            if name.split(".")[0] == "transformer_lib":
-                yield name if name in known else name.rpartition(".")[0]
+            assert not node.level, "imports name the package"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_modules(path, known):
+    """Yield the modules of the library that a file imports."""
+    for name in imports(ast.parse(path.read_text("utf-8"))):
+        if name.split(".")[0] == "transformer_lib":
+            yield name if name in known else name.rpartition(".")[0]
 
 
 def is_exported(path):
     return HEADER.match(path.read_text("utf-8")) is not None
-
-
-def library_imports(tree):
-    """(module of the library, name taken from it) for every import, wherever it stands."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found = [(alias.name, "") for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            found = [(node.module or "", alias.name) for alias in node.names]
-        else:
-            continue
-        for module, name in found:
-            parts = [*module.split("."), name]
-            if parts[0] == "transformer_lib":
-                yield (parts[1], parts[2] if len(parts) > 2 else "")
 
 
 @cache
@@ -206,13 +176,6 @@ def lines_of_code(source):
     return len(lines - docstrings)
 
 
-def test_lines_of_code_leave_out_what_explains():
-    function = (
-        'def f():\n    """Doc.\n\n    More.\n    """\n    return [  # a list\n        1,\n    ]'
-    )
-    assert lines_of_code(f'"""Doc."""\n\n# why\nx = 1\n\n\n{function}\n') == 5
-
-
 @pytest.mark.parametrize("name", LONGEST)
 def test_a_component_of_the_paper_fits_on_a_screen(name):
     source = (PACKAGE / f"{exports()[name][0]}.py").read_text("utf-8")
@@ -236,45 +199,30 @@ def test_shapes_are_checked_at_run_time_in_the_tests():
 
 
 def test_the_seven_notebooks_are_there_and_no_other():
-    assert [path.stem for path in NOTEBOOKS] == SEVEN
+    assert [int(path.stem[:2]) for path in NOTEBOOKS] == [*range(1, 8)]
 
 
 @for_each_notebook
-def test_all_cells_were_run_once_from_the_top(path):
+def test_all_cells_were_run_once_from_the_top_without_a_fault(path):
     counts = [cell.execution_count for cell in code_cells(path)]
     assert counts == list(range(1, len(counts) + 1))
     assert read(path).metadata == run_notebooks.METADATA
-
-
-@for_each_notebook
-def test_no_error_and_nothing_on_standard_error(path):
-    kinds = {output.get("name", output.output_type) for output in outputs(path)}
-    assert not kinds & {"error", "stderr"}
-
-
-@for_each_notebook
-def test_no_output_names_a_folder_of_the_machine(path):
+    tagged = ["head" in cell.metadata.get("tags", []) for cell in read(path).cells]
+    assert tagged[:2] == [True, True] and not any(tagged[2:])
     for output in outputs(path):
-        texts = [output.get("text", ""), output.get("data", {}).get("text/plain", "")]
-        texts.append(output.get("data", {}).get("text/html", ""))
-        assert not MACHINE_PATH.search("\n".join(texts)), texts
+        assert output.get("name", output.output_type) not in ("error", "stderr"), output
+        data = output.get("data", {})
+        for text in (output.get("text"), data.get("text/plain"), data.get("text/html")):
+            assert not MACHINE_PATH.search(text or ""), text
+        if "image/png" in data:
+            assert output.metadata.get("image/png", {}).get("alt"), data.get("text/plain")
 
 
-@pytest.mark.parametrize("text", ["in /home/me/x.py", "'/tmp/a.txt'", r"C:\Users", "(/usr/lib)"])
-def test_a_folder_of_the_machine_is_recognised(text):
-    assert MACHINE_PATH.search(text)
-
-
-@pytest.mark.parametrize("text", ["B/H/T/d", "1/2/3", "https://a.org/b/c", "a 1/√d_k", "</b></i>"])
-def test_what_only_looks_like_a_folder_is_not(text):
-    assert not MACHINE_PATH.search(text)
-
-
-@for_each_notebook
-def test_every_picture_has_an_alternative_text(path):
-    for output in outputs(path):
-        if "image/png" in output.get("data", {}):
-            assert output.metadata.get("image/png", {}).get("alt"), output.data.get("text/plain")
+def test_a_folder_of_the_machine_is_recognised():
+    for text in ("in /home/me/x.py", "'/tmp/a.txt'", r"C:\Users", "(/usr/lib)"):
+        assert MACHINE_PATH.search(text), text
+    for text in ("B/H/T/d", "1/2/3", "https://a.org/b/c", "a 1/√d_k", "</b></i>"):
+        assert not MACHINE_PATH.search(text), text
 
 
 @for_each_notebook
@@ -287,28 +235,19 @@ def test_a_code_cell_fits_a_screen(path):
 
 
 @for_each_notebook
-def test_the_head_is_there(path):
-    tagged = ["head" in cell.metadata.get("tags", []) for cell in read(path).cells]
-    assert tagged[:2] == [True, True] and not any(tagged[2:])
-
-
-@for_each_notebook
-def test_a_notebook_imports_only_what_earlier_notebooks_wrote(path):
-    written = {module: number for module, number in exports().values()}
+def test_a_notebook_imports_what_earlier_ones_wrote_and_defines_nothing_again(path):
+    here, written = int(path.stem[:2]), {module: number for module, number in exports().values()}
     for tree in trees(path):
-        for module, name in library_imports(tree):
-            module = exports().get(module, (module,))[0]  # from transformer_lib import Name
-            assert written.get(module, 0) < int(path.stem[:2]), f"{module}.{name} comes later"
-
-
-@for_each_notebook
-def test_a_notebook_never_defines_again_what_an_earlier_one_wrote(path):
-    definitions = (ast.FunctionDef, ast.ClassDef)
-    for tree in trees(path):
-        for node in ast.walk(tree):
-            if isinstance(node, definitions) and node in tree.body and node.name in exports():
+        for name in imports(tree):
+            package, _, rest = name.partition(".")
+            if package == "transformer_lib":
+                first = rest.split(".")[0]
+                module = exports().get(first, (first,))[0]  # from transformer_lib import Name
+                assert written.get(module, 0) < here, f"{name} comes later"
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in exports():
                 module, number = exports()[node.name]
-                assert number >= int(path.stem[:2]), f"{node.name} is in {module}: import it"
+                assert number >= here, f"{node.name} is in {module}: import it"
 
 
 @for_each_notebook

@@ -256,7 +256,7 @@ def test_what_cannot_be_shared_is_refused(data, tmp_path):
 
 
 SIZES = ["--n-layers", "1", "--d-model", "16", "--n-heads", "2", "--d-ff", "16", "--dropout", "0"]
-LENGTH = ["--steps", "60", "--validate-every", "5", "--max-tokens", "40", "--threads", "1"]
+LENGTH = ["--steps", "60", "--validate-every", "10", "--max-tokens", "40", "--threads", "1"]
 
 
 def torchrun(*options):

@@ -30,9 +30,8 @@ def test_operations_are_those_that_torch_counts(changes, src_len, tgt_len, tied)
         assert counter.get_total_flops() == 2 * scaling.forward_flops(config, src_len, tgt_len)
         with FlopCounterMode(display=False) as counter:
             logits.sum().backward()
-    backward = scaling.training_flops(config, src_len, tgt_len) - scaling.forward_flops(
-        config, src_len, tgt_len
-    )
+    training = scaling.training_flops(config, src_len, tgt_len)
+    backward = training - scaling.forward_flops(config, src_len, tgt_len)
     assert counter.get_total_flops() == 2 * backward
 
 
@@ -59,12 +58,7 @@ def test_what_is_sent_and_kept_follows_from_the_parameters():
 
 def test_data_scale_with_the_tokens():
     row = {"pairs": 100, "src_tokens": 1500, "tgt_tokens": 1500, "cpu_seconds": 3.0}
-    growth = {
-        "measured": {
-            "prepare": {"1": row},
-            "read": {"1": {"cpu_seconds": 0.3, "target_tokens": 3000}},
-        }
-    }
-    _, rows = scaling.data_table(growth)
+    read = {"cpu_seconds": 0.3, "target_tokens": 3000}
+    _, rows = scaling.data_table({"measured": {"prepare": {"1": row}, "read": {"1": read}}})
     assert rows[0][1:] == ("3 s", "1.36e-05 GB", "0.3 s")
     assert rows[2][1:] == ("694 days", "256 GB", "69.4 days")  # 2 * 10**7 times as many tokens

@@ -10,6 +10,7 @@ import time
 import tomllib
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import ablations
 import export_notebooks
@@ -185,16 +186,6 @@ def test_the_head_is_put_in_once_and_kept_up_to_date(root):
     assert path.read_bytes() == before
 
 
-class Kernel:
-    """Stands in for IPython in the setup cell."""
-
-    def __init__(self):
-        self.lines = []
-
-    def run_line_magic(self, name, line):
-        self.lines.append(f"{name} {line}")
-
-
 @pytest.mark.parametrize("in_colab", [False, True])
 def test_the_setup_cell_installs_only_in_colab_and_only_what_is_missing(
     root, monkeypatch, capsys, in_colab
@@ -203,7 +194,8 @@ def test_the_setup_cell_installs_only_in_colab_and_only_what_is_missing(
     export(root)
     capsys.readouterr()
     setup = nbformat.read(path, as_version=4).cells[1].source
-    missing, kernel = {"torchtext"}, Kernel()
+    missing, lines = {"torchtext"}, []
+    kernel = SimpleNamespace(run_line_magic=lambda *words: lines.append(" ".join(words)))
     with monkeypatch.context() as nowhere, pytest.raises(ModuleNotFoundError, match="`make lab`"):
         nowhere.setattr("importlib.util.find_spec", lambda name: None)
         exec(setup, {})
@@ -217,7 +209,7 @@ def test_the_setup_cell_installs_only_in_colab_and_only_what_is_missing(
         "pip install --quiet --no-deps 'torchtext==0.6.0'",
         f"pip install --quiet --no-deps git+{project['urls']['Repository']}",
     ]
-    assert kernel.lines == (expected if in_colab else [])
+    assert lines == (expected if in_colab else [])
     assert capsys.readouterr().out == ""
 
 

@@ -103,10 +103,10 @@ class Decoder(nn.Module):
         mask: Bool[Tensor, "..."],
         memory: Float[Tensor, "B S D"],
         memory_mask: Bool[Tensor, "B 1 1 S"],
-        caches: list[KeyValueCache] | None = None,
+        cache: list[KeyValueCache] | None = None,
         maps: Maps = None,
     ) -> Float[Tensor, "B T D"]:
         """Turn the embedded target and the memory into hidden vectors; one cache per layer."""
-        for layer, cache in zip(self.layers, caches or [None] * len(self.layers), strict=True):
-            x = layer(x, mask, memory, memory_mask, cache, maps)
+        for layer, own in zip(self.layers, cache or [None] * len(self.layers), strict=True):
+            x = layer(x, mask, memory, memory_mask, own, maps)
         return self.norm(x)

@@ -1,6 +1,6 @@
-"""The Transformer of "Attention Is All You Need", as seven notebooks build it.
+"""The Transformer of "Attention Is All You Need": what seven notebooks build, and a translator.
 
-Everything public is importable from here; figures are in `transformer_lib.lessons.figures`.
+The names that most users need are importable from here; the modules beside hold the rest.
 """
 
 from transformer_lib.attention import KeyValueCache, MultiHeadAttention, attention

@@ -43,7 +43,7 @@ def attention(
         weights = scores.softmax(dim=-1)
     else:
         # The lowest number of this precision: -1e9 does not fit into half precision, and -inf
-        # would make a row without keys NaN. Such a row is uniform then, so it is set to 0.
+        # would turn a row without keys into NaN. Such a row comes out uniform, so set it to 0.
         lowest = torch.finfo(scores.dtype).min
         weights = scores.masked_fill(~mask, lowest).softmax(dim=-1).masked_fill(~mask, 0.0)
     return weights @ value, weights
@@ -55,11 +55,11 @@ def split_heads(x: Float[Tensor, "B T D"], n_heads: int) -> Float[Tensor, "B H T
 
 
 def merge_heads(x: Float[Tensor, "B H T d_k"]) -> Float[Tensor, "B T D"]:
-    """Concatenate the heads again: the inverse of `split_heads`."""
+    """Concatenate the heads; the inverse of `split_heads`."""
     return x.transpose(1, 2).flatten(2)
 
 
-Maps = list[Tensor] | None  # a list of the caller's, to which attention weights are appended
+Maps = list[Tensor] | None  # the caller's list, which collects the attention weights
 
 
 def attend(
@@ -73,7 +73,7 @@ def attend(
 
     Args:
         mask: True = may attend; broadcasts to (*B, Q, K).
-        maps: where it is a list, the written-out version runs and appends its weights (*B, Q, K).
+        maps: a list that receives the weights (*B, Q, K); None runs the fused kernel.
 
     Source: section 3.2.1, equation 1. Built in notebook 04.
     """
@@ -87,7 +87,7 @@ def attend(
 @dataclass(eq=False)
 class KeyValueCache:
     """Keys and values of the tokens so far, so that each step projects only the new one: room
-    for L tokens, taken once, `length` of them filled. Built in notebook 04."""
+    for L tokens is allocated once; the first `length` are in use. Built in notebook 04."""
 
     keys: Float[Tensor, "B H L d_k"]
     values: Float[Tensor, "B H L d_k"]
@@ -97,7 +97,7 @@ class KeyValueCache:
     def empty(
         cls, batch: int, n_heads: int, max_len: int, d_k: int, like: Tensor
     ) -> "KeyValueCache":
-        """Room for max_len tokens, dtype and device of `like`; a token lies in one piece."""
+        """Allocate room for max_len tokens (dtype, device of `like`); each token is contiguous."""
         both = (like.new_empty(batch, max_len, n_heads, d_k) for _ in range(2))
         return cls(*(stored.transpose(1, 2) for stored in both))
 
@@ -123,7 +123,7 @@ class KeyValueCache:
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
-        """Keep these rows of the batch, in this order and in place: at most as many as now."""
+        """Reorder the batch in place to these rows; there may be no more of them than now."""
         moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().flatten()
         for stored in (part.transpose(1, 2) for part in self.read()):  # as it lies in memory
             stored.index_copy_(0, moved, stored.index_select(0, rows[moved]))
@@ -149,7 +149,9 @@ class MultiHeadAttention(nn.Module):
 
     def project(self, source: Float[Tensor, "B K D"]) -> tuple[Float[Tensor, "B H K d_k"], ...]:
         """Return the keys and values of all heads."""
-        return tuple(split_heads(part(source), self.n_heads) for part in (self.key, self.value))
+        keys = split_heads(self.key(source), self.n_heads)
+        values = split_heads(self.value(source), self.n_heads)
+        return keys, values
 
     def forward(
         self,
@@ -167,5 +169,5 @@ class MultiHeadAttention(nn.Module):
         queries = split_heads(self.query(x), self.n_heads)  # (B, H, Q, d_k)
         keys, values = self.project(source)  # (B, H, K, d_k) each
         if cache is not None:
-            keys, values = cache.append(keys, values)  # those of all tokens so far
+            keys, values = cache.append(keys, values)  # of all tokens so far
         return self.output(merge_heads(attend(queries, keys, values, mask, maps)))  # (B, Q, D)

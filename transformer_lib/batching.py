@@ -36,12 +36,12 @@ def token_batches(
 ) -> list[list[int]]:
     """Group pairs of similar length, each group as large as the budget allows.
 
-    The order is drawn anew for every (seed, epoch) and for nothing else, so a run that was
-    interrupted finds its place again.
+    The order depends only on (seed, epoch), so a run that was interrupted resumes at the same
+    batch.
 
     Args:
         lengths: source and target length of every pair, in tokens.
-        max_tokens: most ids of a batch on its longer side, padding included. A pair that is
+        max_tokens: maximum ids per batch on its longer side, padding included. A pair that is
             longer than that gets a batch of its own.
         rank, world_size: this process's share; every rank gets the same number of batches, for
             which up to world_size - 1 batches are left out.
@@ -71,7 +71,7 @@ def token_batches(
 
 
 def pad(sequences: Sequence[Sequence[int]], pad_id: int = 0) -> Int[Tensor, "B L"]:
-    """Rows of unequal length to one tensor, filled up at the end.
+    """Pad rows of unequal length at the end and stack them into one tensor.
 
     Raises:
         ValueError: there is no row, or none has an id.

@@ -1,5 +1,5 @@
 # Written by notebooks/06_encoder_decoder.ipynb: edit there, then `make export`.
-"""The sizes of the model in one frozen place (section 3 and Table 3)."""
+"""The sizes of the model, in one frozen dataclass (section 3 and Table 3)."""
 
 from dataclasses import dataclass
 from numbers import Integral
@@ -10,7 +10,7 @@ __all__ = [
     "BIG",
     "ONE_VOCABULARY",
     "SIZES",
-    "MOST_POSITIONS",
+    "MAX_TABLE_ENTRIES",
     "ModelConfig",
     "is_whole",
     "config_problems",
@@ -20,7 +20,7 @@ TINY = {"d_model": 128, "n_heads": 4, "n_layers": 4, "d_ff": 256}
 BIG = {"d_model": 1024, "n_heads": 16, "d_ff": 4096, "dropout": 0.3}
 ONE_VOCABULARY = {"shared_vocabulary": True}
 SIZES = ("src_vocab_size", "tgt_vocab_size", "d_model", "n_heads", "n_layers", "d_ff", "max_len")
-MOST_POSITIONS = 2**28  # numbers in the table of positions, max_len · d_model: 1 GiB
+MAX_TABLE_ENTRIES = 2**28  # numbers in the table of positions, max_len · d_model: 1 GiB
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class ModelConfig:
         ValueError: one message that lists all problems.
     """
 
-    src_vocab_size: int  # number of source ids
-    tgt_vocab_size: int  # number of target ids
+    src_vocab_size: int  # size of the source vocabulary
+    tgt_vocab_size: int  # size of the target vocabulary
     d_model: int = 512  # width D of all vectors between the sub-layers
     n_heads: int = 8  # attention heads H; divides d_model
     n_layers: int = 6  # encoder layers, and as many decoder layers: N
@@ -68,7 +68,7 @@ class ModelConfig:
 
 
 def is_whole(value: object) -> bool:
-    """True for an integer, of Python or numpy, that is not a bool."""
+    """Return True for a Python or numpy integer that is not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
@@ -87,7 +87,7 @@ def config_problems(config: "ModelConfig") -> list[str]:
             )
         if config.positions != "learned" and config.d_model % 2:
             problems.append(f"sinusoidal positions need an even d_model, got {config.d_model}")
-        if config.max_len * config.d_model > MOST_POSITIONS:
+        if config.max_len * config.d_model > MAX_TABLE_ENTRIES:
             problems.append(f"max_len={config.max_len} needs a table of positions over 1 GiB")
         if not is_whole(config.pad_id) or not 0 <= config.pad_id < min(sizes):
             problems.append(f"pad_id={config.pad_id!r} is not an id of both vocabularies")

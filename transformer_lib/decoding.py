@@ -26,7 +26,7 @@ class Hypothesis(NamedTuple):
 
     ids: list[int]
     log_prob: float  # of all its tokens, <eos> included, in nats
-    score: float  # log_prob over the length penalty: beams are ranked by it
+    score: float  # log_prob / length penalty: ranks what has ended
     finished: bool  # False: cut off at the length limit
 
 
@@ -45,10 +45,12 @@ def next_log_probs(
 
 @torch.no_grad()
 def greedy_sentence(model: Transformer, src: Int[Tensor, "1 S"], limit: int) -> Hypothesis:
-    """Translate one sentence greedily; ties go to the lower id.
+    """Translate one sentence: append the likeliest token until `<eos>`; ties go to the lower id.
+
+    The model should be in evaluation mode.
 
     Args:
-        limit: most tokens of the translation, `<eos>` included.
+        limit: maximum number of tokens, `<eos>` included.
 
     Source: section 3.1, "auto-regressive". Built in notebook 07.
     """
@@ -82,17 +84,21 @@ def as_hypothesis(prefix: list[int], log_prob: float, alpha: float = 0.0) -> Hyp
 def beam_sentence(
     model: Transformer, src: Int[Tensor, "1 S"], limit: int, beam_size: int = 4, alpha: float = 0.6
 ) -> list[Hypothesis]:
-    """Search for the `beam_size` best translations of one sentence; the best comes first.
+    """Search for the likeliest translations of one sentence, best first.
+
+    Each step extends all open prefixes and keeps the likeliest. A hypothesis ends where `<eos>`
+    is among the k = `beam_size` best continuations; at most k of the 2k best can end, so k open
+    prefixes remain. The search stops at k finished ones. The model should be in evaluation mode.
 
     Args:
-        limit: most tokens of a translation, `<eos>` included. Prefixes that are still open there
-            come last, as unfinished hypotheses.
+        limit: maximum number of tokens, `<eos>` included. Prefixes still open at the limit come
+            last, as unfinished hypotheses.
 
     Source: section 6.1. Built in notebook 07.
     """
     memory, finished = model.encode(src), []
     log_probs, prefixes = [0.0], [[BOS_ID]]
-    while prefixes and len(prefixes[0]) <= limit and len(finished) < beam_size:
+    while len(prefixes[0]) <= limit and len(finished) < beam_size:
         rows = torch.tensor(prefixes, device=src.device)
         totals = next_log_probs(model, rows, memory, src)  # (R, V)
         totals += torch.tensor(log_probs, device=src.device)[:, None]

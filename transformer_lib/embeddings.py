@@ -47,9 +47,9 @@ class TokenEmbedding(nn.Module):
 
 
 class OutputProjection(nn.Module):
-    """Hidden vectors to one score (logit) per id: a product with every row of a matrix.
+    """Map each hidden vector to one score (logit) per id: its dot product with that id's row.
 
-    Given the embedding's own parameter, it is the *same* tensor, not a copy: both jobs train it.
+    The embedding's parameter is shared, not copied, so both uses train it.
 
     Args:
         weight: the (V, D) parameter to share, `TokenEmbedding.weight` in the paper.

@@ -15,7 +15,7 @@ class FeedForward(nn.Module):
 
     Args:
         d_model: width D in and out.
-        d_ff: width F between.
+        d_ff: inner width F.
 
     Source: section 3.3, equation 2. Built in notebook 05.
     """
@@ -26,7 +26,7 @@ class FeedForward(nn.Module):
         self.contract = nn.Linear(d_ff, d_model)
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        """Expand to d_ff, cut off what is negative, contract to d_model."""
+        """Expand to d_ff, apply ReLU, contract to d_model."""
         return self.contract(self.expand(x).relu())
 
 
@@ -36,9 +36,9 @@ def layer_norm(
     bias: Float[Tensor, " D"],
     eps: float = 1e-5,
 ) -> Float[Tensor, "*B D"]:
-    """Each vector to mean 0 and variance 1, then scaled and shifted: the written-out reference.
+    """Normalise each vector to mean 0 and variance 1, then scale and shift (the reference).
 
-    The variance divides by D, not D - 1, and eps stands under the root. The layers
+    The variance divides by D, not D - 1, and eps is inside the square root. The layers
     run torch's fused `nn.LayerNorm`; a test holds the two equal.
 
     Source: section 3.1 (Ba et al., 2016). Built in notebook 05.
@@ -56,7 +56,7 @@ class Residual(nn.Module):
 
     Args:
         d_model: width D.
-        dropout: share of the sub-layer's output set to zero in training.
+        dropout: probability of zeroing each entry of the sub-layer's output in training.
         norm_first: pre-norm instead of the paper's post-norm.
 
     Source: sections 3.1 and 5.4. Built in notebook 05.

@@ -28,7 +28,7 @@ class EncoderLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "B S D"], mask: Bool[Tensor, "B 1 #S S"] | None, maps: Maps = None
     ) -> Float[Tensor, "B S D"]:
-        """Apply one layer; its attention weights are appended to `maps`, where that is a list."""
+        """Apply one layer; append its attention weights to `maps` if given."""
         x = self.residuals[0](x, lambda y: self.self_attention(y, y, mask, maps=maps))
         return self.residuals[1](x, self.feed_forward)
 
@@ -67,7 +67,7 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """N encoder layers; pre-norm adds a final LayerNorm, which post-norm has already.
+    """N encoder layers; pre-norm adds a final LayerNorm; a post-norm layer already ends in one.
 
     Source: section 3.1. Built in notebook 06.
     """

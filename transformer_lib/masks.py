@@ -37,8 +37,8 @@ def causal_mask(
 ) -> Bool[Tensor, "Q K"]:
     """True where a key does not lie in the query's future.
 
-    Aligned at the end: the last query sees every key. So one new query in front of five cached
-    keys sees all five, which is where a mask aligned at the beginning goes wrong.
+    Aligned at the end: the last query sees every key. So one new query over five cached
+    keys sees all five, where a mask aligned at the start would show only the first.
 
     Args:
         n_queries: number of queries Q.

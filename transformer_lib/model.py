@@ -19,7 +19,7 @@ __all__ = ["AttentionMaps", "make_positions", "initialize", "Transformer"]
 
 
 class AttentionMaps(NamedTuple):
-    """All weights of one forward pass. Rows are queries and add up to 1."""
+    """All attention weights of one forward pass. Rows are queries; each sums to 1 or is all 0."""
 
     encoder: Float[Tensor, "N B H S S"]
     decoder: Float[Tensor, "N B H T T"]
@@ -49,7 +49,7 @@ def initialize(model: nn.Module) -> None:
 
 
 class Transformer(nn.Module):
-    """The whole model of Figure 1, of the sizes in `config` (section 3). Built in notebook 06."""
+    """The whole model of Figure 1, with the sizes in `config` (section 3). Built in notebook 06."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Transformer(nn.Module):
         return [KeyValueCache.empty(*room, like=memory) for _ in self.decoder.layers]
 
     def attention_maps(self, src: Int[Tensor, "B S"], tgt: Int[Tensor, "B T"]) -> AttentionMaps:
-        """Return the weights of all layers and heads, from the pass that computes the output."""
+        """Return the attention weights of all layers and heads, from one forward pass."""
         encoder, decoder = [], []  # the decoder's: self, cross, self, cross, …
         self.decode(tgt, self.encode(src, encoder), src, maps=decoder)
         return AttentionMaps(*map(torch.stack, (encoder, decoder[0::2], decoder[1::2])))

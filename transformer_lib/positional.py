@@ -23,7 +23,7 @@ def sinusoidal_table(
     Computed in float64 and rounded once: in float32 the angles of far positions lose digits.
 
     Raises:
-        ValueError: d_model is odd, so that a sine has no cosine.
+        ValueError: d_model is odd, so the last sine has no matching cosine.
 
     Source: section 3.5. Built in notebook 02.
     """
@@ -55,7 +55,7 @@ class SinusoidalPositionalEncoding(nn.Module):
 
     Args:
         d_model: width D, even.
-        max_len: number of positions held ready.
+        max_len: number of positions in the table.
 
     Source: section 3.5. Built in notebook 02.
     """
@@ -93,9 +93,9 @@ class LearnedPositionalEncoding(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw entries of the sinusoids' size: their mean square is 1/2."""
+        """Draw entries on the scale of the sinusoids, whose mean square is 1/2."""
         nn.init.normal_(self.table, std=math.sqrt(0.5))
 
     def forward(self, x: Float[Tensor, "B T D"], offset: int = 0) -> Float[Tensor, "B T D"]:
-        """x plus the rows `offset … offset + T - 1`; errors as the sinusoidal variant."""
+        """x plus the rows `offset … offset + T - 1`; raises as the sinusoidal variant does."""
         return x + position_rows(self.table, offset, x.size(1))

@@ -143,15 +143,19 @@ class TrainConfig:
     def __post_init__(self) -> None:
         problems = [
             f"{name} must be above 0, got {getattr(self, name)}"
-            for name in ("peak_rate", "warmup", "max_grad_norm", "eps")
+            for name in ("peak_rate", "max_grad_norm", "eps")
             if not getattr(self, name) > 0
         ]
+        if not self.warmup >= 1:
+            problems.append(f"warmup must be at least 1, got {self.warmup}")
         if not 0 <= self.smoothing < 1:
             problems.append(f"smoothing must be at least 0 and below 1, got {self.smoothing}")
         if not all(0 <= beta < 1 for beta in self.betas):
             problems.append(f"betas must be at least 0 and below 1, got {self.betas}")
         if self.cooldown and not 0 <= self.cooldown[0] < self.cooldown[1]:
-            problems.append(f"cooldown must be two rising steps, got {self.cooldown}")
+            problems.append(
+                f"cooldown must be (start, end) with 0 <= start < end, got {self.cooldown}"
+            )
         if problems:
             raise ValueError("invalid TrainConfig: " + "; ".join(problems))
 
@@ -196,7 +200,7 @@ def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig) -> Float[Ten
 def update(
     model: nn.Module, optimizer: Optimizer, loss: float, step: int, config: TrainConfig
 ) -> tuple[float, float]:
-    """Clip the gradients, set the rate of this step, and let the optimiser take it.
+    """Clip the gradients, set this step's learning rate, and run the optimiser.
 
     Args:
         loss: the mean loss whose gradients the parameters hold.
@@ -231,7 +235,8 @@ def train_step(
     Dropout is applied where the model is in training mode: call `model.train()` once before.
 
     Args:
-        batches: one, or several whose gradients are added; the split does not matter.
+        batches: one, or several whose gradients are added; the split does not matter
+            (except to dropout).
         step: number of the update, from 1; it alone decides the rate.
 
     Raises:

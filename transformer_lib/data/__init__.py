@@ -1,7 +1,7 @@
-"""Data: what lies on the disk, how it gets there, and how it is read back.
+"""Data: files on disk, how they are written, and how they are read.
 
 `text` and `multi30k` give aligned sentences, `encoding` prepares a corpus from them, and `prepared`
-opens it. `files` writes folders that are whole or absent, and `reading` distrusts what is in them.
+opens it. `files` writes folders that are whole or absent, and `reading` validates their contents.
 """
 
 from transformer_lib.data.encoding import LengthFilter, learn_vocabularies, prepare

@@ -28,7 +28,7 @@ from transformer_lib.masks import padding_mask
 from transformer_lib.model import Transformer
 from transformer_lib.training import evaluation_mode
 
-__all__ = ["Decoder", "FastDecoder", "PlainDecoder", "decoder_for", "map_threads"]
+__all__ = ["BatchDecoder", "FastDecoder", "PlainDecoder", "decoder_for", "map_threads"]
 
 Rows = Float[Tensor, "R D"]
 Mask = Bool[Tensor, "B 1 1 S"] | None
@@ -258,10 +258,10 @@ class FastSteps:
             self.scores = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf)
 
 
-Decoder = FastDecoder | PlainDecoder
+BatchDecoder = FastDecoder | PlainDecoder
 
 
-def decoder_for(model: nn.Module | Decoder) -> Decoder:
+def decoder_for(model: nn.Module | BatchDecoder) -> BatchDecoder:
     """Return the fastest way to decode with a model, which gives the model's own numbers.
 
     `FastDecoder` where every part is as the notebooks write it; `PlainDecoder` where a part is

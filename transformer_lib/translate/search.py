@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from transformer_lib.decoding import Hypothesis, length_penalty
 from transformer_lib.model import Transformer
-from transformer_lib.translate.inference import Decoder, decoder_for
+from transformer_lib.translate.inference import BatchDecoder, decoder_for
 from transformer_lib.vocab import BOS_ID, EOS_ID
 
 __all__ = ["beam_search", "check_search", "greedy_decode"]
@@ -21,7 +21,7 @@ __all__ = ["beam_search", "check_search", "greedy_decode"]
 BLOCK = 32  # scores that `top_k_of_blocks` looks at together
 
 
-def length_limits(src: Int[Tensor, "B S"], extra: int, decoder: Decoder) -> list[int]:
+def length_limits(src: Int[Tensor, "B S"], extra: int, decoder: BatchDecoder) -> list[int]:
     """Most tokens of each translation, `<eos>` included: `extra` more than its source has.
 
     At least one, and at most as many as the model has positions. It does not depend on the batch.
@@ -33,7 +33,7 @@ def length_limits(src: Int[Tensor, "B S"], extra: int, decoder: Decoder) -> list
 
 @torch.inference_mode()
 def greedy_decode(
-    model: Transformer | Decoder,
+    model: Transformer | BatchDecoder,
     src: Int[Tensor, "B S"],
     *,
     extra: int = 50,
@@ -207,7 +207,7 @@ def check_search(n_best: int, beam_size: int, alpha: float, vocab_size: int) -> 
 
 @torch.inference_mode()
 def beam_search(
-    model: Transformer | Decoder,
+    model: Transformer | BatchDecoder,
     src: Int[Tensor, "B S"],
     *,
     beam_size: int = 4,

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from transformer_lib import ModelConfig
@@ -356,8 +357,8 @@ def test_a_text_is_replaced_at_once(tmp_path, monkeypatch):
 
 
 def test_infinity_becomes_null_because_json_has_none():
-    value = {"a": (math.inf, [math.nan, 1.5]), "b": "ü"}
-    expected = {"a": [None, [None, 1.5]], "b": "ü"}
+    value = {"a": (math.inf, [math.nan, np.float32(1.5)]), "b": "ü", "c": np.int64(3)}
+    expected = {"a": [None, [None, 1.5]], "b": "ü", "c": 3}
     assert json.loads(to_json(value), parse_constant=pytest.fail) == expected
 
 

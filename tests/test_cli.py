@@ -82,7 +82,7 @@ def test_a_line_that_is_too_long_is_warned_about_and_stays_in_place(cli, home, t
     model.save(tmp_path / "out")
     status, out, err = cli("translate {out}", "Ja ja ja.", "Hund " * 200, "Ja ja ja.")
     assert (status, out.splitlines()[1]) == (0, "")
-    assert "warning: line 2 has" in err and "the model takes 30" in err
+    assert "warning: line 2 has" in err and "the model takes 80" in err
 
 
 def test_attention_is_drawn_or_the_reason_is_told(cli, tmp_path):
@@ -187,6 +187,7 @@ def test_more_steps_train_a_finished_run_further(cli, home, tmp_path):
     assert status == 0 and "step-000240, step 240" in out and "all steps done: step 245" in out
 
 
+EVALUATE = "evaluate {run} --data {data} "
 WRONG = {
     "translate nowhere x": "no folder nowhere, and no model of that name",
     "evaluate {run} --data {data} --split tset": "no split 'tset' here",
@@ -206,9 +207,9 @@ WRONG = {
     "translate {run} ja --attention {data}": "is a folder: name a file",
     "evaluate {run} --data {data} --result {data}": "is a folder",
     "evaluate {run} --data {data} --report x.doc": "a report is .html, .png",
-    "train {data} {out} --warmup 0": "warmup must be above 0",
+    "train {data} {out} --warmup 0": "warmup must be at least 1",
     "train {data} {out} --threads 0": "--threads must be at least 1",
-    "train {data} {out} --max-len 30": "max_len=30 is too small",
+    "train {data} {out} --max-len 4": "max_len=4 is too small",
     "prepare {out} --source de --target de": "give two languages",
     "average {out} {run} --last 0": "--last must be at least 1",
     "average {out}": "needs one or more models",
@@ -216,6 +217,14 @@ WRONG = {
     "evaluate {run} --data {data} --alpha -3": "--alpha must be a number",
     "prepare {out} --vocab words --vocab-size 0": "--vocab-size must be",
     "train {data} {out} --max-steps 0": "max_steps must be above 0",
+    "train {data} {out} --peak-rate inf": "peak_rate and eps must be finite",
+    "average {data}/sub {run}": "data, a folder of ours",
+    "average {run}/checkpoints/step-000999 {run}": "would be taken for a checkpoint",
+    EVALUATE + "--result {run}/checkpoints/step-000240/training.pt --force": "a folder of ours",
+    EVALUATE + "--hypotheses {data}/corpus.json --force": "a folder of ours",
+    EVALUATE + "--result {run}/run.json --force": "belongs to a run",
+    EVALUATE + "--result /dev/null --force": "a link or a device",
+    EVALUATE + "--result {out} --hypotheses {out}": "two outputs have the same name",
 }
 
 

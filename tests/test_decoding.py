@@ -133,6 +133,8 @@ def test_a_model_that_never_ends_stops_at_the_limit(max_len, lengths):
     for found in (greedy_decode(model, SRC, extra=4), [several[0] for several in beams]):
         assert tuple(len(h.ids) for h in found) == lengths
         assert not any(h.finished for h in found)
+    one = [greedy_sentence(model, SRC[:1], 9), beam_sentence(model, SRC[:1], 9)[0]]
+    assert [(len(h.ids), h.finished) for h in one] == [(lengths[0], False)] * 2
 
 
 # Ties

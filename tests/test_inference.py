@@ -200,6 +200,21 @@ def test_looking_at_a_model_draws_no_random_numbers():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("name", ["encode", "decode", "start_cache"])
+def test_a_method_that_was_replaced_is_called(name):
+    model, seen = tiny(30).eval(), []
+    original = getattr(model, name)
+    setattr(model, name, lambda *arguments: seen.append(1) or original(*arguments))
+    greedy_decode(model, SRC, extra=2)
+    assert seen
+
+
+def test_a_residual_of_another_order_is_decoded_plainly():
+    model = tiny(30).eval()
+    model.decoder.layers[1].residuals[1].norm_first = True
+    assert type(decoder_for(model)) is PlainDecoder
+
+
 @pytest.mark.parametrize(
     "part", ["", "encoder", "decoder", "dropout", LAYER, f"{LAYER}.feed_forward"]
 )

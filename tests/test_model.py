@@ -80,8 +80,11 @@ def test_a_value_that_cannot_be_is_refused(changes, message):
 def test_what_is_allowed():
     assert ModelConfig(10, 12, pad_id=9, dropout=0.0).pad_id == 9
     assert ModelConfig(10, 12, d_model=9, n_heads=3, positions="learned").d_model == 9
-    config = unchecked(d_model=np.int64(64), pad_id=np.uint8(3))  # become Python's integers
+    config = unchecked(d_model=np.int64(64), pad_id=np.uint8(3), dropout=np.float32(0.5))
     assert config.d_model == 64 and type(config.d_model) is type(config.pad_id) is int
+    assert type(config.dropout) is float
+    with pytest.raises(ValueError, match="over 1 GiB"):  # though the product wraps around in numpy
+        unchecked(d_model=np.int32(64), n_heads=2, max_len=np.int32(2**27))
     with pytest.raises(FrozenInstanceError):
         config.d_model = 8
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 from helpers import prepared
 
-from transformer_lib import Transformer, Translator, collate, evaluate
+from transformer_lib import ModelConfig, TrainConfig, Transformer, Translator, collate, evaluate
 from transformer_lib.cli import main
 from transformer_lib.cli.train import ModelFlags, model_config
 from transformer_lib.data.prepared import Prepared
 from transformer_lib.data.text import ParallelText
+from transformer_lib.train.settings import RunConfig
+from transformer_lib.train.trainer import Trainer
 
 SAVED = Path(__file__).with_name("saved")
 SIZES = "--d-model 16 --n-heads 2 --n-layers 1 --d-ff 32 --max-len 128"
@@ -88,3 +90,7 @@ def test_embeddings_are_shared_only_with_the_vocabulary(tmp_path, kind):
     model = Transformer(model_config(corpus, "tiny", ModelFlags()))
     assert (model.src_embedding is model.tgt_embedding) == (kind == "subwords")
     assert model.output_projection.weight is model.tgt_embedding.weight
+    if kind == "words":
+        shared = ModelConfig.tiny(len(corpus.src_vocab), max_len=64)
+        with pytest.raises(ValueError, match="the corpus has two vocabularies"):
+            Trainer(corpus, shared, TrainConfig(), RunConfig(), tmp_path / "run")

@@ -2,7 +2,7 @@
 """The sizes of the model, in one frozen dataclass (section 3 and Table 3)."""
 
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Literal
 
 __all__ = [
@@ -50,6 +50,7 @@ class ModelConfig:
             raise ValueError("invalid ModelConfig: " + "; ".join(problems))
         for name in (*SIZES, "pad_id"):  # numpy's integers become Python's
             object.__setattr__(self, name, int(getattr(self, name)))
+        object.__setattr__(self, "dropout", float(self.dropout))
 
     @classmethod
     def tiny(cls, vocab_size: int, **changes) -> "ModelConfig":
@@ -87,13 +88,13 @@ def config_problems(config: "ModelConfig") -> list[str]:
             )
         if config.positions != "learned" and config.d_model % 2:
             problems.append(f"sinusoidal positions need an even d_model, got {config.d_model}")
-        if config.max_len * config.d_model > MAX_TABLE_ENTRIES:
+        if int(config.max_len) * int(config.d_model) > MAX_TABLE_ENTRIES:
             problems.append(f"max_len={config.max_len} needs a table of positions over 1 GiB")
         if not is_whole(config.pad_id) or not 0 <= config.pad_id < min(sizes):
             problems.append(f"pad_id={config.pad_id!r} is not an id of both vocabularies")
         if config.shared_vocabulary is True and len(set(sizes)) > 1:
             problems.append(f"a shared vocabulary has one size, got {sizes[0]} and {sizes[1]}")
-    if not isinstance(config.dropout, int | float) or not 0 <= config.dropout < 1:
+    if not isinstance(config.dropout, Real) or not 0 <= config.dropout < 1:
         problems.append(f"dropout must be at least 0 and below 1, got {config.dropout!r}")
     if config.positions not in ("sinusoidal", "learned", "none"):
         problems.append(f"positions must be sinusoidal, learned or none, got {config.positions}")

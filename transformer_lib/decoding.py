@@ -54,7 +54,7 @@ def greedy_sentence(model: Transformer, src: Int[Tensor, "1 S"], limit: int) -> 
 
     Source: section 3.1, "auto-regressive". Built in notebook 07.
     """
-    memory = model.encode(src)
+    memory, limit = model.encode(src), min(limit, model.config.max_len)
     ids, log_prob = [BOS_ID], 0.0
     while ids[-1] != EOS_ID and len(ids) <= limit:
         prefix = torch.tensor([ids], device=src.device)
@@ -96,7 +96,7 @@ def beam_sentence(
 
     Source: section 6.1. Built in notebook 07.
     """
-    memory, finished = model.encode(src), []
+    memory, limit, finished = model.encode(src), min(limit, model.config.max_len), []
     log_probs, prefixes = [0.0], [[BOS_ID]]
     while len(prefixes[0]) <= limit and len(finished) < beam_size:
         rows = torch.tensor(prefixes, device=src.device)

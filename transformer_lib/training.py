@@ -146,6 +146,8 @@ class TrainConfig:
             for name in ("peak_rate", "max_grad_norm", "eps")
             if not getattr(self, name) > 0
         ]
+        if math.inf in (self.peak_rate, self.eps):
+            problems.append("peak_rate and eps must be finite")
         if not self.warmup >= 1:
             problems.append(f"warmup must be at least 1, got {self.warmup}")
         if not 0 <= self.smoothing < 1:

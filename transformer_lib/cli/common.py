@@ -9,18 +9,30 @@ from typing import Annotated, Literal
 import torch
 from tyro.conf import Positional, arg
 
+from transformer_lib.data.files import RUN, owner_of
+
 __all__ = ["Device", "Model", "Out", "check_alpha", "check_outputs", "choose_device", "set_threads"]
 
 Device = Literal["auto", "cpu", "cuda"]
 Model = Annotated[str, Positional, arg(metavar="MODEL")]
 Out = Annotated[Path, Positional, arg(metavar="OUT")]
+RUN_FILES = {RUN, "best.json", "log.jsonl", ".lock"}
 
 
 def check_outputs(*paths: Path | None, force: bool = False) -> None:
     """Raise before the work, not after it, if a file may not or cannot be written."""
-    for path in filter(None, paths):
+    given = [path for path in paths if path]
+    if len({path.resolve() for path in given}) < len(given):
+        raise ValueError("two outputs have the same name")
+    for path in given:
         if path.is_dir():
             raise ValueError(f"{path} is a folder: name a file")
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise ValueError(f"{path} is a link or a device: name an ordinary file")
+        if owner := owner_of(path):
+            raise FileExistsError(f"{path} lies in {owner}, a folder of ours: choose another name")
+        if path.name in RUN_FILES and (path.parent / RUN).is_file():
+            raise FileExistsError(f"{path} belongs to a run: choose another name")
         if path.exists() and not force:
             raise FileExistsError(f"{path} exists: choose another name, or add --force")
         if path.parent.exists() and not path.parent.is_dir():

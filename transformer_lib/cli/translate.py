@@ -19,7 +19,7 @@ from transformer_lib.cli.common import (
     set_threads,
 )
 from transformer_lib.data.text import read_lines
-from transformer_lib.translate.translator import EXTRA, Translator
+from transformer_lib.translate.translator import Translator
 from transformer_lib.vocab import normalize_text
 
 __all__ = ["translate"]
@@ -107,7 +107,7 @@ def _translate_lines(
     translator: Translator, lines: list[str], before: int, search: dict[str, Any]
 ) -> Iterable[list[tuple[float, str]]]:
     """Yield score and text of each line's n best; empty ones for an empty or too long line."""
-    longest = translator.model.config.max_len - EXTRA
+    longest = translator.model.config.max_len
     fits = []
     for i, line in enumerate(lines):
         n_tokens = len(translator.src_vocab.encode(line, eos=True))

@@ -22,6 +22,8 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
+
 __all__ = [
     "MANIFEST",
     "CheckpointError",
@@ -31,6 +33,7 @@ __all__ = [
     "contents_sha256",
     "file_sha256",
     "list_checkpoints",
+    "owner_of",
     "plain",
     "remove_folder",
     "set_aside",
@@ -42,6 +45,7 @@ __all__ = [
 
 Kind = Literal["model", "checkpoint", "corpus", "export"]
 MANIFEST = "manifest.json"
+RUN = "run.json"  # in the folder of a run
 TEMPORARY = ".writing-"
 REPLACED = ".replaced-"
 # Left behind by a writer that was killed: what it was, the process, which of its names it was for.
@@ -111,6 +115,13 @@ def check_free(folder: str | Path, kind: Kind, *, replace: bool = False) -> Mani
         OSError: what is there cannot be read.
     """
     folder = Path(folder)
+    if folder.is_symlink():
+        raise FileExistsError(f"{folder} is a link: name the folder itself")
+    if owner := owner_of(folder):
+        raise FileExistsError(f"{folder} lies in {owner}, a folder of ours: choose another name")
+    above = folder.absolute().parent
+    if kind != "checkpoint" and above.name == "checkpoints" and (above.parent / RUN).is_file():
+        raise FileExistsError(f"{folder} would be taken for a checkpoint: choose another name")
     if not folder.exists() or _is_empty(folder):
         return None
     manifest = None
@@ -129,6 +140,12 @@ def check_free(folder: str | Path, kind: Kind, *, replace: bool = False) -> Mani
             f"{folder} also holds {foreign[0]!r}, which is not ours: choose another name"
         )
     return manifest
+
+
+def owner_of(path: str | Path) -> Path | None:
+    """Return the folder of ours that a path lies in; None if it lies in none."""
+    above = Path(path).absolute().parents
+    return next((folder for folder in above if (folder / MANIFEST).is_file()), None)
 
 
 def _move_into_place(temporary: Path, folder: Path) -> None:
@@ -262,9 +279,11 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return the same value for a JSON file: infinity and NaN, which JSON lacks, become null."""
+    """Return a value for a JSON file: numbers of Python; infinity and NaN become null."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, np.generic):  # numpy's numbers become Python's
+        value = value.item()
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -46,7 +46,7 @@ def disk_bytes(trainer: Trainer) -> int:
     saves = -(-max(0, run.last_step - trainer.step) // run.validate_every)
     old = list_checkpoints(trainer.checkpoints)
     most = min(len(old) + saves, run.keep + 2)
-    there = sum(path.stat().st_size for folder in old for path in folder.iterdir())
+    there = sum(path.lstat().st_size for folder in old for path in folder.iterdir())
     return max(0, most * checkpoint_bytes(trainer) - there)
 
 

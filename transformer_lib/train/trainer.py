@@ -33,7 +33,7 @@ from transformer_lib.train.signals import StopSignal
 from transformer_lib.train.validation import validation_scores
 from transformer_lib.training import StepResult, TrainConfig, rate_at
 from transformer_lib.translate.evaluation import conditions
-from transformer_lib.translate.translator import EXTRA, Translator
+from transformer_lib.translate.translator import Translator
 
 __all__ = ["Trainer"]
 
@@ -75,7 +75,7 @@ class Trainer:
         self.folder, self.device = Path(folder), torch.device(device)
         self.checkpoints = self.folder / "checkpoints"
         with ranks.raise_on_all_ranks():
-            self._open_data(validation, model_config.max_len)
+            self._open_data(validation, model_config)
             torch.manual_seed(run.seed)
             model = Transformer(model_config)
             self.translator = Translator(model, data.src_vocab, data.tgt_vocab)
@@ -90,19 +90,18 @@ class Trainer:
         self.conditions = conditions(self.device)  # of the code that runs, not of a later checkout
         self.conditions["processes"] = ranks.world_size
 
-    def _open_data(self, validation: str, max_len: int) -> None:
-        data = self.data
+    def _open_data(self, validation: str, config: ModelConfig) -> None:
+        data, max_len = self.data, config.max_len
+        if config.shared_vocabulary and data.src_vocab.to_bytes() != data.tgt_vocab.to_bytes():
+            raise ValueError("shared_vocabulary=True, but the corpus has two vocabularies")
         self.pairs, self.validation = data.pairs(data.splits[0]), data.text(validation)
         self.validation_pairs = data.pairs(validation)
         share = self.ranks.share
         if share and next(self.pairs.batches(self.run.max_tokens, **share), None) is None:
             raise ValueError(f"more processes than batches: {self.ranks.world_size} are too many")
-        longest, decoded = max(self.pairs.longest), self.validation_pairs.longest[0] + EXTRA
-        if max(longest, decoded) > max_len:
-            raise ValueError(
-                f"max_len={max_len} is too small: training pairs have up to {longest} tokens, and "
-                f"translating the validation text may take {decoded}"
-            )
+        longest = max(*self.pairs.longest, *self.validation_pairs.longest)
+        if longest > max_len:
+            raise ValueError(f"max_len={max_len} is too small: pairs have up to {longest} tokens")
 
     def _make_trainable(self, model: Transformer) -> None:
         run, self.is_sharded = self.run, self.run.sharding == "fsdp"

@@ -101,10 +101,16 @@ def is_plain(model: Transformer) -> bool:
     replaced = (model, model.encoder, model.decoder, model.dropout)  # never called as modules here
     if not all(map(_is_untouched, replaced)) or not _does_nothing(model.dropout):
         return False
-    return all(
-        type(layer) in (EncoderLayer, DecoderLayer) and _kinds(layer) == _kinds_of_new(type(layer))
-        for layer in (*model.encoder.layers, *model.decoder.layers)
-    )
+    if {"encode", "decode", "embed", "start_cache"} & vars(model).keys():  # replaced by the user
+        return False
+    return all(map(_is_plain_layer, (*model.encoder.layers, *model.decoder.layers)))
+
+
+def _is_plain_layer(layer: nn.Module) -> bool:
+    kind = type(layer)
+    if kind not in (EncoderLayer, DecoderLayer) or _kinds(layer) != _kinds_of_new(kind):
+        return False
+    return len({residual.norm_first for residual in layer.residuals}) == 1
 
 
 def _is_untouched(part: nn.Module) -> bool:

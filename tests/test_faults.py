@@ -314,7 +314,7 @@ def test_a_checkpoint_that_lost_a_part_is_not_passed_over_in_silence(copy, run, 
     else:  # it became a model, and its manifest agrees
         words = f"{newest / lost} is missing"
         shutil.rmtree(newest)
-        Translator.from_pretrained(older).save(newest)
+        Translator.from_pretrained(older).save(copy / "model").rename(newest)
     status, _, err = run(copy, "--resume", "latest")
     assert status == 2 and words in err
     status, out, _ = run(copy, "--resume", "auto")

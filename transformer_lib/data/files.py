@@ -119,10 +119,10 @@ def check_free(folder: str | Path, kind: Kind, *, replace: bool = False) -> Mani
         raise FileExistsError(f"{folder} is a link: name the folder itself")
     if owner := owner_of(folder):
         raise FileExistsError(f"{folder} lies in {owner}, a folder of ours: choose another name")
-    above = folder.absolute().parent
-    if kind != "checkpoint" and above.name == "checkpoints" and (above.parent / RUN).is_file():
-        raise FileExistsError(f"{folder} would be taken for a checkpoint: choose another name")
     if not folder.exists() or _is_empty(folder):
+        above = folder.absolute().parent
+        if kind != "checkpoint" and above.name == "checkpoints" and (above.parent / RUN).is_file():
+            raise FileExistsError(f"{folder} would be taken for a checkpoint: choose another name")
         return None
     manifest = None
     with contextlib.suppress(CheckpointError):

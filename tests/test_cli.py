@@ -223,7 +223,6 @@ WRONG = {
     EVALUATE + "--result {run}/checkpoints/step-000240/training.pt --force": "a folder of ours",
     EVALUATE + "--hypotheses {data}/corpus.json --force": "a folder of ours",
     EVALUATE + "--result {run}/run.json --force": "belongs to a run",
-    EVALUATE + "--result /dev/null --force": "a link or a device",
     EVALUATE + "--result {out} --hypotheses {out}": "two outputs have the same name",
 }
 
@@ -238,6 +237,13 @@ def test_wrong_input_is_one_line_and_a_2(cli, capsys, tmp_path, monkeypatch, com
     assert (status, out) == (2, "")
     assert WRONG[command] in " ".join(err.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_an_output_is_an_ordinary_file(cli, tmp_path, make):
+    make(tmp_path / "out")
+    status, _, err = cli(EVALUATE + "--result {out} --force")
+    assert status == 2 and "is a link or a device" in err
 
 
 def test_text_files_of_unequal_length_are_refused(cli, tmp_path):

@@ -1,4 +1,4 @@
-"""How often attention is on the right word, measured against a gold word alignment."""
+"""Scores of attention against a gold word alignment: how often it is on the right word."""
 
 from __future__ import annotations
 

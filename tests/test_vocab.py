@@ -63,11 +63,32 @@ def hostile(request):
 @quick
 @given(st.text())
 @example("e\ufeff\u0301 \u2028x")
+@example("&am\u00adp\u037e&amp;#173;x")
+@example("\u2764\ufe0f\u200d\U0001f525")
 def test_normalising_twice_changes_nothing_more(text):
     once = normalize_text(text)
     assert normalize_text(once) == once
     assert once == " ".join(once.split()) and "\ufeff" not in once
     assert unicodedata.is_normalized("NFC", once)
+
+
+@pytest.mark.parametrize(
+    "written, meant",
+    [
+        ("A man &amp; a woman", "A man & a woman"),
+        ("&amp;amp;quot;Hi&amp;#39;&quot;", '"Hi\'"'),
+        ("5 &lt; 6 &#x26; 7&nbsp;km", "5 < 6 & 7 km"),
+        ("&a&#109;p;lt;", "<"),
+        ("Q&A; AT&T &copycat &nothing; R&amp D", "Q&A; AT&T &copycat &nothing; R&amp D"),
+        ("Ein\u00adgang\u200b und\u200e Aus\u2060gang\ufe0f", "Eingang und Ausgang"),
+        ("zero\u200dwidth\u200c", "zerowidth"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("क्\u200dष", "क्\u200dष"),
+        ("\U0001f469\u200d\U0001f680", "\U0001f469\u200d\U0001f680"),
+    ],
+)
+def test_text_is_what_a_person_would_write(written, meant):
+    assert normalize_text(written) == meant
 
 
 VARIANTS = {

@@ -1,6 +1,8 @@
 # Written by notebooks/01_embeddings.ipynb: edit there, then `make export`.
 """Text to tokens to ids and back, with spaCy, torchtext and sentencepiece."""
 
+import html
+import html.entities
 import io
 import json
 import re
@@ -11,6 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 __all__ = [
+    "INVISIBLE",
+    "ENTITY",
+    "plain_character",
     "normalize_text",
     "WordTokenizer",
     "SPECIALS",
@@ -26,14 +31,39 @@ __all__ = [
     "SubwordVocab",
 ]
 
+INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    # the two joiners stay where they matter: in scripts that join letters, and in emoji
+    "|(?<![\u0600-\u1cff\ua800-\uabff\ufe0f\U00010a00-\U00011fff\u2190-\u2bff\U0001f000-\U0001faff])"
+    "[\u200c\u200d]"
+)
+ENTITY = re.compile(r"&(?:(?:amp|#0*38|#[xX]0*26);)*([A-Za-z]\w*;|#[0-9]+;|#[xX][0-9a-fA-F]+;)")
+
+
+def plain_character(entity: re.Match[str]) -> str:
+    """Return what an entity such as `&amp;` or `&#38;` stands for; unknown names stay."""
+    name = entity[1]
+    if name[0] == "#":
+        return html.unescape("&" + name)
+    return html.entities.html5.get(name, "&" + name)
+
 
 def normalize_text(line: str) -> str:
-    """One spelling for one sentence: NFC, no byte order mark, single spaces.
+    """Return the one spelling of a sentence: NFC, nothing invisible, no entities, single spaces.
 
+    Characters that Unicode calls default-ignorable (soft hyphen, zero-width space, byte order
+    mark, …) are dropped. Entities of XML and HTML become what they stand for: `&amp;` is `&`.
     `str.split` knows every Unicode space (tab, no-break space, U+2028, U+0085, …), so a
     sentence becomes one line whatever separates its words.
     """
-    return " ".join(unicodedata.normalize("NFC", line.replace("\ufeff", "")).split())
+    before = None
+    while line != before:  # again, where one step uncovered work for another: "&amp;#173;"
+        before = line
+        plain = ENTITY.sub(plain_character, INVISIBLE.sub("", line))
+        line = " ".join(unicodedata.normalize("NFC", plain).split())
+    return line
 
 
 class WordTokenizer:

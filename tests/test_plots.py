@@ -305,3 +305,11 @@ def test_thumbnails_are_seven_and_written_with_figure_one(tmp_path) -> None:
     assert all(picture.shape[:2] == (400, 640) for picture in pictures)
     for one, other in itertools.combinations(pictures, 2):
         assert (np.abs(one - other).max(-1) > 0.1).mean() > 0.05
+
+
+def test_the_lessons_name_their_alternative_texts(shown: list[dict]) -> None:
+    for name, text in figures.base.alternative_texts().items():
+        assert len(name) < 40 <= len(text), name
+    name, text = next(iter(figures.base.alternative_texts().items()))
+    figures.show(good_figure(), alt=name)
+    assert shown[0]["metadata"]["image/png"]["alt"] == " ".join(text.split())

@@ -8,8 +8,11 @@ Nothing here touches pyplot's list of open figures, and nothing happens at impor
 import base64
 import io
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import matplotlib
@@ -112,6 +115,9 @@ def headline(fig: Figure, title: str) -> None:
 def show(figure: Figure, alt: str, *, display_id: str | None = None, update: bool = False) -> None:
     """Display `figure` once, with `alt` beside the picture and `Figure: {alt}` as its text.
 
+    `alt` is the alternative text, or the name of one in this folder's `alt/*.toml`, where the
+    lessons keep theirs: read before the figure, it would give away what there is to see.
+
     A `display_id` names the place of the picture; `update=True` replaces the picture there.
 
     Raises:
@@ -119,10 +125,11 @@ def show(figure: Figure, alt: str, *, display_id: str | None = None, update: boo
             the name of a colour bar is missing, or a text is smaller than 8 points. Diagrams call
             `ax.axis("off")`, axes without a meaning `ax.yaxis.set_visible(False)`.
     """
-    alt = " ".join(alt.split())
+    alt = " ".join(alternative_texts().get(alt, alt).split())
     if len(alt) < SHORTEST_ALT:
         raise ValueError(
-            f"alt has {len(alt)} characters, needs {SHORTEST_ALT}: say what the figure shows"
+            f"alt {alt!r} is no name in alt/*.toml, and as a text it needs {SHORTEST_ALT} "
+            "characters or more: say what the figure shows"
         )
     import matplotlib.pyplot as plt
 
@@ -139,6 +146,19 @@ def show(figure: Figure, alt: str, *, display_id: str | None = None, update: boo
     transient = {} if display_id is None else {"display_id": display_id}
     metadata = {"image/png": {"alt": alt}}
     shell.display_pub.publish(data=data, metadata=metadata, transient=transient, update=update)
+
+
+@cache
+def alternative_texts() -> dict[str, str]:
+    """Return the alternative texts of the lessons' figures by name; names are unique."""
+    folder = files("transformer_lib.lessons.figures") / "alt"
+    texts: dict[str, str] = {}
+    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+        more = tomllib.loads(file.read_text("utf-8"))
+        if twice := texts.keys() & more.keys():
+            raise ValueError(f"{file.name}: there is another text named {min(twice)!r}")
+        texts |= more
+    return texts
 
 
 def _shell() -> Any:

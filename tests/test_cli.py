@@ -11,11 +11,13 @@ from dataclasses import fields
 from importlib.metadata import version
 
 import pytest
+import torch
 from helpers import pair_files
 
 from transformer_lib import ModelConfig, TrainConfig, Translator
 from transformer_lib.cli import main
 from transformer_lib.cli.train import ModelFlags, TrainFlags, train_config
+from transformer_lib.data.files import contents_sha256
 from transformer_lib.data.multi30k import SPLITS
 from transformer_lib.train.ranks import known_to_all
 from transformer_lib.train.settings import RunConfig
@@ -291,6 +293,71 @@ def test_help_teaches_and_the_version_is_told(cli, capsys):
     out = capsys.readouterr().out
     for name in ("fetch", "prepare", "train", "evaluate", "translate", "average", "info", "export"):
         assert f"transformer-lib {name}" in out or f"• {name}" in out
+
+
+# Fine-tuning
+
+TUNE = "train {data} {out} --init {tmp}/model --threads 1 --peak-rate 1e-3 --warmup 1 --steps 4 "
+TUNE += "--max-tokens 200 --validate-every 2"
+
+
+@pytest.fixture
+def shipped(home, tmp_path):
+    """A model folder in half precision, as those that ship."""
+    model = Translator.open(home / "run")
+    model.save(tmp_path / "model", torch.float16)
+    return tmp_path / "model"
+
+
+def test_fine_tuning_starts_from_a_model_and_resumes_without_it(cli, shipped, tmp_path):
+    """The weights, the sizes and the vocabularies are the model's, the optimiser is new."""
+    before = Translator.open(shipped).model.state_dict()
+    tiny_step = TUNE.replace("1e-3", "1e-9")
+    assert cli(f"{tiny_step} --max-steps 1 --dropout 0.3")[0] == 0
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["init"] == {"name": str(shipped), "sha256": contents_sha256(shipped)}
+    assert run["model"]["d_model"] == 32 and run["model"]["dropout"] == 0.3
+    after = Translator.open(tmp_path / "out")
+    assert {weight.dtype for weight in after.model.state_dict().values()} == {torch.float32}
+    torch.testing.assert_close(after.model.state_dict(), before, rtol=0, atol=1e-6)
+    shutil.rmtree(shipped)
+    resume = f"{tiny_step} --dropout 0.3 --resume auto"
+    other = resume.replace("{tmp}/model", "another")
+    assert cli(other)[::2] == (
+        2,
+        f"error: {tmp_path / 'out'} started from {shipped}, not from another: leave --init out\n",
+    )
+    without = re.sub(r"--init \S+", "", resume)  # the run knows where it started from
+    for command, step in ((f"{resume} --max-steps 3", 3), (without, 4)):
+        status, out, err = cli(command)
+        assert status == 0 and f"step {step}" in out, err
+    progress = json.loads((find_model(tmp_path / "out") / "training.json").read_text())
+    assert progress["settings"]["init"] == run["init"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--d-model 64", "--d-model 64 contradicts {model}, which has 32"),
+        ("--preset base", "--n-layers 6 contradicts {model}, which has 1"),
+        ("--norm-first False --n-heads 2", "--n-heads 2 contradicts {model}, which has 4; --norm"),
+        ("--smoothing 2", "smoothing must be"),
+        ("--cooldown 2", "--cooldown is a share"),
+    ],
+)
+def test_flags_that_contradict_the_model_are_refused(cli, shipped, tmp_path, flags, told):
+    status, out, err = cli(f"{TUNE} {flags}")
+    assert (status, out) == (2, "") and told.format(model=shipped) in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_fine_tuning_needs_the_vocabularies_of_the_model_not_their_sizes(cli, shipped):
+    """The same texts in the other direction: as many subwords, other ones."""
+    other = PREPARE.format("en", "de")
+    assert cli(f"prepare {{tmp}}/x {other} --train {{en}} {{en}} --val {{en}} {{en}}")[0] == 0
+    status, _, err = cli(TUNE.replace("{data}", "{tmp}/x"))
+    told = f"has other vocabularies than {shipped}: prepare it again with --vocab-from {shipped}\n"
+    assert status == 2 and err.endswith(told) and err.count("\n") == 1
 
 
 # Fetching

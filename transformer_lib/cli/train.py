@@ -6,7 +6,7 @@ import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,14 +18,18 @@ from transformer_lib.config import ModelConfig
 from transformer_lib.data.files import list_checkpoints
 from transformer_lib.data.prepared import Prepared
 from transformer_lib.train.dry_run import check_space, forecast
+from transformer_lib.train.finetune import Start
 from transformer_lib.train.folder import Resume
 from transformer_lib.train.ranks import join
 from transformer_lib.train.settings import RunConfig
 from transformer_lib.train.trainer import Trainer
 from transformer_lib.training import TrainConfig
 
+Preset = Literal["tiny", "base", "big"]
+
 __all__ = ["ModelFlags", "TrainFlags", "train"]
 
+PRESET_SIZES = ("d_model", "n_heads", "n_layers", "d_ff")
 AGAIN = "to resume: the same command with --resume auto"
 
 
@@ -86,7 +90,8 @@ def train(
     model: ModelFlags,
     rates: TrainFlags,
     run: RunConfig,
-    preset: Literal["tiny", "base", "big"] = "tiny",
+    preset: Preset | None = None,
+    init: str | None = None,
     device: Device = "auto",
     threads: int | None = None,
     validation: str = "val",
@@ -102,6 +107,8 @@ def train(
         rates: loss and optimiser.
         run: length and schedule.
         preset: sizes to start from: tiny (4 layers, 128), base and big (the paper's).
+        init: a run, a model folder or the name of a model that ships: train it further on new
+            sentences, with its sizes. Write `data` with --vocab-from and the same model.
         device: auto takes a GPU if there is one.
         threads: CPU threads; torch's choice when left out.
         validation: the split to validate on.
@@ -111,11 +118,16 @@ def train(
     with join(partial(choose_device, device), run.wait_minutes) as ranks:
         with ranks.raise_on_all_ranks():
             set_threads(threads)
-            check_flags(preset, model, rates, run.steps)
+            if not init:
+                check_flags(preset or "tiny", model, rates, run.steps)
             corpus = Prepared(data)
-            config = model_config(corpus, preset, model)
+            start = find_start(init, out, corpus, resume)
+            if start:
+                config = config_of(start, preset, model)
+            else:
+                config = model_config(corpus, preset or "tiny", model)
             schedule = train_config(rates, config, run.steps)
-        options = {"device": ranks.device, "validation": validation, "ranks": ranks}
+        options = {"device": ranks.device, "validation": validation, "ranks": ranks, "init": start}
         trainer = Trainer(corpus, config, schedule, run, out, **options)
         with ranks.raise_on_all_ranks():
             if dry_run:
@@ -123,6 +135,8 @@ def train(
             if ranks.is_main:  # it alone writes there
                 check_space(trainer)
         say = partial(print, flush=True) if ranks.is_main else (lambda message: None)
+        if start and start.model:
+            say(f"starting from the weights of {start.name}")
         trainer.start(resume, say=say)
         with explain_how_to_resume(trainer):
             reason = trainer.fit()
@@ -174,6 +188,39 @@ def model_config(corpus: Prepared, preset: str, flags: ModelFlags) -> ModelConfi
     sizes = getattr(ModelConfig, preset)(len(corpus.src_vocab), **_given(flags))
     shared = corpus.src_vocab.to_bytes() == corpus.tgt_vocab.to_bytes()
     return replace(sizes, tgt_vocab_size=len(corpus.tgt_vocab), shared_vocabulary=shared)
+
+
+def find_start(init: str | None, out: Path, corpus: Prepared, resume: Resume) -> Start | None:
+    """Return the model to start from; a run that resumes has recorded it.
+
+    Raises:
+        ValueError: the run started from another model, or the corpus has other vocabularies.
+    """
+    recorded = Start.from_run(out) if resume != "no" else None
+    if recorded and init and Path(init) != Path(recorded.name):
+        raise ValueError(f"{out} started from {recorded.name}, not from {init}: leave --init out")
+    return recorded or (Start.from_model(init, corpus) if init else None)
+
+
+def config_of(start: Start, preset: Preset | None, flags: ModelFlags) -> ModelConfig:
+    """Return the sizes of the model to start from, perhaps with another dropout.
+
+    Raises:
+        ValueError: a flag contradicts the model.
+    """
+    given = _given(flags)
+    if preset:
+        paper = asdict(getattr(ModelConfig, preset)(4))
+        given = {size: paper[size] for size in PRESET_SIZES} | given
+    has = asdict(start.config)
+    wrong = [
+        f"--{name.replace('_', '-')} {value} contradicts {start.name}, which has {has[name]}"
+        for name, value in given.items()
+        if name != "dropout" and has[name] != value
+    ]
+    if wrong:
+        raise ValueError(f"{'; '.join(wrong)}: with --init, leave the sizes out")
+    return replace(start.config, dropout=given.get("dropout", start.config.dropout))
 
 
 def train_config(flags: TrainFlags, config: ModelConfig, steps: int) -> TrainConfig:

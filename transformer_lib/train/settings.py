@@ -129,6 +129,8 @@ def check_same(saved: Settings, current: Settings) -> None:
         for name, value in current[part].items()
         if saved[part].get(name) != value and not (part == "run" and name in FREE_TO_CHANGE)
     ]
+    if saved.get("init") != current.get("init"):
+        differences.append(f"init was {saved.get('init')}, is {current.get('init')}")
     if differences:
         hint = ""
         if saved["train"].get("cooldown") != current["train"]["cooldown"]:

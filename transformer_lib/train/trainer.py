@@ -24,6 +24,7 @@ from transformer_lib.data.reading import blame_file, check_ids, load_state
 from transformer_lib.model import Transformer
 from transformer_lib.train import distributed
 from transformer_lib.train.dropout import use_fast_dropout
+from transformer_lib.train.finetune import Start
 from transformer_lib.train.folder import Resume, RunLog, choose_checkpoint, lock_folder
 from transformer_lib.train.losses import TrainingLoss, choose_rows
 from transformer_lib.train.optimizers import check_optimizer, choose_optimizer
@@ -51,6 +52,7 @@ class Trainer:
         device: to compute on.
         validation: the split to validate on.
         ranks: the processes that train together; each makes the same `Trainer`.
+        init: the model whose weights are the first; random ones when left out.
 
     Raises:
         ValueError: the corpus has no such split, the model has too few positions, or there are
@@ -70,6 +72,7 @@ class Trainer:
         device: torch.device | str = "cpu",
         validation: str = "val",
         ranks: Ranks = ALONE,
+        init: Start | None = None,
     ) -> None:
         self.data, self.run, self.config, self.ranks = data, run, train_config, ranks
         self.folder, self.device = Path(folder), torch.device(device)
@@ -78,6 +81,8 @@ class Trainer:
             self._open_data(validation, model_config)
             torch.manual_seed(run.seed)
             model = Transformer(model_config)
+            if init and init.model:
+                model.load_state_dict(init.model.state_dict())
             self.translator = Translator(model, data.src_vocab, data.tgt_vocab)
         self._make_trainable(model)
         self.accumulate = run.accumulate  # a run resumed by more processes has fewer
@@ -87,6 +92,7 @@ class Trainer:
         settings = {"model": model_config, "train": train_config, "run": run}
         self.settings = {name: asdict(config) for name, config in settings.items()}
         self.settings |= {"data": data.about | {"sha256": data.sha256}, "validation": validation}
+        self.settings |= {"init": init.record} if init else {}
         self.conditions = conditions(self.device)  # of the code that runs, not of a later checkout
         self.conditions["processes"] = ranks.world_size
 

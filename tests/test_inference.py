@@ -1,5 +1,6 @@
 """Fast decoding gives the numbers of the model's own methods, alone and on several threads."""
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from operator import attrgetter
@@ -8,12 +9,15 @@ import pytest
 import torch
 from helpers import tiny, unsettled
 from torch import nn
+from torch.nn.utils import parametrize
 
 from transformer_lib.attention import MultiHeadAttention
 from transformer_lib.config import ModelConfig
 from transformer_lib.embeddings import TokenEmbedding
+from transformer_lib.feed_forward import FeedForward
 from transformer_lib.layers import DecoderLayer, Encoder
 from transformer_lib.model import Transformer
+from transformer_lib.train.dropout import FastDropout, use_fast_dropout
 from transformer_lib.translate import inference
 from transformer_lib.translate.inference import FastDecoder, PlainDecoder, decoder_for, map_threads
 from transformer_lib.translate.search import beam_search, greedy_decode
@@ -194,38 +198,149 @@ def test_a_part_that_is_watched_is_called(part, kind):
 
 def test_looking_at_a_model_draws_no_random_numbers():
     model = tiny(30).eval()
-    inference._kinds_of_new.cache_clear()
+    inference._build.cache_clear()
     before = torch.get_rng_state()
     assert type(decoder_for(model)) is FastDecoder
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("name", ["encode", "decode", "start_cache"])
-def test_a_method_that_was_replaced_is_called(name):
-    model, seen = tiny(30).eval(), []
-    original = getattr(model, name)
-    setattr(model, name, lambda *arguments: seen.append(1) or original(*arguments))
-    greedy_decode(model, SRC, extra=2)
-    assert seen
+def louder(function):
+    """The same function with another result, so that a call shows in the numbers."""
+    return lambda *args, **options: function(*args, **options).tanh()
 
 
-def test_a_residual_of_another_order_is_decoded_plainly():
-    model = tiny(30).eval()
-    model.decoder.layers[1].residuals[1].norm_first = True
-    assert type(decoder_for(model)) is PlainDecoder
+def replace(owner, name, change=louder):
+    """Give a part of the model, a class or a module another function of this name."""
+
+    def act(model, monkeypatch):
+        thing = model.get_submodule(owner) if isinstance(owner, str) else owner
+        monkeypatch.setattr(thing, name, change(getattr(thing, name)))
+
+    return act
 
 
-@pytest.mark.parametrize(
-    "part", ["", "encoder", "decoder", "dropout", LAYER, f"{LAYER}.feed_forward"]
-)
-def test_a_forward_that_was_replaced_is_called(part):
-    model, seen = tiny(30).eval(), []
-    module = model.get_submodule(part)
-    original = module.forward
-    module.forward = lambda *args, **options: seen.append(1) or original(*args, **options)
-    assert type(decoder_for(model)) is PlainDecoder
-    greedy_decode(model, SRC, extra=2)
-    assert seen or part == ""  # decoding calls encode and decode, not the model itself
+def assign(part, name, make):
+    return lambda model, _: setattr(model.get_submodule(part), name, make(model))
+
+
+def hook(part, kind="register_forward_hook"):
+    def change(module, inputs, output=None):
+        return (inputs[0].tanh(), *inputs[1:]) if output is None else output.tanh()
+
+    return lambda model, _: getattr(model.get_submodule(part), kind)(change)
+
+
+def global_hook(model, monkeypatch):
+    def change(module, inputs, output):
+        return 1.1 * output if isinstance(module, nn.LayerNorm) else None
+
+    HANDLES.append(nn.modules.module.register_module_forward_hook(change))
+
+
+HANDLES = []
+
+
+class MyDropout(FastDropout):
+    def forward(self, x):
+        return 1.1 * x
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+PARTS = [
+    *("encoder", "decoder", "dropout", "positions", "src_embedding", "tgt_embedding"),
+    *("output_projection", "encoder.norm", "decoder.norm", LAYER, f"{LAYER}.feed_forward"),
+    *(f"{LAYER}.self_attention", f"{LAYER}.cross_attention", f"{LAYER}.cross_attention.key"),
+    *(f"{LAYER}.self_attention.query", f"{LAYER}.residuals.2", f"{LAYER}.residuals.1.norm"),
+    *(f"{LAYER}.residuals.0.dropout", f"{LAYER}.feed_forward.expand", "encoder.layers.0"),
+]
+CHANGES = {
+    **{f"forward of {part}": replace(part, "forward") for part in PARTS},
+    **{f"hook on {part}": hook(part) for part in PARTS if "positions" not in part},
+    "pre-hook": hook(f"{LAYER}.feed_forward", "register_forward_pre_hook"),
+    "global hook": global_hook,
+    "method of the model": replace("", "embed"),
+    "projection of an attention": replace(
+        f"{LAYER}.cross_attention", "project", lambda f: lambda x: [1.1 * y for y in f(x)]
+    ),
+    "forward of a class": replace(FeedForward, "forward"),
+    "forward of torch's class": replace(nn.LayerNorm, "forward"),
+    "call of a class": replace(nn.Module, "__call__", lambda f: noisy_call(f)),
+    "new method of a class": lambda model, monkeypatch: monkeypatch.setattr(
+        FeedForward, "__call__", louder(FeedForward.__call__), raising=False
+    ),
+    "function of a module": replace(sys.modules["transformer_lib.attention"], "attend"),
+    "function that another module has imported": replace(
+        sys.modules["transformer_lib.model"],
+        "padding_mask",
+        lambda f: lambda *args: torch.ones_like(f(*args)),
+    ),
+    "function of torch": replace(nn.functional, "linear"),
+    "heads": assign("encoder.layers.0.self_attention", "n_heads", lambda _: 1),
+    "eps": assign(f"{LAYER}.residuals.1.norm", "eps", lambda _: 0.5),
+    "scale": assign("tgt_embedding", "scale", lambda _: 1.0),
+    "a vector as scale": assign("src_embedding", "scale", lambda m: torch.arange(16.0).double()),
+    "order": assign(f"{LAYER}.residuals.1", "norm_first", lambda m: not m.config.norm_first),
+    "activation": assign(f"{LAYER}.feed_forward", "forward", lambda m: plain_gelu(m)),
+    "class": assign(f"{LAYER}.feed_forward", "__class__", lambda _: Louder),
+    "my dropout": assign("", "dropout", lambda _: MyDropout(0.1)),
+    "parametrized": lambda model, _: parametrize.register_parametrization(
+        model.get_submodule(LAYER).feed_forward.expand, "weight", Doubled()
+    ),
+    "one layer less": lambda model, _: model.decoder.layers.__delitem__(1),
+    "layers the other way round": assign(
+        "decoder", "layers", lambda m: nn.ModuleList(reversed(m.decoder.layers))
+    ),
+    "no bias": assign(f"{LAYER}.feed_forward.contract", "bias", lambda _: None),
+    "other width": assign(f"{LAYER}", "feed_forward", lambda _: FeedForward(16, 8).double()),
+}
+
+
+class Louder(FeedForward):
+    def forward(self, x):
+        return 1.1 * super().forward(x)
+
+
+def noisy_call(call):
+    def changed(self, *args, **options):
+        output = call(self, *args, **options)
+        return 1.1 * output if isinstance(self, FeedForward) else output
+
+    return changed
+
+
+def plain_gelu(model):
+    network = model.get_submodule(LAYER).feed_forward
+    return lambda x: network.contract(nn.functional.gelu(network.expand(x)))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_model_is_decoded_as_it_is(change, monkeypatch):
+    """Whatever was changed, decoding step by step gives the changed model's own numbers."""
+    model = unsettled(tiny(30, norm_first=True)).eval()
+    tgt = torch.randint(4, 30, (len(SRC), 5))
+    before = log_probs_of(decoder_for(model), SRC, tgt)
+    assert type(decoder_for(model)) is FastDecoder
+    CHANGES[change](model, monkeypatch)
+    try:
+        found = log_probs_of(decoder_for(model), SRC, tgt)
+        with torch.no_grad():
+            expected = model(SRC, tgt).log_softmax(-1)
+    finally:
+        while HANDLES:
+            HANDLES.pop().remove()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert not torch.allclose(found, before, atol=1e-4)
+
+
+def test_dropout_of_a_training_run_does_not_slow_decoding():
+    model = tiny(30)
+    use_fast_dropout(model)
+    model.dropout.p = 0.7
+    assert type(decoder_for(model)) is FastDecoder
 
 
 @pytest.fixture

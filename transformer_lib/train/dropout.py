@@ -17,8 +17,6 @@ class FastDropout(nn.Dropout):
     probability of keeping, so the mean is exact for every p.
     """
 
-    does_nothing_in_evaluation = True
-
     def forward(self, x: Tensor) -> Tensor:
         """Apply dropout in training mode; return x itself in evaluation mode."""
         if not (x.is_cpu and self.training and 0 < self.p < 1):
@@ -29,6 +27,8 @@ class FastDropout(nn.Dropout):
         keep = draws >= n_dropped - LEVELS // 2
         wide = torch.promote_types(x.dtype, torch.float32)  # multiplied in 32 bits it is faster
         return x * (keep * x.new_tensor(LEVELS / (LEVELS - n_dropped), dtype=wide)).to(x.dtype)
+
+    nothing_in_evaluation = forward  # so `translate.inference` may leave it out
 
 
 def use_fast_dropout(model: nn.Module) -> None:

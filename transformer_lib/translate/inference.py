@@ -9,9 +9,11 @@ model that is not exactly as the notebooks write it is decoded through its own m
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, TypeVar
 
 import torch
@@ -19,10 +21,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transformer_lib import layers, positional
 from transformer_lib.attention import KeyValueCache
 from transformer_lib.config import ModelConfig
-from transformer_lib.embeddings import OutputProjection, TokenEmbedding
 from transformer_lib.layers import DecoderLayer, EncoderLayer
 from transformer_lib.masks import padding_mask
 from transformer_lib.model import Transformer
@@ -33,16 +33,6 @@ __all__ = ["BatchDecoder", "FastDecoder", "PlainDecoder", "decoder_for", "map_th
 Rows = Float[Tensor, "R D"]
 Mask = Bool[Tensor, "B 1 1 S"] | None
 Item, Result = TypeVar("Item"), TypeVar("Result")
-
-# The parts of a plain model by name, each with the classes it may have.
-PARTS: dict[str, tuple[type, ...]] = {
-    "src_embedding": (TokenEmbedding,),
-    "tgt_embedding": (TokenEmbedding,),
-    "positions": (positional.SinusoidalPositionalEncoding, positional.LearnedPositionalEncoding),
-    "encoder": (layers.Encoder,),
-    "decoder": (layers.Decoder,),
-    "output_projection": (OutputProjection,),
-}
 
 
 def log_softmax(logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
@@ -93,50 +83,83 @@ class PlainSteps:
 
 
 def is_plain(model: Transformer) -> bool:
-    """True where every part is what the notebooks write, so that functions can replace calls."""
-    if type(model) is not Transformer:
+    """True for a model that is exactly what the notebooks build from its configuration.
+
+    Functions replace the calls of its parts, so any difference counts: a part of another class or
+    missing, an attribute (a method, a hook, the eps of a LayerNorm), a parameter that is no plain
+    one, and a function of this package or of torch that was replaced. Only dropout may differ as
+    long as it does nothing in evaluation mode.
+    """
+    if type(model) is not Transformer or type(model.config) is not ModelConfig:
         return False
-    if any(type(getattr(model, name)) not in kinds for name, kinds in PARTS.items()):
+    if any(functions_of(owner) != known for owner, known in KNOWN.items()) or any(GLOBAL_HOOKS):
         return False
-    replaced = (model, model.encoder, model.decoder, model.dropout)  # never called as modules here
-    if not all(map(_is_untouched, replaced)) or not _does_nothing(model.dropout):
+    parameters = [*model.parameters()]
+    if len({(p.dtype, p.device) for p in parameters}) != 1:
         return False
-    if {"encode", "decode", "embed", "start_cache"} & vars(model).keys():  # replaced by the user
+    return _is_equal(model, _build(model.config))
+
+
+def functions_of(owner: Any) -> dict[str, Any]:
+    """Return the functions of a module, or the methods of a class."""
+    return {name: value for name, value in vars(owner).items() if isinstance(value, FUNCTIONS)}
+
+
+FUNCTIONS = (FunctionType, BuiltinFunctionType, classmethod, staticmethod, property)
+# By name: `transformer_lib.attention` as an attribute is the function.
+PAPER = ("attention", "embeddings", "feed_forward", "layers", "masks", "model", "positional")
+OURS = [importlib.import_module(f"transformer_lib.{name}") for name in PAPER]
+CLASSES = {c for m in OURS for c in vars(m).values() if isinstance(c, type) and c is not Tensor}
+TORCHS = (nn.Module, nn.Linear, nn.LayerNorm, nn.Dropout, nn.ModuleList, nn.Identity)
+KNOWN = {owner: functions_of(owner) for owner in (*OURS, F, *CLASSES, *TORCHS)}
+GLOBAL_HOOKS = (
+    nn.modules.module._global_forward_hooks,
+    nn.modules.module._global_forward_pre_hooks,
+)
+
+
+@functools.lru_cache(maxsize=4)
+def _build(config: ModelConfig) -> Transformer:
+    with torch.device("meta"):  # takes no memory and draws no numbers
+        return Transformer(config)
+
+
+def _is_equal(part: nn.Module | None, known: nn.Module) -> bool:
+    """True if two modules differ only in the numbers of their parameters and in their mode."""
+    if part is None:
         return False
-    return all(map(_is_plain_layer, (*model.encoder.layers, *model.decoder.layers)))
-
-
-def _is_plain_layer(layer: nn.Module) -> bool:
-    kind = type(layer)
-    if kind not in (EncoderLayer, DecoderLayer) or _kinds(layer) != _kinds_of_new(kind):
+    mine, its, free = vars(part), vars(known), FREE
+    if type(known) is nn.Dropout and _is_dropout(part):
+        free = FREE | {"p", "inplace"}
+    elif type(part) is not type(known):
         return False
-    return len({residual.norm_first for residual in layer.residuals}) == 1
+    try:
+        if mine.keys() != its.keys() or mine | {name: its[name] for name in free} != its:
+            return False
+    except (RuntimeError, ValueError):  # an array took the place of a number
+        return False
+    for kind in ("_parameters", "_buffers"):
+        pairs = [(mine[kind].get(name), tensor) for name, tensor in its[kind].items()]
+        if len(mine[kind]) != len(pairs):
+            return False
+        if any(type(x) is not type(y) or x.shape != y.shape for x, y in pairs):
+            return False
+    inside, known_inside = mine["_modules"], its["_modules"]
+    return [*inside] == [*known_inside] and all(
+        _is_equal(inside[name], known_inside[name]) for name in known_inside
+    )
 
 
-def _is_untouched(part: nn.Module) -> bool:
-    """True for a part without hooks and with the `forward` of its class."""
-    return not (part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part))
+FREE = {"training", "_parameters", "_buffers", "_modules"}
 
 
-def _does_nothing(part: nn.Module) -> bool:
-    """True for dropout that is known to do nothing in evaluation mode."""
-    return type(part) is nn.Dropout or getattr(type(part), "does_nothing_in_evaluation", False)
+def _is_dropout(part: nn.Module) -> bool:
+    """True for dropout that does nothing in evaluation mode: torch's own, or one that says so.
 
-
-@functools.cache
-def _kinds_of_new(kind: type[EncoderLayer | DecoderLayer]) -> list[type]:
-    with torch.device("meta"):  # no numbers are drawn
-        return _kinds(kind(ModelConfig.tiny(1)))
-
-
-def _kinds(module: nn.Module) -> list[type]:
-    """List the classes of a module and all its parts; a part that was touched has none."""
-    parts = [module]
-    for part in parts:  # which grows meanwhile
-        parts += (p for p in part._modules.values() if p is not None)  # None: it was taken out
-    kinds = [nn.Dropout if _does_nothing(part) else type(part) for part in parts]
-    whole = (_is_untouched(p) and getattr(p, "bias", 0) is not None for p in parts)
-    return [kind for kind, is_whole in zip(kinds, whole, strict=True) if is_whole]
+    The class says so by `nothing_in_evaluation = forward`; not a subclass with another `forward`.
+    """
+    kind = type(part)
+    return kind is nn.Dropout or vars(kind).get("nothing_in_evaluation") is kind.forward
 
 
 class StackedLayer:
@@ -270,8 +293,8 @@ BatchDecoder = FastDecoder | PlainDecoder
 def decoder_for(model: nn.Module | BatchDecoder) -> BatchDecoder:
     """Return the fastest way to decode with a model, which gives the model's own numbers.
 
-    `FastDecoder` where every part is as the notebooks write it; `PlainDecoder` where a part is
-    another one (compiled, sharded, adapted), is watched by a hook, or had its `forward` replaced.
+    `FastDecoder` where the model is exactly as the notebooks write it; `PlainDecoder` where a
+    part is another one (compiled, sharded, adapted), is watched by a hook, or was changed.
     """
     if not isinstance(model, nn.Module):
         return model

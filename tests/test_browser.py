@@ -1,4 +1,4 @@
-"""One notebook as a reader meets it: a real JupyterLab, a real browser, Run All."""
+"""One notebook as a reader meets it in a browser: Run All in JupyterLab, and its written page."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import nbformat
+import pages
 import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -114,3 +115,39 @@ def test_a_reader_opens_a_notebook_and_runs_all_cells(lab, page):
     assert len(widths) == pictures > 0 and min(widths) > 100
     outside = {url for url in asked if not url.startswith((lab, "data:", "blob:", "ws:"))}
     assert all("colab" in url for url in outside), outside  # the badge, which may be missing
+
+
+MEASURE = """() => ({
+  width: document.documentElement.scrollWidth,
+  open: document.querySelectorAll('details[open]').length,
+  // Code and formulas that end outside the window, in no box that scrolls.
+  cut: [...document.querySelectorAll('pre, math, td, img')].filter(part => {
+    if (part.getBoundingClientRect().right <= innerWidth) return false;
+    for (let box = part; box !== document.body; box = box.parentElement)
+      if (['auto', 'scroll'].includes(getComputedStyle(box).overflowX)) return false;
+    return true;
+  }).length,
+})"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
+def test_a_page_fits_every_screen_and_needs_no_network(page, tmp_path):
+    path = NOTEBOOK.with_name("04_multi_head_attention.ipynb")
+    notebook = nbformat.read(path, as_version=4)
+    pages.write_page(notebook, path, tmp_path)
+    pages.write_index({path: notebook}, tmp_path)
+    page.context.set_offline(True)
+    asked, errors = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    for width in (1366, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto((tmp_path / "index.html").as_uri())
+        page.click("li a")
+        assert page.evaluate(MEASURE) == {"width": width, "open": 0, "cut": 0}
+        page.click("summary:text('Solution') >> nth=0")
+        assert page.evaluate(MEASURE) == {"width": width, "open": 1, "cut": 0}
+    drawn = page.locator(".formula math").first.bounding_box()
+    assert drawn["width"] > 100 and drawn["height"] > 20
+    assert errors == [] and all(url.startswith(("file:", "data:")) for url in asked)

@@ -1,4 +1,4 @@
-"""The three tools that write: modules from notebooks, executed notebooks, student copies."""
+"""The tools that write: modules from notebooks, executed notebooks, tables."""
 
 import json
 import os
@@ -7,18 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-import tomllib
 from dataclasses import fields
 from pathlib import Path
-from types import SimpleNamespace
 
 import ablations
 import export_notebooks
 import nbformat
+import pages
 import pytest
 import readme_results
 import run_notebooks
-import student_notebooks
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from transformer_lib.cli.train import ModelFlags, TrainFlags
@@ -169,8 +168,7 @@ def test_the_head_is_put_in_once_and_kept_up_to_date(root):
     assert export(root) == 0
     notebook = nbformat.read(path, as_version=4)
     title, setup, rest, _ = notebook.cells
-    assert title.source.startswith("# 01 · A\n\n[![Open in Colab](")
-    assert "/blob/main/notebooks/01_a.ipynb)" in title.source
+    assert title.source.startswith("# 01 · A")
     assert title.metadata.tags == setup.metadata.tags == ["head"]
     assert rest.source == "About a."
     setup.source, setup.execution_count = "changed by hand", 1
@@ -179,58 +177,11 @@ def test_the_head_is_put_in_once_and_kept_up_to_date(root):
     assert export(root, "--check") == 1
     assert export(root) == 0
     title, setup, *others = nbformat.read(path, as_version=4).cells
-    assert title.source.startswith("# 01 · B\n") and "google.colab" in setup.source
+    assert title.source.startswith("# 01 · B") and "google.colab" in setup.source
     assert setup.execution_count == 1 and len(others) == 2
     before = path.read_bytes()
     nbformat.write(nbformat.read(path, as_version=4), path)
     assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("in_colab", [False, True])
-def test_the_setup_cell_installs_only_in_colab_and_only_what_is_missing(
-    root, monkeypatch, capsys, in_colab
-):
-    path = write_notebook(root, "01_a", OPENING)
-    export(root)
-    capsys.readouterr()
-    setup = nbformat.read(path, as_version=4).cells[1].source
-    missing, lines = {"torchtext"}, []
-    kernel = SimpleNamespace(run_line_magic=lambda *words: lines.append(" ".join(words)))
-    with monkeypatch.context() as nowhere, pytest.raises(ModuleNotFoundError, match="`make lab`"):
-        nowhere.setattr("importlib.util.find_spec", lambda name: None)
-        exec(setup, {})
-    if in_colab:
-        monkeypatch.setitem(sys.modules, "google.colab", sys)
-        missing.add("transformer_lib")
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name not in missing or None)
-    exec(setup, {"get_ipython": lambda: kernel})
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    expected = [
-        "pip install --quiet --no-deps 'torchtext==0.6.0'",
-        f"pip install --quiet --no-deps git+{project['urls']['Repository']}",
-    ]
-    assert lines == (expected if in_colab else [])
-    assert capsys.readouterr().out == ""
-
-
-def test_a_student_copy_has_no_solution_no_outputs_and_open_cells(root, capsys):
-    solution = "def f(x):\n    ### BEGIN SOLUTION\n    y = x\n    return y\n    ### END SOLUTION\n"
-    path = write_notebook(root, "01_a", solution, "2 + 2", jupyter={"source_hidden": True})
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells[2].execution_count = 1
-    notebook.cells[2].outputs = [nbformat.v4.new_output("stream", text="4")]
-    nbformat.write(notebook, path)
-    paths = ["--notebooks", str(path.parent), "--to", str(root / "student")]
-    assert student_notebooks.main(paths) == 0
-    _, task, plain = nbformat.read(root / "student" / "01_a.ipynb", as_version=4).cells
-    assert task.source == "def f(x):\n    # your code here\n    raise NotImplementedError\n"
-    assert "source_hidden" not in task.metadata.jupyter
-    assert plain.outputs == [] and plain.execution_count is None
-    assert plain.metadata.jupyter.source_hidden
-    path = write_notebook(root, "02_b", "### BEGIN SOLUTION\nx = 1")
-    assert student_notebooks.main(paths) == 1
-    assert "02_b.ipynb: a solution without its other end" in capsys.readouterr().err
-    assert not (root / "student" / "02_b.ipynb").exists()
 
 
 def command(root, *flags):
@@ -288,6 +239,65 @@ def test_in_place_is_the_same_twice_and_the_scores_are_printed(root):
     assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2]
     assert notebook.metadata == run_notebooks.METADATA
     assert notebook.cells[1].metadata == {"tags": ["scores"]}
+
+
+# Pages
+
+HINT = "<details><summary>Hint</summary>\n\nIt is $a^2 < b$.\n\n</details>"
+ALIGNED = r"$$\begin{aligned}a &= b\\ c &= d\end{aligned} \qquad \frac{1}{2}$$ and $\nonsense{x}$"
+LINKS = "[two](02_b.ipynb#x) [code](../transformer_lib/__init__.py) [gone](no.py)"
+LINKS += " [away](https://a.example)"
+OUTSIDE = "![a badge](https://a.example/b.svg)\n\n<img src='https://a.example/c.png' alt='a chart'>"
+SCRIPT = '<script src="https://a.example/d.js"></script><b>shown</b>'
+
+
+@pytest.fixture
+def page(root):
+    """The page of a notebook that holds one of everything, as parsed HTML."""
+    sources = ["# Title $x$", HINT, ALIGNED, LINKS, OUTSIDE]
+    hidden = {"jupyter": {"source_hidden": True}}
+    codes = ["x = 1  # ### BEGIN SOLUTION", "x + 1"]
+    cells = [*map(new_markdown_cell, sources), *(new_code_cell(c, metadata=hidden) for c in codes)]
+    cells.append(new_code_cell("open(1)"))
+    data = {"text/html": SCRIPT}
+    shown = nbformat.v4.new_output("display_data", data=data)
+    picture = nbformat.v4.new_output("display_data", data={"image/png": "AAAA"})
+    picture.metadata = {"image/png": {"alt": 'a "line" <rises>'}}
+    cells[-1].outputs = [shown, picture]
+    path = root / "notebooks" / "01_a.ipynb"
+    pages.write_page(new_notebook(cells=cells), path, root / "build" / "html")
+    return BeautifulSoup((root / "build" / "html" / "01_a.html").read_text("utf-8"), "html.parser")
+
+
+def test_a_page_folds_hints_and_solutions_and_shows_formulas(page):
+    folded = page.select("details")
+    assert [part.summary.text for part in folded] == ["Hint", "Solution", "Code"]
+    assert not page.select("details[open]") and all(len(part.text) > 12 for part in folded)
+    assert "<" in folded[0].select_one("math").text and page.title.text == "Title x"
+    assert len(page.select("math mtr")) == 2 and page.select_one(".formula math mfrac")
+    assert [code.text for code in page.select("code")] == [r"\nonsense{x}"]
+    assert "$" not in page.body.text
+
+
+def test_a_page_loads_nothing_and_its_links_lead_somewhere(page):
+    loaded = {tag.get("src") or tag.get("href") for tag in page.select("[src], link[href]")}
+    assert loaded == {"data:image/png;base64,AAAA"} and page.select_one("meta[http-equiv]")
+    assert page.select_one("img")["alt"] == 'a "line" <rises>'
+    assert all(text in page.body.text for text in ("a badge", "a chart", "shown", "gone"))
+    links = [a["href"] for a in page.select("a[href]") if not a["href"].startswith("#")]
+    inside = ["02_b.html#x", "../../transformer_lib/__init__.py"]
+    assert links == ["index.html", *inside, "https://a.example"]
+
+
+def test_the_index_lists_every_notebook_and_links_what_was_run(root):
+    paths = [root / "notebooks" / name for name in ("01_a.ipynb", "02_b.ipynb")]
+    notebooks = {p: new_notebook(cells=[new_markdown_cell(f"# {p.stem} < b")]) for p in paths}
+    folder = root / "html"
+    pages.write_page(notebooks[paths[0]], paths[0], folder)
+    pages.write_index(notebooks, folder)
+    index = BeautifulSoup((folder / "index.html").read_text("utf-8"), "html.parser")
+    assert [a["href"] for a in index.select("a")] == ["01_a.html"]
+    assert "Open the first one first" in index.text and "02_b < b (not run)" in index.text
 
 
 # Ablations

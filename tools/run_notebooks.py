@@ -8,7 +8,6 @@ run; a notebook with an error or with anything on standard error is refused.
 import argparse
 import asyncio
 import contextlib
-import html
 import os
 import re
 import signal
@@ -22,11 +21,10 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from nbconvert import HTMLExporter
+from pages import write_index, write_page
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-NO_ALT = "No description has been provided for this image"  # what nbconvert writes
 METADATA = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
 
 
@@ -141,28 +139,12 @@ def scores(notebook):
             yield output.get("text") or output.get("data", {}).get("text/plain", "")
 
 
-def write_page(notebook, path, folder):
-    """Write one HTML file with its pictures inside; only formulas need a connection (MathJax)."""
-    exporter = HTMLExporter(embed_images=True, require_js_url="")
-    page, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
-    folder.mkdir(parents=True, exist_ok=True)
-    page = page.replace('<script src=""></script>', "")
-    alts = (
-        html.escape(output.metadata.get("image/png", {}).get("alt", NO_ALT))
-        for cell in code_cells(notebook)
-        for output in cell.outputs
-        if "image/png" in output.get("data", {})
-    )
-    page = re.sub(NO_ALT, lambda match: next(alts, match[0]), page)
-    (folder / f"{path.stem}.html").write_text(page, "utf-8")
-
-
 def run(paths, options):
     """Run all notebooks and return the scores; print the seconds even after a failure."""
+    notebooks = {path: nbformat.read(path, as_version=4) for path in paths}
     seconds, printed = {}, []
     try:
-        for path in paths:
-            notebook = nbformat.read(path, as_version=4)
+        for path, notebook in notebooks.items():
             progress = Progress(path.stem, len(code_cells(notebook)))
             try:
                 with progress:
@@ -176,6 +158,8 @@ def run(paths, options):
                 clean(notebook, path)
                 nbformat.write(notebook, path)
     finally:
+        if not options.inplace:
+            write_index(notebooks, options.build / "html")
         print()
         for name, value in [*seconds.items(), ("together", sum(seconds.values()))]:
             print(f"{name:<42} {value:7.1f} s")
@@ -203,7 +187,7 @@ def main(argv=None):
             print("stopped", file=sys.stderr)
             return 128 + (stopped.args or (signal.SIGINT,))[0]
     if not options.inplace:
-        print(f"\nPages to read: {options.build / 'html'}")
+        print(f"\nPages to read in a browser: {options.build / 'html' / 'index.html'}")
     for text in printed:
         print(f"\n{text.rstrip()}")
     return 0

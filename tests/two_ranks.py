@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +37,8 @@ VOCAB_SIZE = 45
 TINY = {"n_layers": 1, "d_model": 16, "n_heads": 2, "d_ff": 32}
 # The gradient of a key's bias is 0 but for rounding, of which an eps of 1e-9 would make steps.
 RATES = TrainConfig(peak_rate=3e-3, warmup=5, max_grad_norm=0.5, eps=1e-6)
-RUN = RunConfig(steps=6, max_tokens=40, validate_every=3, keep=9)
+# five batches an epoch, so that an update of two ranks takes some from two epochs
+RUN = RunConfig(steps=6, max_tokens=36, validate_every=3, keep=9)
 
 
 def make_trainer(corpus, folder, ranks=ALONE, dropout=0.0, **changes):
@@ -49,6 +51,16 @@ def started(corpus, folder, resume="no", **changes):
     made.log_every = 1
     made.start(resume, say=silent)
     return made
+
+
+@contextmanager
+def float64():
+    """Make new models, and whatever is computed, float64."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def float64_model():
@@ -141,10 +153,12 @@ class Runs:
     def fit(self, name, *arguments, **options):
         """Train to the end; return what a test compares."""
         corpus, folder = self.home / "data", self.home / name
-        made = started(corpus, folder, *arguments, ranks=self.ranks, **options)
-        rng = torch.get_rng_state()
+        with float64():
+            made = started(corpus, folder, *arguments, ranks=self.ranks, **options)
+            rng = torch.get_rng_state()
+            reason = made.fit(quiet=True)
         return {
-            "reason": made.fit(quiet=True),
+            "reason": reason,
             "place": [made.step, made.epoch, made.index, made.n_tokens],
             "best": made.best["bleu"],
             "weights": [w.detach().clone() for w in made.translator.model.parameters()],

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -161,10 +161,11 @@ class IdPairs(Sequence[IdPair]):
             draw: seed, epoch, rank and world_size, as in `token_batches`. Every rank gets the
                 same number of batches, and reads the ids of its own only.
         """
-        for indices in islice(self._batch_indices(max_tokens, draw), start, None):
+        for indices in islice(self.batch_indices(max_tokens, **draw), start, None):
             yield collate([self[i] for i in indices])
 
-    def _batch_indices(self, max_tokens: int, draw: Mapping[str, int]) -> Iterator[list[int]]:
+    def batch_indices(self, max_tokens: int, **draw: int) -> Iterator[list[int]]:
+        """Yield the numbers of the pairs of each batch, without reading their ids."""
         order = {key: draw[key] for key in ("seed", "epoch") if key in draw}
         sharded = shards(len(self), size=SHARD_PAIRS, block=BLOCK_PAIRS, **order)
         for number, blocks in enumerate(sharded):

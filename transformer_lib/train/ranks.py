@@ -55,11 +55,6 @@ class Ranks:
         """True for the rank that writes files and messages."""
         return self.rank == 0
 
-    @property
-    def share(self) -> dict[str, int]:
-        """Return the arguments with which `token_batches` returns this process's share."""
-        return {"rank": self.rank, "world_size": self.world_size} if self.world_size > 1 else {}
-
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in their order.
 
@@ -186,6 +181,8 @@ def _rendezvous(limit: timedelta) -> dist.Store:
 
 def _own_device(device: torch.device) -> torch.device:
     """Return this process's GPU of those in this machine."""
+    if device.type == "mps":
+        raise ValueError("several processes cannot share an MPS device: add --device cpu")
     if device.type != "cuda":
         return device
     number, n_devices = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()

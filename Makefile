@@ -12,7 +12,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test core lab data export notebooks student results fuzz bench audit pins lint clean
+.PHONY: help run test core lab edit data export notebooks student results fuzz bench audit pins lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,8 +36,12 @@ core: ## README's first two blocks of Python in a fresh environment without extr
 	build/core/bin/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt .
 	cd build && core/bin/python ../tools/readme_snippets.py
 
-lab: $(STAMP) ## open the notebooks in JupyterLab
-	$(PY) -m jupyterlab notebooks
+lab: $(STAMP) ## open copies of the notebooks in JupyterLab (lab/, kept between lessons)
+	$(PY) tools/student_notebooks.py --solutions
+	OMP_WAIT_POLICY=PASSIVE $(PY) -m jupyterlab lab
+
+edit: $(STAMP) ## open the notebooks themselves in JupyterLab, to change them
+	OMP_WAIT_POLICY=PASSIVE $(PY) -m jupyterlab notebooks
 
 data: $(STAMP) ## fetch Multi30k, which notebook 07 uses when it is there
 	$(PY) -m transformer_lib fetch
@@ -48,7 +52,7 @@ export: $(STAMP) ## write the exported modules and the head of every notebook
 notebooks: $(STAMP) ## run the seven notebooks in place, to commit them with their outputs
 	OMP_WAIT_POLICY=PASSIVE $(PY) tools/run_notebooks.py --inplace
 
-student: $(STAMP) ## copies without the solutions in build/student
+student: $(STAMP) ## copies without the solutions in student/; a changed copy is never written over
 	$(PY) tools/student_notebooks.py
 
 results: $(STAMP) ## write what was measured into README.md, docs and model cards
@@ -77,8 +81,10 @@ lint: $(STAMP) ## ruff, and whether notebooks and library agree
 	$(PY) tools/export_notebooks.py --check
 	$(PY) tools/readme_results.py --check
 
-clean: ## remove what was built; .venv and data stay
-	rm -rf build .pytest_cache .ruff_cache *.egg-info
+# Older versions wrote the students' copies into build/student.
+clean: ## remove what was built; .venv, data, lab/ and student/ stay
+	test ! -d build || find build -mindepth 1 -maxdepth 1 -not -name student -exec rm -rf {} +
+	rm -rf .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml constraints.txt
@@ -86,7 +92,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1): make PYTHON=python3.12"; \
 	  exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[lessons,cli,test]' || { \
+	$(PY) -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[lessons,cli,test]" || { \
 	  echo "The pinned versions did not install on $$($(PY) -V). They are meant for Python 3.11 to 3.14" \
 	    "on Linux, Windows and Apple silicon; another Python: rm -r $(VENV) && make PYTHON=python3.12"; \
 	  exit 1; }

@@ -27,7 +27,7 @@ def prepared_corpus(folder: Path, vocab_size: int) -> Path:
     out = folder / f"corpus-{vocab_size}"
     flags = ["--source", "de", "--target", "en", "--vocab-size", str(vocab_size)]
     if not out.is_dir() and command(["prepare", str(out), *flags]):
-        raise ValueError("the benchmark needs Multi30k: `make data`")
+        raise ValueError("the benchmark needs Multi30k: `make data` or `transformer-lib fetch`")
     return out
 
 

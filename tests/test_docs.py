@@ -17,7 +17,8 @@ LINK = re.compile(r'(?:\]\(|src=")(?!https?:)([^)\s"#]*)(?:#([\w-]+))?[)"]')
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 COMMAND = re.compile(r"(?:transformer-lib|-m transformer_lib) ([a-z]+)")
 TARGET = re.compile(r"(?:`|^)make ([a-z]+)", re.M)
-OTHERS = "nnodes nproc-per-node rdzv-backend rdzv-endpoint rdzv-id max-restarts update"
+OTHERS = "nnodes nproc-per-node rdzv-backend rdzv-endpoint rdzv-id max-restarts update extra"
+OTHERS += " extra-index-url from no-deps torch-backend version"
 
 
 def text_of(page):
@@ -54,7 +55,7 @@ def test_commands_targets_and_flags_exist(capsys, monkeypatch):
     flags = {flag for name in commands for flag in FLAG.findall(usage(capsys, name))}
     scripts = [path for folder in ("tools", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     flags |= {flag for path in scripts for flag in re.findall(r'"(--[\w-]+)"', path.read_text())}
-    flags |= {f"--{name}" for name in OTHERS.split()}  # torchrun's and jupytext's
+    flags |= {f"--{name}" for name in OTHERS.split()}  # torchrun's, jupytext's, pip's and uv's
     for page in PAGES:
         text = text_of(page)
         for pattern, known in ((COMMAND, commands), (TARGET, targets), (FLAG, flags)):

@@ -69,7 +69,7 @@ def test_perplexity_does_not_depend_on_the_batches(translator, report):
     assert report.scores["token accuracy, %"]["value"] == pytest.approx(100 * whole.accuracy)
 
 
-@pytest.mark.skipif(not has_multi30k("test_2016_flickr"), reason="Multi30k is not here: make data")
+@pytest.mark.skipif(not has_multi30k("test_2016_flickr"), reason="Multi30k is not here")
 @pytest.mark.parametrize("language", ["de", "en"])
 def test_our_steps_give_the_published_tokenised_files(language):
     raw = read_lines(multi30k_folder() / f"test_2016_flickr.{language}.gz")

@@ -1,6 +1,6 @@
 """Models for other engines: the same outputs there, and one line where the engine is missing.
 
-CTranslate2 and Hugging Face transformers are extras (`pip install -e '.[export]'`); what needs them
+CTranslate2 and Hugging Face transformers are extras (`pip install -e ".[export]"`); what needs them
 is skipped where they are not installed. The renaming of weights is held without them.
 """
 
@@ -72,7 +72,7 @@ def test_a_missing_package_is_one_line_that_names_the_extra(engine, tmp_path, mo
     folder = translator().save(tmp_path / "model")
     assert main(["export", str(folder), str(tmp_path / "out"), "--to", engine]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"error: {engine} is not installed: pip install 'transformer-lib[export]'"
+    assert line == f'error: {engine} is not installed: pip install "transformer-lib[export]"'
     assert not (tmp_path / "out").exists()
     with pytest.raises(FileExistsError, match="not one of ours"):  # before anything is loaded
         export(translator(), tmp_path, engine)

@@ -3,12 +3,15 @@
 import importlib.metadata
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import check_pins
+import pytest
 import yaml
 from packaging.requirements import Requirement
 
@@ -99,7 +102,7 @@ def test_the_core_alone_runs_the_readme_and_names_the_extra_that_is_missing():
     assert status == 2 and len(messages) == len(expected)
     for message, (name, extra) in zip(messages, expected, strict=True):
         assert message.startswith(name) and message.count("\n") <= 1
-        assert f"pip install 'transformer-lib[{extra}]'" in message
+        assert f'pip install "transformer-lib[{extra}]"' in message
 
 
 # Pins and builds
@@ -107,7 +110,7 @@ def test_the_core_alone_runs_the_readme_and_names_the_extra_that_is_missing():
 
 def test_make_and_conda_install_what_lessons_command_line_and_tests_need():
     wanted = ",".join(check_pins.EXTRAS)
-    assert f"-e '.[{wanted}]'" in (ROOT / "Makefile").read_text("utf-8")
+    assert f'-e ".[{wanted}]"' in (ROOT / "Makefile").read_text("utf-8")
     conda = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
     names = [entry for entry in conda if isinstance(entry, str)]
     (pip,) = [entry["pip"] for entry in conda if isinstance(entry, dict)]
@@ -129,11 +132,64 @@ def test_every_requirement_is_pinned_inside_its_range():
 
 
 def test_colab_keeps_its_own_packages():
-    colab = {"torch": "2.11.0", "numpy": "2.1.3", "matplotlib": "3.10.0", "seaborn": "0.13.2"}
-    colab["spacy"] = "3.8.15"
-    ranges = {found.name: found.specifier for found in map(Requirement, requirements("lessons"))}
-    for name, version in colab.items():
-        assert ranges[name].contains(version), name
+    """`make pins` resolves the extra next to them; here, no range may exclude one."""
+    ranges = {found.name: found.specifier for found in map(Requirement, requirements("colab"))}
+    assert {"torch", "numpy", "spacy", "matplotlib"} <= ranges.keys() & check_pins.COLAB.keys()
+    assert "jupyterlab" not in ranges  # it would replace parts of Colab's own Jupyter
+    for name in ranges.keys() & check_pins.COLAB.keys():
+        assert ranges[name].contains(check_pins.COLAB[name]), name
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A source distribution of the repository, unpacked, and the wheel that it gives."""
+    folder = tmp_path_factory.mktemp("built")
+    files = folder / "dist"
+    for build, where in (("sdist", folder / "source"), ("wheel", folder / "unpacked")):
+        if build == "sdist":
+            hidden = shutil.ignore_patterns(".git", ".venv", "build", "runs", "multi30k", ".?*_*")
+            shutil.copytree(ROOT, where, ignore=hidden)
+        else:
+            shutil.unpack_archive(next(files.glob("*.tar.gz")), where, filter="data")
+            (where,) = where.iterdir()
+        call = f"from setuptools import build_meta as b; b.build_{build}({str(files)!r})"
+        subprocess.run([sys.executable, "-c", call], cwd=where, check=True, capture_output=True)
+    return where, zipfile.ZipFile(next(files.glob("*.whl")))
+
+
+def test_a_source_distribution_is_the_repository(built):
+    source, _ = built
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    names = listed.stdout.split("\0")[:-1] if listed.returncode == 0 else ["tests/conftest.py"]
+    missing = {n for n in names if (ROOT / n).is_file() and not (source / n).is_file()}
+    assert not missing  # MANIFEST.in lists the folders
+
+
+def test_a_wheel_holds_types_data_and_a_readme_that_is_whole_on_an_index(built):
+    names = set(built[1].namelist())
+    assert {"transformer_lib/py.typed", "transformer_lib/grammar/train.de"} <= names
+    assert all(re.match(r"transformer_lib[/-]", name) for name in names)
+    metadata = next(name for name in names if name.endswith("METADATA"))
+    readme = built[1].read(metadata).decode()
+    links = re.findall(r'\]\(([^)\s]+)|(?:src|href)="([^"]+)"', readme)
+    links = ["".join(found) for found in links]
+    assert len(links) > 20 and all(link.startswith(("https://", "#")) for link in links)
+    tag = f"/v{PROJECT['version']}/"
+    pictures = {link for link in links if link.endswith(".png")}
+    assert pictures == {link for link in links if "//raw.githubusercontent.com/" in link}
+    slug = PROJECT["urls"]["Repository"].removeprefix("https://github.com")
+    ours = [link for link in links if slug + "/" in link]
+    assert len(ours) > 10 and all(tag in link and "/main/" not in link for link in ours)
+    for link in ours:
+        assert (ROOT / link.partition(tag)[2].partition("#")[0]).exists(), link
+
+
+def test_commands_are_quoted_as_every_shell_understands():
+    """Windows' cmd takes single quotes for a part of the name."""
+    pages = ("*.md", "docs/*.md", "benchmarks/*.md", "notebooks/*.ipynb", "tools/*.py", "Makefile")
+    paths = [path for pattern in pages for path in ROOT.glob(pattern)]
+    for path in [*paths, *(ROOT / "transformer_lib").rglob("*.py")]:
+        assert not re.search(r"pip install [^\n`]*'[\w.-]+\[", path.read_text("utf-8")), path
 
 
 def test_the_workflow_runs_the_same_command_as_everybody():

@@ -215,7 +215,8 @@ def main(argv=None):
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[1])
     options = parser.parse_args(argv)
     package = options.root / PACKAGE
-    project = tomllib.loads((options.root / "pyproject.toml").read_text("utf-8"))["project"]
+    settings = tomllib.loads((options.root / "pyproject.toml").read_text("utf-8"))
+    project = settings["project"] | settings["tool"]["transformer-lib"]
     wanted, errors = {}, []
     for path in sorted((options.root / "notebooks").glob("*.ipynb")):
         try:
@@ -247,7 +248,8 @@ def main(argv=None):
             path.write_text(text, "utf-8")
             print(f"wrote {name}")
     if options.check and changed:
-        print("Notebooks and library differ: run `make export`.", file=sys.stderr)
+        command = "`make export` or `python tools/export_notebooks.py`"
+        print(f"Notebooks and library differ: run {command}.", file=sys.stderr)
     for error in errors:
         print(error, file=sys.stderr)
     return int(bool(errors) or (options.check and changed))

@@ -1,57 +1,63 @@
-"""The first two cells of every notebook: title with Colab badge, and the setup cell.
+"""The first two cells of every notebook: title with the link to Colab, and the setup cell.
 
-Repository and version ranges come from pyproject.toml; the title line is the notebook's own.
+The address of the repository and the version come from pyproject.toml, which also says whether
+the repository is published there. The title line is the notebook's own.
 """
 
 import json
-import re
 
-BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
-COLAB = "https://colab.research.google.com/github/{slug}/blob/main/notebooks/{name}"
-# Colab has torch, numpy, matplotlib, seaborn, spaCy, safetensors and tqdm; the rest is installed
-# there, without dependencies where those would replace torch or numpy.
-MISSING = {
-    "jaxtyping": "",
-    "pooch": "",
-    "sacrebleu": "",
-    "sentencepiece": "",
-    "torchtext": "--no-deps ",
-}
+COLAB = "https://colab.research.google.com/github/{slug}/blob/{tag}/notebooks/{name}"
 SETUP = """\
-# Nothing to do on your own machine. In Colab this installs what is missing there.
+# Nothing to do on your own machine. In Colab, this cell {does}.
 import importlib.util
 import sys
 
-IN_COLAB = "google.colab" in sys.modules
-if IN_COLAB:
-    MISSING_THERE = {{
-        {missing}
-    }}
-    for name, what in MISSING_THERE.items():
-        if importlib.util.find_spec(name) is None:
-            get_ipython().run_line_magic("pip", f"install --quiet {{what}}")
-elif importlib.util.find_spec("transformer_lib") is None:
-    raise ModuleNotFoundError("run `make lab` in the repository, or pip install -e '.[lessons]'")"""
+from IPython.core.error import UsageError
+
+remedy = 'run `python -m pip install -e ".[lessons]"` in the folder of the repository'
+if "google.colab" in sys.modules and importlib.util.find_spec("transformer_lib") is None:
+    {colab}
+if importlib.util.find_spec("transformer_lib") is None:
+    raise UsageError(f"transformer_lib is not installed here: {{remedy}}")"""
+# The extra `colab` has no upper limits, so pip keeps the torch and the NumPy that Colab brings.
+INSTALL = """\
+address = "git+{repository}@{tag}"
+    remedy = f"pip failed, see above; try again later, or get {{address[4:]}} by hand"
+    get_ipython().run_line_magic("pip", f'install --quiet "{name}[colab] @ {{address}}"')
+    importlib.invalidate_caches()"""
+UPLOAD = """\
+wheel = "{wheel}-{version}-py3-none-any.whl"
+    remedy = "its repository is not published yet. On your own machine, run `pip wheel --no-deps .`"
+    remedy += f", upload {{wheel}}, run `%pip install './{{wheel}}[colab]'`, then this cell\""""
 
 
-def title_cell(name, title, repository):
-    slug = repository.removeprefix("https://github.com/")
-    return f"{title}\n\n[![Open in Colab]({BADGE})]({COLAB.format(slug=slug, name=name)})"
+def title_cell(name, title, project):
+    if not project["published"]:
+        return title
+    slug, tag = project["urls"]["Repository"].removeprefix("https://github.com/"), tag_of(project)
+    return f"{title}\n\n[Open in Colab]({COLAB.format(slug=slug, tag=tag, name=name)})"
 
 
-def setup_cell(repository, project):
-    extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["lessons"], *extras["words"]]
-    ranges = {re.match(r"[\w-]+", text)[0]: text for text in wanted}
-    lines = [f'"{name}": "{flags}\'{ranges[name]}\'",' for name, flags in MISSING.items()]
-    lines.append(f'"transformer_lib": "--no-deps git+{repository}",')
-    return SETUP.format(missing="\n        ".join(lines))
+def setup_cell(project):
+    name, repository = project["name"], project["urls"]["Repository"]
+    if project["published"]:
+        does = "installs the library"
+        colab = INSTALL.format(repository=repository, tag=tag_of(project), name=name)
+    else:
+        does = "says how to install the library"
+        colab = UPLOAD.format(wheel=name.replace("-", "_"), version=project["version"])
+    return SETUP.format(does=does, colab=colab)
+
+
+def tag_of(project):
+    """Return the tag of this version: a branch would give readers other code than they read."""
+    return f"v{project['version']}"
 
 
 def with_head(path, project):
     """Return the text of the notebook with its two head cells inserted or refreshed."""
     notebook = json.loads(path.read_text("utf-8"))
-    cells, repository = notebook["cells"], project["urls"]["Repository"]
+    cells = notebook["cells"]
     title, _, rest = "".join(cells[0]["source"] if cells else []).partition("\n")
     if not title.startswith("# "):
         raise ValueError("the first line must be `# NN · Title`")
@@ -62,9 +68,9 @@ def with_head(path, project):
     old = next((cell for cell in cells if cell.get("id") == "head-setup"), {})
     head = [
         {"cell_type": "markdown", "id": "head-title"}
-        | {"source": title_cell(path.name, title, repository)},
+        | {"source": title_cell(path.name, title, project)},
         {"cell_type": "code", "id": "head-setup"}
-        | {"source": setup_cell(repository, project)}
+        | {"source": setup_cell(project)}
         | {"execution_count": old.get("execution_count"), "outputs": old.get("outputs", [])},
     ]
     for cell in head:

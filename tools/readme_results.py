@@ -205,7 +205,8 @@ def main(arguments=None):
     ]
     for path in stale:
         if options.check:
-            print(f"{path} is not what was measured: make results", file=sys.stderr)
+            command = "`make results` or `python tools/readme_results.py`"
+            print(f"{path} is not what was measured: run {command}", file=sys.stderr)
         else:
             path.write_text(wanted[path], "utf-8")
     return int(options.check and bool(stale))

@@ -17,6 +17,7 @@ __all__ = [
     "ENTITY",
     "plain_character",
     "normalize_text",
+    "GLUE",
     "WordTokenizer",
     "SPECIALS",
     "PAD_ID",
@@ -32,14 +33,17 @@ __all__ = [
 ]
 
 INVISIBLE = re.compile(
-    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e"
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
     # the two joiners stay where they matter: in scripts that join letters, and in emoji
-    "|(?<![\u0600-\u1cff\ua800-\uabff\ufe0f\U00010a00-\U00011fff\u2190-\u2bff\U0001f000-\U0001faff])"
-    "[\u200c\u200d]"
+    "(?<![\u0600-\u1cff\ua800-\uabff\ufe0f\U00010a00-\U00011fff\u2190-\u2bff\U0001f000-\U0001faff]"
+    "[\u200c\u200d])"
 )
-ENTITY = re.compile(r"&(?:(?:amp|#0*38|#[xX]0*26);)*([A-Za-z]\w*;|#[0-9]+;|#[xX][0-9a-fA-F]+;)")
+ENTITY = re.compile(
+    "&(?:(?:amp|AMP|#0*38|#[xX]0*26);)*"  # "&amp;lt;" is "&lt;" is "<"
+    "([A-Za-z][A-Za-z0-9]*;|#[0-9]{1,8};|#[xX][0-9a-fA-F]{1,8};)"
+)
 
 
 def plain_character(entity: re.Match[str]) -> str:
@@ -55,15 +59,19 @@ def normalize_text(line: str) -> str:
 
     Characters that Unicode calls default-ignorable (soft hyphen, zero-width space, byte order
     mark, …) are dropped. Entities of XML and HTML become what they stand for: `&amp;` is `&`.
+    The `▁` that sentencepiece writes for a space becomes an ordinary `_`.
     `str.split` knows every Unicode space (tab, no-break space, U+2028, U+0085, …), so a
     sentence becomes one line whatever separates its words.
     """
     before = None
     while line != before:  # again, where one step uncovered work for another: "&amp;#173;"
         before = line
-        plain = ENTITY.sub(plain_character, INVISIBLE.sub("", line))
+        plain = ENTITY.sub(plain_character, INVISIBLE.sub("", line)).replace("▁", "_")
         line = " ".join(unicodedata.normalize("NFC", plain).split())
     return line
+
+
+GLUE = "##"  # before a token that no space separates from the one before it
 
 
 class WordTokenizer:
@@ -80,7 +88,7 @@ class WordTokenizer:
         try:
             import spacy
         except ImportError as error:
-            raise ImportError("spaCy is missing: pip install 'transformer-lib[words]'") from error
+            raise ImportError('spaCy is missing: pip install "transformer-lib[words]"') from error
         try:
             self._tokenizer = spacy.blank(language).tokenizer
         except ImportError as error:
@@ -93,6 +101,14 @@ class WordTokenizer:
     def __call__(self, text: str) -> list[str]:
         """Tokens in order. Spaces are not tokens."""
         return [token.text for token in self._tokenizer(normalize_text(text))]
+
+    def marked(self, text: str) -> list[str]:
+        """Tokens in order; those that no space separates from the one before start with `##`."""
+        tokens, after_space = [], True
+        for token in self._tokenizer(normalize_text(text)):
+            tokens.append(token.text if after_space else GLUE + token.text)
+            after_space = bool(token.whitespace_)
+        return tokens
 
 
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
@@ -112,7 +128,7 @@ def frequent_words(
     try:
         from torchtext.vocab import Vocab as TorchtextVocab
     except ImportError as error:
-        raise ImportError("torchtext is missing: pip install 'transformer-lib[words]'") from error
+        raise ImportError('torchtext is missing: pip install "transformer-lib[words]"') from error
 
     # a literal "<pad>" in a text is not our <pad>
     ours = Counter({word: count for word, count in counts.items() if word not in SPECIALS})
@@ -183,11 +199,15 @@ class Vocab(TokenTable):
         if not data.startswith(b"{"):
             return SubwordVocab(data)
         fields = json.loads(data)
-        return WordVocab(fields["tokens"], fields["language"])
+        tokens = fields["tokens"]
+        if "glue" not in fields:  # an older file: no space came before these marks, and no others
+            no_space = tuple(".,!?;:")
+            tokens = [GLUE + token if token.startswith(no_space) else token for token in tokens]
+        return WordVocab(tokens, fields["language"])
 
 
 class WordVocab(Vocab):
-    """Whole words, cut by spaCy, counted and numbered by torchtext.
+    """Whole words, cut by spaCy, counted and numbered by torchtext; `##` where no space is before.
 
     Args:
         tokens: every token in the order of its id, the four special ones first.
@@ -208,14 +228,19 @@ class WordVocab(Vocab):
     ) -> "WordVocab":
         """Number the words of the *training* texts; limits as in `frequent_words`."""
         cut = WordTokenizer(language)
-        counts = Counter(word for text in texts for word in cut(text))
+        counts = Counter(word for text in texts for word in cut.marked(text))
         return cls([*SPECIALS, *frequent_words(counts, min_freq, max_size)], language)
 
     def __len__(self) -> int:
         return len(self._tokens)
 
     def tokenize(self, text: str) -> list[str]:
-        return self._cut(text)
+        return [self._known_form(token) for token in self._cut.marked(text)]
+
+    def _known_form(self, token: str) -> str:
+        """The token; where only its form with the other spacing is known, that one."""
+        other = token.removeprefix(GLUE) if token.startswith(GLUE) else GLUE + token
+        return other if token not in self._ids and other in self._ids else token
 
     def token_to_id(self, token: str) -> int:
         return self._ids.get(token, self.unk_id)
@@ -224,10 +249,10 @@ class WordVocab(Vocab):
         return self._tokens[id]
 
     def join(self, tokens: Sequence[str]) -> str:
-        return re.sub(" ([.,!?;:])", r"\1", " ".join(tokens))
+        return " ".join(["", *tokens]).replace(f" {GLUE}", "").strip()
 
     def to_bytes(self) -> bytes:
-        fields = {"language": self.language, "tokens": self._tokens}
+        fields = {"language": self.language, "glue": GLUE, "tokens": self._tokens}
         return json.dumps(fields, ensure_ascii=False).encode()
 
 
@@ -263,8 +288,7 @@ class SubwordVocab(Vocab):
     """Frequent pieces of words: byte-pair encoding by sentencepiece, from the bytes of a model.
 
     No word is unknown as long as its letters are known. Spaces are part of the pieces (drawn
-    as ▁), so joining the pieces restores the sentence, except that a literal ▁ in a text is
-    read as a space.
+    as ▁), so joining the pieces restores the sentence.
     """
 
     def __init__(self, model: bytes) -> None:

@@ -20,13 +20,17 @@ from transformer_lib.cli.common import (
     choose_device,
     set_threads,
 )
+from transformer_lib.data.coverage import coverage
 from transformer_lib.data.files import check_free, list_checkpoints, to_json, write_folder
 from transformer_lib.data.prepared import Prepared
 from transformer_lib.data.reading import blame_file, read_json
+from transformer_lib.data.text import ParallelText
+from transformer_lib.train.validation import best_validation
 from transformer_lib.training import average_weights
 from transformer_lib.translate import evaluation
 from transformer_lib.translate.export import Engine
 from transformer_lib.translate.export import export as write_export
+from transformer_lib.translate.scores import is_countable
 from transformer_lib.translate.translator import Translator, find_model, find_pretrained
 
 __all__ = ["average", "evaluate", "export", "info"]
@@ -56,6 +60,8 @@ def evaluate(
 ) -> int:
     """Score a model: BLEU in four ways with signatures, chrF, perplexity, token accuracy.
 
+    A sentence that is too long for the model counts as an empty translation; a warning names it.
+
     Args:
         model: a run (its best checkpoint), a model folder, or the name of a model that ships.
         data: a prepared folder.
@@ -68,7 +74,8 @@ def evaluate(
         threads: CPU threads; torch's choice when left out.
         result: write scores, settings and training curve to this JSON file.
         report: write BLEU by sentence length to this picture, or with translations to this page.
-        hypotheses: write the translations to this file.
+        hypotheses: write the translations to this file, line by line as in the files that the
+            split was prepared from; empty where `prepare` left a line out.
         force: replace files of these names.
     """
     set_threads(threads)
@@ -82,6 +89,7 @@ def evaluate(
     translator = Translator.from_pretrained(folder, device=choose_device(device))
     corpus = Prepared(data)
     text = corpus.text(split)
+    lines = _line_numbers(corpus, split, len(text))
     training = _training(folder)
     with blame_file(folder / "training.json"):
         _check_direction(training or {}, corpus)
@@ -92,18 +100,60 @@ def evaluate(
         alpha=alpha,
         max_tokens=max_tokens,
         language=corpus.about.get("target"),
+        warn=lambda i, problem: _warn(f"line {lines[i]} {problem}"),
     )
-    print(f"{folder} on {text.name}, {len(text):,} sentences, beam {beam}, alpha {alpha:g}")
-    print(scores.table())
-    if scores.unfinished:
-        print(f"{scores.unfinished} translations reached the length limit without an end")
+    outputs = [path for path in (hypotheses, result, report) if path]  # written before any line
     if hypotheses:
-        hypotheses.write_text("".join(f"{line}\n" for line in scores.hypotheses), "utf-8")
+        whole = [""] * lines[-1]
+        for number, line in zip(lines, scores.hypotheses, strict=True):
+            whole[number - 1] = line
+        hypotheses.write_text("".join(f"{line}\n" for line in whole), "utf-8")
     if result:
         evaluation.write_result(result, scores, training=training, device=translator.device)
     if report:
         write_report(report, scores, text, how=f"{model}, beam {beam}, alpha {alpha:g}")
+    print(f"{folder} on {text.name}, {len(text):,} sentences, beam {beam}, alpha {alpha:g}")
+    print(scores.table())
+    if scores.unfinished:
+        print(f"{scores.unfinished} translations reached the length limit without an end")
+    _print_coverage(translator, text)
+    if not is_countable(text.target, scores.tokenize):
+        _warn("most references have fewer than the four tokens that BLEU counts: trust chrF")
+    for path in outputs:
+        print(f"written to {path}")
     return 0
+
+
+def _line_numbers(corpus: Prepared, split: str, n_pairs: int) -> list[int]:
+    """Return the line of each pair in the files that were prepared; warn of lines left out."""
+    with blame_file(corpus.folder / "corpus.json"):
+        record = corpus.about["splits"][split]
+        left_out = sorted(map(int, record.get("left_out", [])))
+        n_dropped = sum(record.get("dropped", {}).values())
+    named = f"line {', '.join(map(str, left_out))}, where a side is empty"
+    if n_dropped != len(left_out):  # an older corpus, or pairs that were dropped before
+        named = f"{n_dropped} pairs; lines are numbered without them"
+        left_out = []
+    if n_dropped:
+        _warn(f"prepare left out {named}")
+    numbers = (n for n in range(1, n_pairs + len(left_out) + 1) if n not in left_out)
+    return list(numbers)
+
+
+def _print_coverage(translator: Translator, text: ParallelText) -> None:
+    """Print how much of the text the vocabularies know, and warn if that is little."""
+    for side, vocab, sentences in (
+        ("source", translator.src_vocab, text.source),
+        ("references", translator.tgt_vocab, text.target),
+    ):
+        counts = coverage(vocab, sentences)
+        print(f"{side:<10}  {counts}")
+        if problem := counts.warning():
+            _warn(f"{side}: {problem}; is this text of the model's language and subject?")
+
+
+def _warn(problem: str) -> None:
+    print(f"warning: {problem}", file=sys.stderr)
 
 
 def _check_direction(training: dict[str, Any], corpus: Prepared) -> None:
@@ -112,7 +162,7 @@ def _check_direction(training: dict[str, Any], corpus: Prepared) -> None:
     sides = [[about.get(side) for side in ("source", "target")] for about in both]
     if all(map(all, sides)) and sides[0] != sides[1]:
         ours, theirs = (" to ".join(languages) for languages in sides)
-        print(f"warning: the model translates {ours}, the data is {theirs}", file=sys.stderr)
+        _warn(f"the model translates {ours}, the data is {theirs}")
 
 
 def average(
@@ -204,11 +254,15 @@ def _print_training(training: dict[str, Any]) -> None:
     print(f"trained     {length}, {minutes:.1f} minutes on {device}")
     for name, values in training["settings"].items():
         print(f"{name:<11}", json.dumps(values))
-    validations = [line for line in training["curve"] if "bleu" in line]
-    best = max(validations, key=lambda line: line["bleu"], default=None)
+    how = training["settings"].get("validation")
+    measure = how["measure"] if isinstance(how, dict) else "bleu"  # older runs have the split
+    validations = [line for line in training["curve"] if "val_loss" in line]
+    best = best_validation(validations, measure)
     for line in validations:
         if line is best or line in validations[-3:]:
-            scores = f"loss {line['val_loss']:.3f}, greedy BLEU {line['bleu']:.2f}"
+            loss = "nan" if line["val_loss"] is None else f"{line['val_loss']:.3f}"
+            scores = f"loss {loss}, greedy BLEU {line['bleu']:.2f}"
+            scores += f", chrF {line['chrf']:.2f}" if "chrf" in line else ""
             print(f"validation  step {line['step']}: {scores}{', the best' * (line is best)}")
 
 
@@ -220,7 +274,7 @@ def export(model: Model, out: Out, /, to: Engine, force: bool = False) -> int:
         out: the folder to write.
         to: ctranslate2 (C++, the fastest on a CPU), or transformers for Hugging Face: a
             MarianMTModel for post-norm, a PegasusForConditionalGeneration for pre-norm. Both need
-            pip install 'transformer-lib[export]'.
+            pip install "transformer-lib[export]".
         force: replace an export of that name.
     """
     write_export(Translator.open(model), out, to, replace=force)

@@ -38,5 +38,5 @@ def needs(extra: Extra) -> Iterator[None]:
             raise
         missing = isinstance(error, ModuleNotFoundError)
         problem = f"{name} is not installed" if missing else f"{name} does not load ({error})"
-        command = f"pip install 'transformer-lib[{extra}]'"
+        command = f'pip install "transformer-lib[{extra}]"'  # these quotes work on Windows, too
         raise MissingPackageError(f"{problem}: {command}", name=error.name) from error

@@ -1,7 +1,10 @@
 """Text to ids and back, without a sentence that reads like another or ends where it should not."""
 
+import json
+import re
 import unicodedata
 from collections import Counter
+from functools import cache, partial
 
 import pytest
 from hypothesis import example, given, settings
@@ -27,6 +30,18 @@ TEXTS = [
 ]
 HOSTILE = [*TEXTS, "<pad> <unk> <bos> <eos>", "<eos><eos> a<pad>b <s> </s>"] * 3
 LETTERS = sorted(set("".join(TEXTS)))
+
+CORPORA = {
+    "de": [*TEXTS, "Er sagte: „Das ist z. B. ein Vater-Kind-Treffen (3,5 km)“ ...", "# ##"],
+    "en": ["A father-figure doesn't pay $3.50.", "He said: \"Rock 'n' roll!\"", "A ; b .", "A_b"],
+    "fr": ["L'herbe est verte aujourd'hui.", "Où va-t-il ? « Là-bas » !", "Qu’est-ce que c’est ?"],
+    "zh": ["一个男孩在雪地里和狗玩。", "他有 2 部 iPhone,你呢?", "“你好!” 她说"],
+    "ja": [
+        "男の子が雪の中で犬と遊んでいます。",
+        "彼は「こんにちは」と言った 3 回",
+        "私は Tom です。",
+    ],
+}
 
 quick = settings(max_examples=60, deadline=None)
 sentences = st.lists(st.sampled_from([*"".join(LETTERS), "der", "Kind", "schön"]), max_size=25).map(
@@ -82,6 +97,9 @@ def test_normalising_twice_changes_nothing_more(text):
         ("Q&A; AT&T &copycat &nothing; R&amp D", "Q&A; AT&T &copycat &nothing; R&amp D"),
         ("Ein\u00adgang\u200b und\u200e Aus\u2060gang\ufe0f", "Eingang und Ausgang"),
         ("zero\u200dwidth\u200c", "zerowidth"),
+        ("a\u2581b &#9601;", "a_b _"),  # sentencepiece's own sign for a space
+        ("&#" + "9" * 5000 + ";", "&#" + "9" * 5000 + ";"),
+        ("&" + "AMP;#38;amp;" * 20_000, "&"),  # in a moment
         ("می\u200cخواهم", "می\u200cخواهم"),
         ("क्\u200dष", "क्\u200dष"),
         ("\U0001f469\u200d\U0001f680", "\U0001f469\u200d\U0001f680"),
@@ -126,6 +144,18 @@ def test_words_and_punctuation_marks_are_cut():
     assert WordTokenizer("en")("") == []
 
 
+empty = cache(partial(WordVocab, SPECIALS))
+
+
+@quick
+@given(st.text(st.sampled_from("ab.,-'\"()#&<>_ é«»’漢"), max_size=20))
+@example("## # ##a l'herbe (3,5)")
+def test_words_with_their_marks_hold_every_space(text):
+    for language in ("de", "en", "fr", "zh"):
+        vocab = empty(language)
+        assert vocab.join(vocab.tokenize(text)) == normalize_text(text)
+
+
 def test_an_unknown_language_is_named():
     with pytest.raises(ValueError, match="'qq'"):
         WordTokenizer("qq")
@@ -156,6 +186,27 @@ def test_word_ids_go_by_frequency_and_then_by_the_alphabet(words, min_freq, max_
 def test_an_unknown_word_becomes_unk_and_is_seen_again(words):
     assert words.encode("Der Zebra gibt dem Kind den Ball.").count(words.unk_id) == 1
     assert words.decode(words.encode("Der Zebra schläft.")) == "Der <unk> schläft."
+
+
+def test_a_word_known_with_another_spacing_is_known():
+    vocab = WordVocab.train(["Der Hund , der ( Hund."], "de", min_freq=1)
+    assert vocab.tokenize("Der, (Hund .") == ["Der", ",", "(", "Hund", "##."]
+    assert vocab.unk_id not in vocab.encode("Der, (Hund .")
+    assert vocab.decode(vocab.encode("Der Katze.")) == "Der <unk>."
+
+
+OLD = '{"language": "de", "tokens": ["<pad>", "<unk>", "<bos>", "<eos>", "Ball", ".", "(", ";-)"]}'
+
+
+@pytest.mark.parametrize("text", ["Ball.", "( Ball . Ball ;-)", "Ball Katze ( .", ". Ball"])
+def test_a_file_from_before_the_marks_reads_as_before(text):
+    vocab, tokens = Vocab.from_bytes(OLD.encode()), WordTokenizer("de")(text)
+    old = json.loads(OLD)["tokens"]
+    assert vocab.encode(text) == [old.index(t) if t in old else 1 for t in tokens]
+    shown = " ".join(t if t in old else "<unk>" for t in tokens)
+    assert vocab.decode(vocab.encode(text)) == re.sub(" ([.,!?;:])", r"\1", shown)
+    again = Vocab.from_bytes(vocab.to_bytes())
+    assert again.to_bytes() == vocab.to_bytes() and again.decode([4, 5]) == "Ball."
 
 
 @pytest.mark.parametrize("tokens", [[], ["a", "b"], ["<unk>", "<pad>", "<bos>", "<eos>", "a"]])
@@ -189,6 +240,22 @@ def test_a_size_that_does_not_fit_the_texts_is_refused(size):
 
 
 # --- both
+
+
+@pytest.mark.parametrize("language", CORPORA)
+@pytest.mark.parametrize("kind", ["words", "pieces"])
+def test_text_to_ids_to_text_scores_100(language, kind, tmp_path):
+    texts = CORPORA[language]
+    if kind == "words":
+        if language == "ja":
+            pytest.importorskip("sudachipy", reason="spaCy's Japanese tokenizer needs it")
+        vocab = WordVocab.train(texts, language, min_freq=1)
+    else:
+        vocab = SubwordVocab.train(texts * 3, size=len(set("".join(texts))) + 8)
+    vocab.save(tmp_path / "vocab")
+    for text in texts:
+        ids = Vocab.load(tmp_path / "vocab").encode(text)
+        assert vocab.unk_id not in ids and vocab.decode(ids) == text
 
 
 def test_the_special_tokens_have_the_same_ids_everywhere(vocab):

@@ -67,11 +67,14 @@ def test_the_setup_cell_installs_or_stops_with_one_plain_line(
 
 
 def test_the_address_is_written_in_one_place():
-    """Whoever forks changes pyproject.toml; before it is published, nothing installs from it."""
-    if SETTINGS["tool"]["transformer-lib"]["published"]:
-        return
+    """A fork changes pyproject.toml; before an address is published, nothing installs from it."""
+    published, address = SETTINGS["tool"]["transformer-lib"]["published"], ADDRESS.split("@")[0]
+    for page in ("README.md", "docs/install.md"):
+        text = (ROOT / page).read_text("utf-8")
+        assert ("**not published yet" in text.lower()) == (not published)
+        assert set(re.findall(r"github\.com/[\w-]*transformer[\w-]*/[\w-]+", text)) <= {address[8:]}
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        assert PROJECT["urls"]["Repository"].partition("//")[2] not in path.read_text("utf-8"), path
+        assert published or address[8:] not in path.read_text("utf-8"), path
 
 
 # Copies

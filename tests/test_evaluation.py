@@ -7,9 +7,12 @@ import re
 
 import pytest
 import torch
+from helpers import pair_files, silent
 from sacrebleu.metrics import BLEU, CHRF
 
 from transformer_lib import ModelConfig, SubwordVocab, Transformer, Translator, collate, evaluate
+from transformer_lib.cli import main
+from transformer_lib.data.encoding import prepare
 from transformer_lib.data.multi30k import has_multi30k, multi30k_folder
 from transformer_lib.data.text import ParallelText, read_lines
 from transformer_lib.translate.evaluation import (
@@ -84,6 +87,92 @@ def test_words_and_literature_are_tokenised_and_blind_to_case():
     score = words_bleu(["He doesn't run away ."], ["he does n't run away."], "en")
     assert score["value"] == pytest.approx(100)
     assert words_bleu(["a"], ["a"], "xx-none") is None  # spaCy does not know this language
+
+
+def test_a_line_that_is_too_long_is_named_and_counts_as_an_empty_translation(
+    translator, monkeypatch
+):
+    n = 30
+    monkeypatch.setitem(vars(translator.model.config), "max_len", n)
+    pairs = [(SOURCE[1], TARGET[1]), ("ja " * n, TARGET[0]), (SOURCE[0], "a " * n)]
+    text = ParallelText(*map(tuple, zip(*pairs, strict=True)), "long")
+    warned = {}
+    report = evaluate_text(translator, text, beam_size=1, alpha=0.0, warn=warned.__setitem__)
+    assert report.hypotheses[:2] == [*translator.translate([SOURCE[1]], alpha=0.0, beam_size=1), ""]
+    assert [i for i, _ in sorted(warned.items())] == [1, 2]
+    assert "tokens, the model takes 30: left empty" in warned[1]
+    assert "left out of perplexity" in warned[2]
+    alone = predict(translator, ParallelText(SOURCE[1:2], TARGET[1:2], "the one that fits"))
+    second, third = (pytest.warns(UserWarning, match=f"sentence {n} has") for n in (2, 3))
+    with second, third:
+        assert predict(translator, text) == alone
+    with pytest.warns(UserWarning, match="sentence 2 has"):
+        assert translator.translate([SOURCE[1], text.source[1]]) == report.hypotheses[:2]
+    with pytest.raises(ValueError, match=r"\[sentence\]"):
+        translator.encode("ein Hund")
+
+
+@pytest.fixture
+def evaluate_files(translator, tmp_path, capsys):
+    """Run `evaluate` on a validation text; return status, output and errors."""
+    translator.save(tmp_path / "model")
+
+    def run(pairs, *flags):
+        val = pair_files(tmp_path, *zip(*pairs, strict=True), "val")
+        texts, vocabularies = {"train": TEXT, "val": val}, (translator.src_vocab,) * 2
+        prepare(texts, vocabularies, tmp_path / "data", say=silent)
+        files = {name: tmp_path / name for name in ("hypotheses", "result")}
+        outputs = (word for name, path in files.items() for word in (f"--{name}", str(path)))
+        search = ["--beam", "1", "--alpha", "0", *outputs, *flags]
+        status = main(
+            ["evaluate", str(tmp_path / "model"), "--data", str(tmp_path / "data"), *search]
+        )
+        return status, *capsys.readouterr(), files
+
+    return run
+
+
+def test_translations_keep_the_lines_of_the_file_and_what_is_left_out_is_named(
+    evaluate_files, translator
+):
+    status, out, err, files = evaluate_files(
+        [(SOURCE[0], TARGET[0]), (SOURCE[1], ""), ("", TARGET[1]), (SOURCE[1], TARGET[1])]
+    )
+    assert status == 0 and "prepare left out line 2, 3, where a side is empty" in err
+    first, last = translator.translate(SOURCE[:2], beam_size=1, alpha=0.0)
+    assert files["hypotheses"].read_text("utf-8") == f"{first}\n\n\n{last}\n"
+    assert "2 sentences" in out
+    for path in files.values():
+        assert f"written to {path}" in out
+
+
+def test_text_that_the_vocabulary_does_not_know_is_warned_about(evaluate_files):
+    _, out, err, _ = evaluate_files([("Мальчик играет", "A dog sleeps in the garden.")])
+    assert re.search(r"^source +\d\d\.\d% unknown, ", out, re.M)
+    assert re.search(r"^references +0\.0% unknown, ", out, re.M)
+    assert err.count("are unknown to the vocabulary") == 1 and "warning: source: " in err
+
+
+def test_results_are_written_before_anything_is_printed(evaluate_files, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("nobody reads this")
+
+    monkeypatch.setattr("transformer_lib.cli.models.print", fail, raising=False)
+    status, _, err, files = evaluate_files([(SOURCE[1], TARGET[1])])
+    assert (status, err) == (1, "error: nobody reads this\n")
+    assert all(path.is_file() for path in files.values())
+
+
+def test_chinese_is_counted_by_words_and_grouped_by_characters(translator, monkeypatch):
+    target = ("一个男人在雪地里跑步。", "两只狗在草地上睡觉。")
+    text = ParallelText(target, target, "Chinese")
+    right = iter(target)
+    monkeypatch.setattr(translator.tgt_vocab, "decode", lambda ids: next(right))
+    report = evaluate_text(translator, text, beam_size=1, alpha=0.0, language="zh")
+    for name in ("BLEU", "BLEU, lower-cased", "BLEU, words"):
+        assert report.scores[name]["value"] == pytest.approx(100), name
+    assert "BLEU, literature" not in report.scores  # its tokenizer splits at spaces
+    assert by_length(report, text) == {"9-11": (pytest.approx(100), 2)}
 
 
 def test_a_predicted_unk_counts_as_wrong(translator, monkeypatch):

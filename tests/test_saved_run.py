@@ -42,6 +42,7 @@ def test_it_resumes(run, capsys):
     newest = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     expected = {"step": 9, "val_loss": 4.356184997558594, "val_accuracy": 0.065, "tokens": 1650}
     assert {name: newest[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert json.loads((run / "best.json").read_text())["step"] == 9  # of equal BLEU, by the loss
     translator = Translator.from_pretrained(run / "checkpoints" / "step-000009")
     assert translator.model.config.shared_vocabulary
 

@@ -5,7 +5,14 @@ import math
 import pytest
 import sacrebleu
 
-from transformer_lib.translate.scores import SPECIAL_TOKENS, bleu, chrf
+from transformer_lib.translate.evaluation import literature_bleu, words_bleu
+from transformer_lib.translate.scores import (
+    SPECIAL_TOKENS,
+    bleu,
+    choose_tokenizer,
+    chrf,
+    is_countable,
+)
 from transformer_lib.vocab import SPECIALS
 
 HYPOTHESES = [
@@ -30,7 +37,7 @@ def test_scores_are_sacrebleus(lowercase):
         for part in (*parts, f"case:{'lc' if lowercase else 'mixed'}", sacrebleu.__version__):
             assert part in score.signature
 
-    for tokenize in ("13a", "intl", "char", "none"):
+    for tokenize in ("13a", "intl", "char", "none", "zh"):
         ours = bleu(HYPOTHESES, REFERENCES, lowercase=lowercase, tokenize=tokenize)
         check(ours, sacrebleu.BLEU(lowercase=lowercase, tokenize=tokenize), f"tok:{tokenize}")
     for order in (0, 2):
@@ -80,6 +87,53 @@ def test_unequal_counts_and_nothing_are_refused(score):
         score(["a"], [["a"]])
     with pytest.raises(ValueError, match="choose from 13a, intl, char, none"):
         bleu(["a"], ["a"], tokenize="flores200")  # which downloads a model
+
+
+CHINESE = ["一个男人在雪地里跑步。", "两只狗在草地上睡觉。"]
+THAI = ["ผู้ชายวิ่งบนหิมะ", "สุนัขสองตัวนอนหลับ"]
+
+
+@pytest.mark.parametrize(
+    ("language", "references", "tokenize"),
+    [
+        ("de", REFERENCES, "13a"),
+        ("zh", CHINESE, "zh"),
+        ("zh-TW", CHINESE, "zh"),
+        ("th", THAI, "char"),
+        (None, THAI, "char"),
+        ("target", CHINESE, "char"),  # whatever the language is called
+    ],
+)
+def test_text_is_tokenised_by_its_language_so_that_right_words_count(
+    language, references, tokenize
+):
+    assert choose_tokenizer(language, references) == tokenize
+    nearly = [references[0][:-2], *references[1:]]
+    assert bleu(references, references, tokenize=tokenize).value == pytest.approx(100)
+    assert 20 < bleu(nearly, references, tokenize=tokenize).value < 100
+
+
+def test_without_mecab_japanese_is_counted_by_characters(monkeypatch):
+    def fail(**_):
+        raise RuntimeError("Japanese tokenization requires extra dependencies")
+
+    assert choose_tokenizer("ja", ["男の子"]) in ("ja-mecab", "char")
+    monkeypatch.setattr("sacrebleu.metrics.BLEU", fail)
+    assert choose_tokenizer("ja", ["男の子"]) == choose_tokenizer("ko", ["소년"]) == "char"
+    with pytest.raises(ValueError, match=r'pip install "sacrebleu\[ja\]"'):
+        bleu(["a"], ["a"], tokenize="ja-mecab")
+
+
+def test_bleu_cannot_count_texts_that_are_too_short_for_it():
+    assert bleu(["yes", "dog bed"], ["yes", "dog bed"]).value == 0  # though all is right
+    assert not is_countable(["yes", "dog bed"])
+    assert is_countable(REFERENCES)
+
+
+@pytest.mark.parametrize("score", [words_bleu, literature_bleu])
+def test_one_string_is_not_a_list_of_sentences(score):
+    with pytest.raises(ValueError, match="not one string"):
+        score("abc", "abc", "en")
 
 
 def test_tokenised_text_is_warned_about_only_where_it_is_a_surprise(caplog):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SOURCE, TARGET, prepared, silent, tree
+from helpers import SOURCE, TARGET, pair_files, prepared, silent, tree
 
 from transformer_lib import ModelConfig, TrainConfig, Translator
 from transformer_lib.data.files import CheckpointError, list_checkpoints
@@ -24,6 +24,7 @@ from transformer_lib.data.text import ParallelText
 from transformer_lib.train.folder import RunLog
 from transformer_lib.train.settings import RunConfig, read_progress
 from transformer_lib.train.trainer import Trainer
+from transformer_lib.train.validation import best_validation, how_to_score, rank
 from transformer_lib.training import StepResult, make_optimizer, train_step
 
 TEXT = ParallelText(SOURCE, TARGET, "tiny")
@@ -40,9 +41,9 @@ def corpus(tmp_path_factory):
 def trainer(corpus, tmp_path):
     opened = []
 
-    def make(folder="run", run=RUN, resume="no", rates=RATES, say=silent, **sizes):
+    def make(folder="run", run=RUN, resume="no", rates=RATES, say=silent, *, data=corpus, **sizes):
         model = ModelConfig.tiny(45, **({"n_layers": 1, "d_model": 16, "d_ff": 32} | sizes))
-        made = Trainer(corpus, model, rates, run, tmp_path / folder)
+        made = Trainer(data, model, rates, run, tmp_path / folder)
         made.log_every = 1
         made.start(resume, say=say)
         opened.append(made)
@@ -57,12 +58,14 @@ def state(trainer):
     return trainer.translator.model.state_dict()
 
 
-def validate_with(monkeypatch, scores):
-    """Every validation finds the next of these BLEU scores."""
-    fixed = {"val_loss": 1.0, "val_accuracy": 0.5}
-    monkeypatch.setattr(
-        "transformer_lib.train.trainer.validation_scores", lambda *_: fixed | {"bleu": next(scores)}
-    )
+def validate_with(monkeypatch, scores, losses=None):
+    """Every validation finds the next of these BLEU scores (and losses)."""
+
+    def score(*_):
+        loss = next(losses) if losses else 1.0
+        return {"val_loss": loss, "val_accuracy": 0.5, "chrf": 40.0, "bleu": next(scores)}
+
+    monkeypatch.setattr("transformer_lib.train.trainer.validation_scores", score)
 
 
 def losses(trainer):
@@ -362,7 +365,8 @@ def test_the_newest_and_the_best_stay(trainer, monkeypatch):
     made.fit(quiet=True)
     kept = [path.name for path in list_checkpoints(made.checkpoints)]
     assert kept == ["step-000002", "step-000005", "step-000006"]
-    assert json.loads((made.folder / "best.json").read_text()) == {"step": 2, "bleu": 50.0}
+    best = json.loads((made.folder / "best.json").read_text())
+    assert best == {"step": 2, "bleu": 50.0, "chrf": 40.0, "val_loss": 1.0}
 
 
 def test_patience_and_minutes_end_a_run(trainer, monkeypatch):
@@ -376,15 +380,94 @@ def test_patience_and_minutes_end_a_run(trainer, monkeypatch):
     assert list_checkpoints(made.checkpoints)
 
 
-def test_it_learns_its_few_sentences_by_heart(trainer):
+ENGLISH_TO_CHINESE = [(20, 2.86, 0.0, 1.9), (80, 0.31, 0.0, 71.0), (120, 0.11, 0.0, 100.0)]
+
+
+@pytest.mark.parametrize(
+    ("measure", "validations", "best"),
+    [
+        ("bleu", ENGLISH_TO_CHINESE, 120),  # as recorded, with a tokenizer that splits at spaces
+        ("chrf", ENGLISH_TO_CHINESE, 120),
+        ("bleu", [(1, 1.0, 30.0, 50.0), (2, 0.9, 29.0, 60.0), (3, 1.1, 28.0, 40.0)], 1),
+        ("chrf", [(1, 1.0, 30.0, 50.0), (2, 0.9, 29.0, 60.0), (3, 1.1, 28.0, 40.0)], 2),
+        ("loss", [(1, 1.0, 30.0, 50.0), (2, 1.1, 40.0, 60.0), (3, 0.9, 0.0, 0.0)], 3),
+        ("bleu", [(1, math.nan, 99.0, 99.0), (2, 5.0, 0.0, 1.0), (3, None, 99.0, 99.0)], 2),
+        ("bleu", [(1, 5.0, 7.0, 1.0), (2, 5.0, 7.0, 1.0)], 1),
+        ("loss", [(1, math.nan, 99.0, 99.0)], None),
+    ],
+)
+def test_the_best_validation_has_the_best_score_or_of_ties_the_lowest_loss(
+    measure, validations, best
+):
+    names = ("step", "val_loss", "bleu", "chrf")
+    log = [dict(zip(names, validation, strict=True)) for validation in validations]
+    found = best_validation([{"step": 0, "loss": 9.0}, *log], measure)
+    assert (found and found["step"]) == best
+
+
+def test_patience_and_the_best_checkpoint_follow_the_selected_score(trainer, monkeypatch):
+    run = replace(RUN, steps=50, validate_every=1, patience=2, keep=1)
+    for select in ("bleu", "loss"):
+        made = trainer(select, replace(run, select=select))
+        validate_with(monkeypatch, iter([0.0] * 9), iter([math.nan, 3.0, 2.0, 1.0, 1.5, math.nan]))
+        assert made.fit(quiet=True).startswith("no better ")
+        assert (made.step, made.best["step"], made.best["val_loss"]) == (6, 4, 1.0)
+        assert json.loads((made.folder / "best.json").read_text())["step"] == 4
+    validate_with(monkeypatch, iter([9.0] * 9), iter([math.nan] * 9))
+    made = trainer("nan", replace(run, patience=None, steps=3))
+    made.fit(quiet=True)
+    assert made.best["step"] == 0 and not (made.folder / "best.json").exists()
+
+
+def test_scores_that_cannot_be_compared_are_refused(corpus, trainer, tmp_path, monkeypatch):
+    trainer().fit(quiet=True)
+    with pytest.raises(ValueError, match=r"run\.select was 'bleu', is 'loss'"):
+        trainer(run=replace(RUN, select="loss"), resume="latest")
+    other = r"validation\.split was 'val', is 'train'.*can be compared"
+    monkeypatch.setattr(corpus, "text", lambda split: TEXT)
+    model = ModelConfig.tiny(45, n_layers=1, d_model=16, d_ff=32)
+    made = Trainer(corpus, model, RATES, RUN, tmp_path / "run", validation="train")
+    with pytest.raises(ValueError, match=other):
+        made.start("latest", say=silent)
+    monkeypatch.setattr("transformer_lib.train.validation.choose_tokenizer", lambda *_: "char")
+    with pytest.raises(ValueError, match=r"validation\.tokenize was '13a', is 'char'"):
+        trainer(resume="auto")
+
+
+def test_a_run_whose_sentences_are_too_short_for_bleu_is_ranked_by_chrf():
+    short = ParallelText(("ja", "ein Hund"), ("Yes.", "A dog."), "short")
+    assert how_to_score("bleu", short, "en")["measure"] == "chrf"
+    assert how_to_score("loss", short, "en")["measure"] == "loss"
+    assert how_to_score("bleu", TEXT, "en")["measure"] == "bleu"
+    babble, right = {"val_loss": 3.0, "bleu": 0.4, "chrf": 9.0}, {"val_loss": 0.1, "bleu": 0.0}
+    assert rank(right | {"chrf": 100.0}, "chrf") > rank(babble, "chrf")
+
+
+def test_a_validation_line_that_is_too_long_is_named_and_does_not_end_the_training(tmp_path):
+    lines = [(SOURCE[0], TARGET[0]), ("", "lost"), ("ja " * 40, "yes"), (SOURCE[3], "yes " * 40)]
+    val = pair_files(tmp_path, *zip(*lines, strict=True), "val")
+    data = prepared(tmp_path / "p", TEXT, 45, val=val)
+    model = ModelConfig.tiny(45, n_layers=1, d_model=16, d_ff=32, max_len=30)
+    messages, made = [], Trainer(data, model, RATES, RUN, tmp_path / "run")
+    made.start(say=messages.append)
+    assert messages[0].startswith("warning: validation line 3, 4 has more tokens than the model")
+    assert made.fit(quiet=True) == "all steps done"
+    assert math.isfinite(made.best["val_loss"])
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_it_learns_its_few_sentences_by_heart(trainer, tmp_path, language):
+    target, options = TARGET, {"norm_first": True, "d_model": 32}
+    if language == "zh":
+        target = ("一只狗在睡觉。", "一只猫看见狗。", "花园是绿色的。", "是的是的。")
+        text = ParallelText(SOURCE, target, "tiny")
+        options["data"] = prepared(tmp_path / "p", text, 45, about={"target": "zh"})
     run = replace(RUN, steps=150, validate_every=150, max_tokens=200)
-    made = trainer(
-        run=run, rates=TrainConfig(peak_rate=1e-2, warmup=20), norm_first=True, d_model=32
-    )
+    made = trainer(run=run, rates=TrainConfig(peak_rate=1e-2, warmup=20), **options)
     made.fit(quiet=True)
     assert made.best["bleu"] == pytest.approx(100)
     folder = list_checkpoints(made.checkpoints)[-1]
-    assert Translator.from_pretrained(folder).translate(list(SOURCE)) == list(TARGET)
+    assert Translator.from_pretrained(folder).translate(list(SOURCE)) == list(target)
 
 
 def test_all_problems_of_a_run_are_listed_at_once():

@@ -89,7 +89,8 @@ def evaluate(
     translator = Translator.from_pretrained(folder, device=choose_device(device))
     corpus = Prepared(data)
     text = corpus.text(split)
-    lines = _line_numbers(corpus, split, len(text))
+    lines = corpus.line_numbers(split)
+    _warn_of_lines_left_out(corpus, split)
     training = _training(folder)
     with blame_file(folder / "training.json"):
         _check_direction(training or {}, corpus)
@@ -124,20 +125,16 @@ def evaluate(
     return 0
 
 
-def _line_numbers(corpus: Prepared, split: str, n_pairs: int) -> list[int]:
-    """Return the line of each pair in the files that were prepared; warn of lines left out."""
+def _warn_of_lines_left_out(corpus: Prepared, split: str) -> None:
+    """Name the lines of the prepared files that are not scored, or their number."""
     with blame_file(corpus.folder / "corpus.json"):
         record = corpus.about["splits"][split]
-        left_out = sorted(map(int, record.get("left_out", [])))
-        n_dropped = sum(record.get("dropped", {}).values())
-    named = f"line {', '.join(map(str, left_out))}, where a side is empty"
-    if n_dropped != len(left_out):  # an older corpus, or pairs that were dropped before
-        named = f"{n_dropped} pairs; lines are numbered without them"
-        left_out = []
-    if n_dropped:
-        _warn(f"prepare left out {named}")
-    numbers = (n for n in range(1, n_pairs + len(left_out) + 1) if n not in left_out)
-    return list(numbers)
+        left_out = [str(line) for line in record.get("left_out", ())]
+        n_unknown = sum(record.get("dropped", {}).values()) - len(left_out)
+    if left_out:
+        _warn(f"prepare left out line {', '.join(left_out)}, where a side is empty")
+    if n_unknown > 0:  # an older corpus, or a training split
+        _warn(f"prepare left out {n_unknown:,} pairs; lines are numbered without them")
 
 
 def _print_coverage(translator: Translator, text: ParallelText) -> None:

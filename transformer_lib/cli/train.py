@@ -23,6 +23,7 @@ from transformer_lib.train.folder import Resume
 from transformer_lib.train.ranks import join
 from transformer_lib.train.settings import RunConfig
 from transformer_lib.train.trainer import Trainer
+from transformer_lib.train.validation import describe
 from transformer_lib.training import TrainConfig
 
 Preset = Literal["tiny", "base", "big"]
@@ -143,7 +144,7 @@ def train(
     best = trainer.best
     say(f"{reason}: step {trainer.step}, {trainer.seconds / 60:.1f} minutes of training")
     if best["step"]:
-        say(f"best validation BLEU {best['bleu']:.2f} at step {best['step']}")
+        say(f"best validation {describe(best, trainer.measure)} at step {best['step']}")
     say(f"{last_saved(trainer)}; {next_command(trainer, reason)}")
     stopped = {signal.SIGINT.name: 130, signal.SIGTERM.name: 143}
     return stopped.get(reason, 0)
@@ -253,7 +254,7 @@ def next_command(trainer: Trainer, reason: str) -> str:
         return f"{AGAIN} and more --max-steps"
     if "minutes are over" in reason:
         return f"{AGAIN} and more --max-minutes (they count from the first start)"
-    if reason.startswith("no better BLEU"):
+    if reason.startswith("no better"):
         return f"{AGAIN} and a larger --patience"
     return AGAIN
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from transformer_lib.batching import collate, token_batches
+from transformer_lib.data.devices import free_memory
 from transformer_lib.data.files import list_checkpoints
 from transformer_lib.data.text import ParallelText
 from transformer_lib.train.folder import Resume, choose_checkpoint
@@ -180,7 +181,7 @@ def _moment_bytes(trainer: Trainer) -> int:
 
 def _time_steps(trainer: Trainer, plan: list[list[int]]) -> float:
     """Return the seconds of a step of mean size."""
-    batches, each, seconds, n_ids = trainer.batches(), trainer.run.accumulate, 0.0, 0
+    batches, each, seconds, n_ids = trainer.batches(), trainer.accumulate, 0.0, 0
     for number in range(1 + STEPS):
         here = list(itertools.islice(batches, each))
         started = time.monotonic()
@@ -195,7 +196,8 @@ def _time_steps(trainer: Trainer, plan: list[list[int]]) -> float:
 def _time_validation(trainer: Trainer) -> float:
     """Return the seconds of a validation, from some sentences of its text."""
     text, pairs = trainer.validation, trainer.validation_pairs
-    chosen = range(0, len(text), -(-len(text) // SENTENCES))
+    fits = trainer.validated
+    chosen = fits[:: -(-len(fits) // SENTENCES)]
     sides = (tuple(side[i] for i in chosen) for side in (text.source, text.target))
     some = ParallelText(*sides, name="some")
     batches = [collate([pairs[i] for i in chosen]).to(trainer.device)]
@@ -205,8 +207,8 @@ def _time_validation(trainer: Trainer) -> float:
 
 
 def _free_memory(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return free_memory(device)
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -18,6 +18,7 @@ __all__ = [
     "OptimizerName",
     "Precision",
     "RunConfig",
+    "Select",
     "Sharding",
     "check_same",
     "choose_precision",
@@ -27,6 +28,7 @@ __all__ = [
 OptimizerName = Literal["adam", "muon"]
 Precision = Literal["auto", "fp32", "bf16"]
 Sharding = Literal["ddp", "fsdp"]
+Select = Literal["bleu", "chrf", "loss"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,10 @@ class RunConfig:
         compile: let torch compile the model first: slow to start, faster on a GPU.
         validate_every: steps between two validations; a checkpoint is saved with each.
         keep: the newest checkpoints that stay on disk; the best one always stays.
-        patience: stop after so many validations without a better BLEU.
+        select: the score on the validation split that decides which checkpoint is the best, and
+            patience. The loss breaks ties, and chrF replaces BLEU where most sentences have fewer
+            than the four tokens that BLEU counts.
+        patience: stop after so many validations without a better score.
         seed: of the weights, of dropout, and of the order of the batches.
         sharding: with several processes (torchrun), "ddp" gives each the whole model, and "fsdp"
             a part of it, which needs less memory and more traffic.
@@ -66,6 +71,7 @@ class RunConfig:
     compile: bool = False
     validate_every: int = 1000
     keep: int = 5
+    select: Select = "bleu"
     patience: int | None = None
     seed: int = 0
     sharding: Sharding = "ddp"
@@ -86,7 +92,8 @@ class RunConfig:
         for name in ("max_steps", "max_minutes", "patience", "wait_minutes"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 problems.append(f"{name} must be above 0, got {value}")
-        choices = {"precision": Precision, "optimizer": OptimizerName, "sharding": Sharding}
+        choices = {"precision": Precision, "optimizer": OptimizerName}
+        choices |= {"sharding": Sharding, "select": Select}
         for name, kinds in choices.items():
             if (value := getattr(self, name)) not in get_args(kinds):
                 known = ", ".join(get_args(kinds))
@@ -129,12 +136,22 @@ def check_same(saved: Settings, current: Settings) -> None:
         for name, value in current[part].items()
         if saved[part].get(name) != value and not (part == "run" and name in FREE_TO_CHANGE)
     ]
+    before, now = saved.get("validation"), current["validation"]
+    if not isinstance(before, dict):  # an earlier version recorded the split, and nothing else
+        before = now | {"split": before or now["split"]}
+    differences += [
+        f"validation.{name} was {before.get(name)!r}, is {value!r}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
     if saved.get("init") != current.get("init"):
         differences.append(f"init was {saved.get('init')}, is {current.get('init')}")
     if differences:
         hint = ""
         if saved["train"].get("cooldown") != current["train"]["cooldown"]:
             hint = " (with a cooldown, the number of steps decides the rate: keep both unchanged)"
+        elif before != now:
+            hint = " (the best checkpoint is chosen among scores that can be compared: keep them)"
         raise ValueError(f"the checkpoint is of another run: {'; '.join(differences)}{hint}")
 
 
@@ -187,7 +204,13 @@ def read_progress(path: str | Path) -> dict[str, Any]:
         progress["recent"] = [float("nan" if loss is None else loss), int(n_tokens)]
         if min(*map(progress.get, kinds), progress["per_update"] - 1, progress["recent"][1]) < 0:
             raise ValueError("a number is too small")
-        step, bleu = progress["best"]["step"], progress["best"]["bleu"]
-        if not isinstance(step, int) or not isinstance(bleu, int | float | None):
-            raise ValueError(f"best is step {step!r:.50}, BLEU {bleu!r:.50}")
+        best = progress["best"]
+        for line in progress.get("curve", []):  # the best of an older checkpoint has no loss
+            if line["step"] == best["step"] and "val_loss" in line:
+                best.setdefault("val_loss", line["val_loss"])
+        scores = [best["bleu"], *(best.get(name) for name in ("val_loss", "chrf"))]
+        if not isinstance(best["step"], int) or not all(
+            isinstance(score, int | float | None) for score in scores
+        ):
+            raise ValueError(f"best is {best!r:.100}")
     return progress

@@ -31,7 +31,14 @@ from transformer_lib.train.optimizers import check_optimizer, choose_optimizer
 from transformer_lib.train.ranks import ALONE, Ranks
 from transformer_lib.train.settings import RunConfig, check_same, choose_precision, read_progress
 from transformer_lib.train.signals import StopSignal
-from transformer_lib.train.validation import validation_scores
+from transformer_lib.train.validation import (
+    NAMES,
+    explain_scores,
+    how_to_score,
+    pairs_that_fit,
+    rank,
+    validation_scores,
+)
 from transformer_lib.training import StepResult, TrainConfig, rate_at
 from transformer_lib.translate.evaluation import conditions
 from transformer_lib.translate.translator import Translator
@@ -40,6 +47,7 @@ __all__ = ["Trainer"]
 
 # The position of a run, as a checkpoint saves it.
 POSITION = ("step", "epoch", "index", "n_tokens", "seconds", "recent", "best")
+NO_BEST = {"step": 0, "bleu": None}
 
 
 class Trainer:
@@ -55,8 +63,8 @@ class Trainer:
         init: the model whose weights are the first; random ones when left out.
 
     Raises:
-        ValueError: the corpus has no such split, the model has too few positions, or there are
-            more processes than batches.
+        ValueError: the corpus has no such split, the model has too few positions for the training
+            pairs or for all validation pairs, or there are more processes than batches.
     """
 
     log_every = 50
@@ -87,11 +95,13 @@ class Trainer:
         self._make_trainable(model)
         self.accumulate = run.accumulate  # a run resumed by more processes has fewer
         self.step = self.epoch = self.index = self.n_tokens = self.saved = 0
+        self.place = [0, 0]  # epoch and number of this rank's newest batch
         self.seconds, self.recent = 0.0, [0.0, 0]  # and loss, tokens since the log's last line
-        self.best: dict[str, Any] = {"step": 0, "bleu": None}
+        self.best: dict[str, Any] = NO_BEST
         settings = {"model": model_config, "train": train_config, "run": run}
         self.settings = {name: asdict(config) for name, config in settings.items()}
-        self.settings |= {"data": data.about | {"sha256": data.sha256}, "validation": validation}
+        self.settings["data"] = data.about | {"sha256": data.sha256}
+        self.settings["validation"] = {"split": validation, **self.scoring}
         self.settings |= {"init": init.record} if init else {}
         self.conditions = conditions(self.device)  # of the code that runs, not of a later checkout
         self.conditions["processes"] = ranks.world_size
@@ -102,12 +112,15 @@ class Trainer:
             raise ValueError("shared_vocabulary=True, but the corpus has two vocabularies")
         self.pairs, self.validation = data.pairs(data.splits[0]), data.text(validation)
         self.validation_pairs = data.pairs(validation)
-        share = self.ranks.share
-        if share and next(self.pairs.batches(self.run.max_tokens, **share), None) is None:
-            raise ValueError(f"more processes than batches: {self.ranks.world_size} are too many")
-        longest = max(*self.pairs.longest, *self.validation_pairs.longest)
+        n, plan = self.ranks.world_size, self.pairs.batch_indices(self.run.max_tokens)
+        if n > 1 and len(list(itertools.islice(plan, n))) < n:
+            raise ValueError(f"more processes than batches: {n} are too many")
+        longest = max(self.pairs.longest)
         if longest > max_len:
             raise ValueError(f"max_len={max_len} is too small: pairs have up to {longest} tokens")
+        self.validated = pairs_that_fit(self.validation_pairs.lengths, max_len)
+        self.scoring = how_to_score(self.run.select, self.validation, data.about.get("target"))
+        self.measure = self.scoring["measure"]
 
     def _make_trainable(self, model: Transformer) -> None:
         run, self.is_sharded = self.run, self.run.sharding == "fsdp"
@@ -160,6 +173,9 @@ class Trainer:
         except BaseException:
             self.close()
             raise
+        lines = self.data.line_numbers(self.settings["validation"]["split"])
+        for message in explain_scores(lines, self.validated, self.measure, self.run.select):
+            say(message)
         if chosen is None:
             return None
         say(f"resuming from {chosen}, step {self.step}")
@@ -196,6 +212,9 @@ class Trainer:
             )
         for name in POSITION:
             setattr(self, name, progress[name])
+        is_older = not isinstance(progress["settings"].get("validation"), dict)
+        if is_older and self.scoring["tokenize"] != "13a":  # its BLEU was counted in another way
+            self.best = NO_BEST
         self.saved = self.step
 
     # Save
@@ -248,17 +267,22 @@ class Trainer:
     def batches(self) -> Iterator[Batch]:
         """Yield this rank's batches without end, from the position of the run, which they advance.
 
-        `index` counts the batches of all ranks, so it means the same to any number of them.
+        The ranks take turns, from one epoch into the next: no batch is left out at the end of an
+        epoch. The position counts the batches of all ranks, so any number of them can resume.
         """
-        n = self.ranks.world_size
-        while True:
-            draw = {"seed": self.run.seed, "epoch": self.epoch, **self.ranks.share}
-            start = -(-self.index // n)  # where fewer ranks stopped midway, the rest is left out
-            batches = self.pairs.batches(self.run.max_tokens, start=start, **draw)
-            for i, batch in enumerate(batches, start + 1):
-                self.index = i * n
-                yield batch
-            self.epoch, self.index = self.epoch + 1, 0
+        for turn in zip(*[self._plan()] * self.ranks.world_size, strict=True):  # one for each rank
+            *self.place, rows = turn[self.ranks.rank]
+            self.epoch, self.index, _ = turn[-1]
+            yield collate([self.pairs[i] for i in rows])
+
+    def _plan(self) -> Iterator[tuple[int, int, list[int]]]:
+        """Yield epoch, number in it and pairs of every batch that follows, without end."""
+        done = self.index
+        for epoch in itertools.count(self.epoch):
+            draw = {"seed": self.run.seed, "epoch": epoch}
+            plan = enumerate(self.pairs.batch_indices(self.run.max_tokens, **draw), 1)
+            yield from ((epoch, number, rows) for number, rows in plan if number > done)
+            done = 0
 
     def fit(self, *, quiet: bool = False) -> str:
         """Train to the end of the run, and return the reason why it stopped.
@@ -305,7 +329,7 @@ class Trainer:
         """Make one update of all ranks, with these batches of this rank."""
         sizes, ranks = self.translator.model.config, self.ranks
         here = [check_ids(batch, sizes).to(self.device) for batch in batches]
-        where = f"epoch {self.epoch}, batch {self.index - ranks.world_size + ranks.rank + 1}"
+        where = "epoch {}, batch {}".format(*self.place)
         if ranks.world_size > 1:
             where = f"rank {ranks.rank}, {where}"
         result = distributed.train_step_on_all_ranks(
@@ -328,7 +352,7 @@ class Trainer:
         if self.run.max_minutes and self.seconds > 60 * self.run.max_minutes:
             return f"{self.run.max_minutes:g} minutes are over"
         if self.run.patience and since_best >= self.run.patience * self.run.validate_every:
-            return f"no better BLEU in {self.run.patience} validations"
+            return f"no better {NAMES[self.measure]} in {self.run.patience} validations"
         return None
 
     # Report
@@ -341,24 +365,34 @@ class Trainer:
         self._log(loss=loss, rate=rate)
 
     def validate(self) -> str:
-        """Compute loss and greedy BLEU on the validation split, and log them and the best step."""
+        """Score the model on the validation split, and log the scores and the best step."""
         with self._whole_model() as model:
             batches = self._validation_batches()
-            scores = validation_scores(model, self.translator, batches, self.validation, self.ranks)
-        if self.best["bleu"] is None or scores["bleu"] > self.best["bleu"]:
-            self.best = {"step": self.step, "bleu": scores["bleu"]}
+            scores = validation_scores(
+                model,
+                self.translator,
+                batches,
+                self.validation,
+                self.ranks,
+                self.scoring["tokenize"],
+            )
+        if rank(scores, self.measure) > rank(self.best, self.measure):
+            named = ("bleu", "chrf", "val_loss")
+            self.best = {"step": self.step, **{name: scores[name] for name in named}}
         self._log(**scores)
         return (
             f"step {self.step}: validation loss {scores['val_loss']:.3f}, "
-            f"greedy BLEU {scores['bleu']:.2f}, {self.seconds / 60:.1f} minutes"
+            f"greedy BLEU {scores['bleu']:.2f}, chrF {scores['chrf']:.2f}, "
+            f"{self.seconds / 60:.1f} minutes"
         )
 
     def _validation_batches(self) -> Iterator[Batch]:
         """Yield this rank's share; unlike in training, no batch may be left out."""
         pairs, ranks = self.validation_pairs, self.ranks
-        batches = token_batches(pairs.lengths, self.run.max_tokens)
+        lengths, chosen = pairs.lengths, self.validated
+        batches = token_batches([lengths[i] for i in chosen], self.run.max_tokens)
         for indices in batches[ranks.rank :: ranks.world_size]:
-            batch = collate([pairs[i] for i in indices])
+            batch = collate([pairs[chosen[i]] for i in indices])
             yield check_ids(batch, self.translator.model.config).to(self.device)
 
     @contextlib.contextmanager

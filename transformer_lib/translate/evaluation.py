@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -13,12 +14,14 @@ from typing import Any
 import torch
 
 from transformer_lib.batching import epoch_batches
+from transformer_lib.data.coverage import WORD
+from transformer_lib.data.devices import device_name
 from transformer_lib.data.extras import needs
 from transformer_lib.data.files import to_json, write_text
 from transformer_lib.data.text import ParallelText
 from transformer_lib.training import Evaluation, evaluate
-from transformer_lib.translate.scores import Score, bleu, chrf
-from transformer_lib.translate.translator import Translator
+from transformer_lib.translate.scores import Score, bleu, check_texts, choose_tokenizer, chrf
+from transformer_lib.translate.translator import Translator, Warn, warn_of_sentence
 from transformer_lib.vocab import WordTokenizer
 
 __all__ = [
@@ -48,6 +51,7 @@ class Report:
         scores: for each measure its value and how it was computed.
         hypotheses: the translations, in order.
         unfinished: how many of them were truncated at the length limit.
+        tokenize: sacrebleu's tokenizer, chosen by the target language.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Report:
     scores: dict[str, dict[str, Any]]
     hypotheses: list[str] = field(repr=False)
     unfinished: int
+    tokenize: str = "13a"
 
     def table(self) -> str:
         """Return the scores as lines of text."""
@@ -63,13 +68,32 @@ class Report:
         return "\n".join(lines)
 
 
-def predict(translator: Translator, text: ParallelText, max_tokens: int = 4096) -> Evaluation:
-    """Return loss, perplexity and token accuracy under teacher forcing."""
+def predict(
+    translator: Translator,
+    text: ParallelText,
+    max_tokens: int = 4096,
+    *,
+    warn: Warn = warn_of_sentence,
+) -> Evaluation:
+    """Return loss, perplexity and token accuracy under teacher forcing.
+
+    Args:
+        warn: receives the index of each pair that is left out because a side is longer than the
+            model, and the reason.
+    """
     encode = translator.tgt_vocab.encode
-    pairs = [
-        (translator.src_vocab.encode(source, eos=True), encode(target, bos=True, eos=True))
-        for source, target in text
-    ]
+    pairs = list(
+        zip(
+            translator.encode(text.source),
+            [encode(target, bos=True, eos=True) for target in text.target],
+            strict=True,
+        )
+    )
+    sides = zip(*((source, target[1:]) for source, target in pairs), strict=True)
+    too_long = {i: what for side in sides for i, what in translator.too_long(side).items()}
+    for i, problem in too_long.items():
+        warn(i, f"{problem}: left out of perplexity and token accuracy")
+    pairs = [pair for i, pair in enumerate(pairs) if i not in too_long]
     batches = (batch.to(translator.device) for batch in epoch_batches(pairs, max_tokens))
     return evaluate(translator.model, batches, translator.model.config.pad_id)
 
@@ -82,32 +106,53 @@ def evaluate_text(
     alpha: float = 1.0,
     max_tokens: int | None = None,
     language: str | None = None,
+    warn: Warn = warn_of_sentence,
 ) -> Report:
     """Translate a text and score it with the measures in use in the literature.
+
+    A source sentence that is too long for the model counts as an empty translation.
 
     Args:
         beam_size, alpha, max_tokens: as in `Translator.hypotheses`.
         language: ISO code of the target, for the measures that tokenise words.
+        warn: receives the index of each sentence that is too long, and what happens to it.
     """
+    left_empty = set()
+
+    def warn_once(i: int, problem: str) -> None:
+        if i not in left_empty:
+            left_empty.add(i)
+            warn(i, problem)
+
     beams = translator.hypotheses(
-        text.source, beam_size=beam_size, alpha=alpha, max_tokens=max_tokens
+        text.source, beam_size=beam_size, alpha=alpha, max_tokens=max_tokens, warn=warn_once
     )
     hypotheses = [translator.tgt_vocab.decode(best[0].ids) for best in beams]
-    evaluation = predict(translator, text)
+    evaluation = predict(translator, text, warn=warn_once)
+    tokenize = choose_tokenizer(language, text.target)
+    counting = {"tokenize": tokenize, **RAW}
     scores = {
-        "BLEU": _entry(bleu(hypotheses, text.target, **RAW)),
-        "BLEU, lower-cased": _entry(bleu(hypotheses, text.target, lowercase=True, **RAW)),
+        "BLEU": _entry(bleu(hypotheses, text.target, **counting)),
+        "BLEU, lower-cased": _entry(bleu(hypotheses, text.target, lowercase=True, **counting)),
         "chrF": _entry(chrf(hypotheses, text.target, **RAW)),
-        "perplexity": {"value": evaluation.perplexity, "how": "teacher forcing, per token"},
+        "perplexity": {"value": _perplexity(evaluation), "how": "teacher forcing, per token"},
         "token accuracy, %": {"value": 100 * evaluation.accuracy, "how": "teacher forcing"},
     }
     if language:
-        scores["BLEU, literature"] = literature_bleu(hypotheses, text.target, language)
+        if tokenize == "13a":  # Moses splits at spaces
+            scores["BLEU, literature"] = literature_bleu(hypotheses, text.target, language)
         if (words := words_bleu(hypotheses, text.target, language)) is not None:
             scores["BLEU, words"] = words
     unfinished = sum(not best[0].finished for best in beams)
     search = {"beam_size": beam_size, "alpha": alpha}
-    return Report(text.name, search, scores, hypotheses, unfinished)
+    return Report(text.name, search, scores, hypotheses, unfinished, tokenize)
+
+
+def _perplexity(evaluation: Evaluation) -> float:
+    try:
+        return evaluation.perplexity
+    except OverflowError:  # a loss over 709: the weights are useless, but the score is right
+        return math.inf
 
 
 def _entry(score: Score, *how: str) -> dict[str, Any]:
@@ -118,6 +163,7 @@ def words_bleu(
     hypotheses: Sequence[str], references: Sequence[str], language: str
 ) -> dict[str, Any] | None:
     """Return BLEU of lower-cased spaCy tokens, as most tutorials do; None without a tokenizer."""
+    check_texts(hypotheses, references)
     try:
         tokenize = WordTokenizer(language)
     except (ImportError, ValueError):  # no spaCy, or it does not know the language
@@ -132,6 +178,8 @@ def lc_norm_tok(lines: Sequence[str], language: str) -> list[str]:
 
     For both sides of test_2016_flickr the output equals the published files (a test compares them).
     """
+    if isinstance(lines, str):
+        raise ValueError("give a list of lines, not one string")
     with needs("cli"):
         from sacremoses import MosesPunctNormalizer, MosesTokenizer
 
@@ -149,14 +197,17 @@ def literature_bleu(
 
 
 def by_length(report: Report, text: ParallelText) -> dict[str, tuple[float, int]]:
-    """Return BLEU and the number of sentences by the number of words in the source."""
+    """Return BLEU and the number of sentences by the number of words in the source.
+
+    In scripts without spaces between words, characters are counted.
+    """
     groups: dict[str, list[tuple[str, str]]] = {name: [] for name in LENGTH_GROUPS}
     for source, *pair in zip(text.source, report.hypotheses, text.target, strict=True):
-        n_words = len(source.split())
+        n_words = len(WORD.findall(source))
         group = next(name for name, longest in LENGTH_GROUPS.items() if n_words <= longest)
         groups[group].append(pair)
     return {
-        name: (bleu(*zip(*pairs, strict=True), **RAW).value, len(pairs))
+        name: (bleu(*zip(*pairs, strict=True), tokenize=report.tokenize, **RAW).value, len(pairs))
         for name, pairs in groups.items()
         if pairs
     }
@@ -164,11 +215,10 @@ def by_length(report: Report, text: ParallelText) -> dict[str, tuple[float, int]
 
 def conditions(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Return the versions, machine and commit that every result is saved with."""
-    cuda = torch.device(device).type == "cuda"
     return {
         "python": platform.python_version(),
         "versions": {n: _version(n) for n in ("torch", "numpy", "sentencepiece", "sacrebleu")},
-        "device": torch.cuda.get_device_name() if cuda else platform.machine(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "commit": _commit(),
     }

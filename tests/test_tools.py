@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import ablations
 import export_notebooks
@@ -17,6 +18,7 @@ import pages
 import pytest
 import readme_results
 import run_notebooks
+import show_translations
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -357,3 +359,32 @@ def test_tables_are_of_one_recipe_and_change_nothing_else(tmp_path):
     (tmp_path / "en-de-2.json").write_text(json.dumps(found))
     with pytest.raises(ValueError, match="en-de are not of one recipe"):
         readme_results.seeds_table(tmp_path)
+
+
+# The translations at the end of `make run`
+
+
+def test_the_captions_that_are_shown_are_all_ten_and_a_stated_share_of_the_test_set(monkeypatch):
+    def nowhere(*_):
+        raise show_translations.MissingDataError("Multi30k is not here")
+
+    monkeypatch.setattr(show_translations, "multi30k", nowhere)
+    ((rule, pairs),) = show_translations.held_out("de", "en").items()
+    assert "all ten" in rule and len(pairs) == 10
+    assert show_translations.held_out("en", "de") == {rule: [pair[::-1] for pair in pairs]}
+    test = [(f"a{n}", f"b{n}") for n in range(1000)]
+    monkeypatch.setattr(show_translations, "multi30k", lambda *_: test)
+    *_, (rule, pairs) = show_translations.held_out("de", "en").items()
+    assert "every 200th" in rule and pairs == test[::200]
+
+
+def test_a_translation_is_shown_with_the_persons_and_the_score(monkeypatch, capsys):
+    pairs = [("Ein Hund.", "A dog."), ("Ein Kind.", "A child.")]
+    monkeypatch.setattr(show_translations, "held_out", lambda *_: {"all two": pairs})
+    model = SimpleNamespace(translate=lambda texts: ["A dog.", "Some child."][: len(texts)])
+    monkeypatch.setattr(show_translations.Translator, "from_pretrained", lambda name: model)
+    show_translations.main()
+    shown = capsys.readouterr().out
+    assert "know captions" in shown and "multi30k-de-en, all two:" in shown
+    rows = "  German   Ein Kind.\n  model    Some child.\n  person   A child.\n"
+    assert rows in shown and "chrF of these 2: " in shown

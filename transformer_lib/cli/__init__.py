@@ -57,9 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except FloatingPointError as error:  # some of which are ValueErrors, too
+        return _failed(error, 1)
     except WRONG_INPUT as error:
         return _failed(error, 2)
-    except (OSError, FloatingPointError, RuntimeError, MemoryError) as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         return _failed(error, 1)
     except KeyboardInterrupt as error:
         return _failed(error if error.args else KeyboardInterrupt("interrupted"), 130)

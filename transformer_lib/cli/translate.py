@@ -18,13 +18,18 @@ from transformer_lib.cli.common import (
     choose_device,
     set_threads,
 )
+from transformer_lib.data.fonts import quiet_glyphs
+from transformer_lib.data.reading import blame_file, read_json
 from transformer_lib.data.text import read_lines
-from transformer_lib.translate.translator import Translator
-from transformer_lib.vocab import normalize_text
+from transformer_lib.decoding import Hypothesis
+from transformer_lib.translate.translator import Translator, check_sentences, find_model
+from transformer_lib.translate.unfamiliar import why_unfamiliar
+from transformer_lib.vocab import Vocab, normalize_text
 
 __all__ = ["translate"]
 
 CHUNK = 1000  # lines that are translated together
+SHOWN = 3  # lines unlike the training text that are named; the others are counted
 
 
 def translate(
@@ -50,7 +55,8 @@ def translate(
         file: a text file, one sentence per line.
         beam: width of the beam; 1 with --alpha 0 is greedy.
         alpha: of the length penalty.
-        n_best: print so many translations of each sentence, the best first.
+        n_best: print so many translations of each sentence, the best first; no two are the same.
+            Where the search finds fewer, empty lines keep the number.
         scores: print the score before each translation.
         max_tokens: most source tokens decoded together; when left out, 1,024 on each CPU thread,
             4,096 on a GPU.
@@ -68,27 +74,65 @@ def translate(
         check_ending(attention, "a picture")
     if sentences and file:
         raise ValueError("give sentences or --file, not both")
-    for number, sentence in enumerate(sentences, start=1):
-        if any("\ud800" <= letter <= "\udfff" for letter in sentence):  # Python's bad bytes
-            raise ValueError(f"sentence {number} is not UTF-8")
-    translator = Translator.open(model, device=choose_device(device))
+    check_sentences(sentences)
+    folder = find_model(model)
+    translator = Translator.from_pretrained(folder, device=choose_device(device))
+    doubts = Doubts(translator.src_vocab, _validation_loss(folder))
     search = {"beam_size": beam, "alpha": alpha, "n_best": n_best, "max_tokens": max_tokens}
     lines = iter(sentences) if sentences else _lines(file)
     # a person who types wants an answer after every line
     at_once = 1 if not sentences and not file and sys.stdin.isatty() else CHUNK
     number = 0
     while chunk := list(itertools.islice(lines, at_once)):
-        results = list(_translate_lines(translator, chunk, number, search))
+        results = list(_translate_lines(translator, chunk, number, search, doubts))
         for score, text in itertools.chain.from_iterable(results):
             print(f"{score:.4f}\t{text}" if scores else text)
         if attention and number == 0:
             if text := results[0][0][1]:
                 _draw_attention(translator, chunk[0], text, attention)
+                _say(f"the attention of line 1; written to {attention}")
             else:
                 _warn(0, f"has no translation to draw: {attention} was not written")
         sys.stdout.flush()
         number += len(chunk)
+    if attention and number == 0:
+        _say(f"warning: there was no line to translate: {attention} was not written")
+    doubts.summarize()
     return 0
+
+
+class Doubts:
+    """Warnings about lines that are unlike the training text: the first ones, then their number.
+
+    Args:
+        vocab: of the source.
+        val_loss: of the model on validation, if it is known.
+    """
+
+    def __init__(self, vocab: Vocab, val_loss: float | None) -> None:
+        self.vocab, self.val_loss, self.n_lines = vocab, val_loss, 0
+
+    def look(self, i: int, line: str, best: Hypothesis) -> None:
+        """Warn if the line is unlike the training text."""
+        if reason := why_unfamiliar(self.vocab, line, best, self.val_loss):
+            self.n_lines += 1
+            if self.n_lines <= SHOWN:
+                _warn(i, f"is unlike the training text, do not trust its translation ({reason})")
+
+    def summarize(self) -> None:
+        """Say how many more lines there were."""
+        if self.n_lines > SHOWN:
+            _say(f"warning: {self.n_lines - SHOWN} more lines are unlike the training text")
+
+
+def _validation_loss(folder: Path) -> float | None:
+    path = folder / "training.json"
+    if not path.is_file():
+        return None
+    with blame_file(path):
+        curve = read_json(path, {}).get("curve", [])
+        losses = [float(line["val_loss"]) for line in curve if "val_loss" in line]
+    return losses[-1] if losses else None
 
 
 def _lines(file: Path | None) -> Iterator[str]:
@@ -104,29 +148,36 @@ def _lines(file: Path | None) -> Iterator[str]:
 
 
 def _translate_lines(
-    translator: Translator, lines: list[str], before: int, search: dict[str, Any]
+    translator: Translator,
+    lines: list[str],
+    before: int,
+    search: dict[str, Any],
+    doubts: Doubts,
 ) -> Iterable[list[tuple[float, str]]]:
-    """Yield score and text of each line's n best; empty ones for an empty or too long line."""
-    longest = translator.model.config.max_len
-    fits = []
-    for i, line in enumerate(lines):
-        n_tokens = len(translator.src_vocab.encode(line, eos=True))
-        if n_tokens > longest:
-            _warn(before + i, f"has {n_tokens} tokens, the model takes {longest}: left empty")
-        elif normalize_text(line):
-            fits.append(i)
-    hypotheses = translator.hypotheses([lines[i] for i in fits], **search)
-    best_of = dict(zip(fits, hypotheses, strict=True))
+    """Yield score and text of each line's n best; empty ones where there are fewer or none."""
+    numbers = [i for i, line in enumerate(lines) if normalize_text(line)]
+    hypotheses = translator.hypotheses(
+        [lines[i] for i in numbers],
+        warn=lambda i, problem: _warn(before + numbers[i], problem),
+        **search,
+    )
+    best_of = dict(zip(numbers, hypotheses, strict=True))
     for i in range(len(lines)):
         best = best_of.get(i, [])
         if best and not best[0].finished:
             _warn(before + i, "reached the length limit, its translation has no end")
+        if best and best[0].ids:
+            doubts.look(before + i, lines[i], best[0])
         texts = [(hyp.score, translator.tgt_vocab.decode(hyp.ids)) for hyp in best]
-        yield texts or [(0.0, "")] * search["n_best"]
+        yield texts + [(0.0, "")] * (search["n_best"] - len(texts))
 
 
 def _warn(i: int, problem: str) -> None:
-    print(f"warning: line {i + 1} {problem}", file=sys.stderr)
+    _say(f"warning: line {i + 1} {problem}")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 def _draw_attention(translator: Translator, sentence: str, translation: str, path: Path) -> None:
@@ -141,4 +192,5 @@ def _draw_attention(translator: Translator, sentence: str, translation: str, pat
         row_title="queries: predicted token",
         column_title="keys: source token",
     )
-    figure.savefig(path, bbox_inches="tight")
+    with quiet_glyphs():
+        figure.savefig(path, bbox_inches="tight")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from transformer_lib.batching import Batch
 from transformer_lib.config import ModelConfig
@@ -24,7 +25,9 @@ from transformer_lib.model import Transformer
 from transformer_lib.vocab import SPECIALS, Vocab, WordVocab
 
 __all__ = [
+    "NotFiniteError",
     "blame_file",
+    "check_finite",
     "check_ids",
     "load_sentences",
     "load_state",
@@ -38,6 +41,10 @@ FLOATS = {"F64", "F32", "F16", "BF16"}
 # What says nothing about a file: the disk, the memory, a GPU, or a library that is not there.
 OF_THE_MACHINE = (OSError, MemoryError, ImportError, torch.OutOfMemoryError, torch.AcceleratorError)
 NO_MEMORY = ("cannot allocate memory", "can't allocate memory", "out of memory")
+
+
+class NotFiniteError(CheckpointError, FloatingPointError):
+    """A model holds NaN or infinity, or computes them; for the command line, a failed run."""
 
 
 @contextmanager
@@ -152,7 +159,18 @@ def load_weights(config: ModelConfig, path: str | Path) -> Transformer:
             raise ValueError(f"the weights do not fit config.json: {'; '.join(differences)}")
         model = Transformer(config)
         load_model(model, str(path))
+    check_finite(dict(model.named_parameters()), path)
     return model
+
+
+def check_finite(weights: Mapping[str, Tensor], where: str | Path) -> None:
+    """Raise NotFiniteError with the name of the first tensor that holds NaN or infinity."""
+    for name, tensor in weights.items():
+        # where the sum is finite, all numbers are; a sum of large numbers may overflow by itself
+        if not tensor.sum().isfinite() and (n := int((~tensor.isfinite()).sum())):
+            raise NotFiniteError(
+                f"{where}: {n:,} of {tensor.numel():,} numbers of {name} are NaN or infinite"
+            )
 
 
 def check_ids(batch: Batch, config: ModelConfig) -> Batch:

@@ -6,11 +6,14 @@ one new token per step, keys and values cached, sentences that are done leave th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from transformer_lib.data.reading import NotFiniteError
 from transformer_lib.decoding import Hypothesis, length_penalty
 from transformer_lib.model import Transformer
 from transformer_lib.translate.inference import BatchDecoder, decoder_for
@@ -18,6 +21,7 @@ from transformer_lib.vocab import BOS_ID, EOS_ID
 
 __all__ = ["beam_search", "check_search", "greedy_decode"]
 
+TextOf = Callable[[list[int]], str]
 BLOCK = 32  # scores that `top_k_of_blocks` looks at together
 
 
@@ -58,6 +62,7 @@ def greedy_decode(
     with decoder.start(src, max(limits)) as step:
         while unfinished:
             best, token = step(token).max(dim=-1, keepdim=True)
+            check_numbers(best)
             next_ids, nats = token[:, 0].tolist(), best[:, 0].tolist()
             for sentence, id, log_prob in zip(rows, next_ids, nats, strict=True):
                 if sentence in unfinished:
@@ -74,6 +79,13 @@ def greedy_decode(
         Hypothesis([i for i in row if i != eos_id], total, total, row[-1:] == [eos_id])
         for row, total in zip(ids, log_probs, strict=True)
     ]
+
+
+def check_numbers(log_probs: Tensor) -> None:
+    """Raise if the model computes NaN: no search can rank its translations."""
+    if log_probs.isnan().any():
+        reason = "its weights hold NaN, infinity or numbers that are too large"
+        raise NotFiniteError(f"the model computes NaN instead of probabilities: {reason}")
 
 
 def first_top_k(
@@ -150,7 +162,8 @@ class Beams:
         log_probs[:, eos_id] = -torch.inf
         best, ids = first_top_k(log_probs, k)  # (n k, k): no row can give more than k
         totals = self.log_probs[:, :, None] + best.view(n, k, k)
-        self.log_probs, chosen = first_top_k(totals.view(n, k * k), k)  # (n, k)
+        self.log_probs, chosen = first_top_k(totals.view(n, k * k), k)  # (n, k); NaN comes first
+        check_numbers(self.log_probs)
         index = chosen // k * v + ids.view(n, k * k).gather(1, chosen)
         eos_index = (torch.arange(k, device=index.device) * v + eos_id).expand_as(index)
         ends = among_the_best(endings, eos_index, self.log_probs, index)
@@ -184,14 +197,29 @@ def collect(
     endings: Float[Tensor, "n k"],
     ends: Bool[Tensor, "n k"],
     alpha: float,
+    best: dict[int, float],
 ) -> None:
-    """Add the hypotheses that end in this step to the results; `before` are their prefixes."""
+    """Add the hypotheses that end in this step to the results; `before` are their prefixes.
+
+    For sentences with a score in `best`, none with a higher score is added.
+    """
     length = before.size(1)  # <bos> is not counted, <eos> is
     i, j = ends.nonzero(as_tuple=True)  # all at once: a GPU is waited for once, not for each
     rows, totals = before[i * beams.size + j, 1:].tolist(), endings[i, j].tolist()
     for number, ids, total in zip(i.tolist(), rows, totals, strict=True):
-        score = total / length_penalty(length, alpha)
-        results[beams.sentences[number]].append(Hypothesis(ids, total, score, True))
+        score, sentence = total / length_penalty(length, alpha), beams.sentences[number]
+        if score <= best.get(sentence, torch.inf):
+            results[sentence].append(Hypothesis(ids, total, score, True))
+
+
+def different(hypotheses: list[Hypothesis], text_of: TextOf | None) -> list[Hypothesis]:
+    """Return the first hypothesis of every text; all of them without `text_of`."""
+    if text_of is None:
+        return hypotheses
+    first: dict[str, Hypothesis] = {}
+    for hypothesis in hypotheses:
+        first.setdefault(text_of(hypothesis.ids), hypothesis)
+    return [*first.values()]
 
 
 def check_search(n_best: int, beam_size: int, alpha: float, vocab_size: int) -> None:
@@ -216,6 +244,7 @@ def beam_search(
     extra: int = 50,
     bos_id: int = BOS_ID,
     eos_id: int = EOS_ID,
+    text_of: TextOf | None = None,
 ) -> list[list[Hypothesis]]:
     """Search for the `n_best` translations of all sentences at once (section 6.1).
 
@@ -226,9 +255,13 @@ def beam_search(
         model: in either mode, which stays as it is; or what `decoder_for` made of it.
         src: source ids, padded at the end.
         alpha: exponent of the length penalty, 0 to 100.
+        text_of: turns ids into a text. With it, no two of the n best have the same text: the
+            search continues until it has found `n_best` texts, and the best stays the best. At
+            the length limit there may be fewer.
 
     Raises:
         ValueError: impossible widths, or such an alpha.
+        NotFiniteError: the model computes NaN.
     """
     decoder = decoder_for(model)
     check_search(n_best, beam_size, alpha, decoder.model.config.tgt_vocab_size)
@@ -236,18 +269,24 @@ def beam_search(
     if not limits:
         return []
     results, beams = [[] for _ in limits], Beams(len(src), beam_size, bos_id, like=src)
+    best: dict[int, float] = {}  # of sentences that go on only for more texts
     with decoder.start(src, max(limits), beam_size) as step:
         while beams.sentences:
             before = beams.ids
             parents, endings, ends = beams.extend(step(before[:, -1:]), eos_id)
-            collect(results, beams, before, endings, ends, alpha)
+            collect(results, beams, before, endings, ends, alpha, best)
             remaining = []
             for i, sentence in enumerate(beams.sentences):
+                found = results[sentence]
                 if before.size(1) == limits[sentence]:
-                    results[sentence] += beams.unfinished(i, alpha)
-                elif len(results[sentence]) < beam_size:
+                    found += beams.unfinished(i, alpha)
+                elif len(found) < beam_size:
                     remaining.append(i)
+                elif len(different(found, text_of)) < n_best:
+                    remaining.append(i)
+                    best[sentence] = max(h.score for h in found)
             dropped = len(remaining) < len(beams.sentences)
             parents = parents[beams.keep(remaining)]
             step.select(parents, src.new_tensor(remaining) if dropped else None)
-    return [sorted(h, key=lambda h: (not h.finished, -h.score))[:n_best] for h in results]
+    ranked = (sorted(found, key=lambda h: (not h.finished, -h.score)) for found in results)
+    return [different(found, text_of)[:n_best] for found in ranked]

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from transformer_lib.batching import pad
 from transformer_lib.data.files import MANIFEST, check_folder, list_checkpoints, write_folder
-from transformer_lib.data.reading import load_vocab, load_weights, read_config, read_json
+from transformer_lib.data.reading import (
+    check_finite,
+    load_vocab,
+    load_weights,
+    read_config,
+    read_json,
+)
 from transformer_lib.decoding import Hypothesis
 from transformer_lib.model import AttentionMaps, Transformer
 from transformer_lib.training import evaluation_mode
@@ -24,6 +33,13 @@ from transformer_lib.vocab import Vocab, normalize_text
 
 EXTRA = 50  # a translation may be this many tokens longer than its source (section 6.1)
 FILES = ("config.json", "model.safetensors", "source.vocab", "target.vocab")
+SURROGATE = re.compile("[\ud800-\udfff]")
+Warn = Callable[[int, str], Any]  # receives the index of a sentence and what is wrong with it
+
+
+def warn_of_sentence(i: int, problem: str) -> None:
+    """Warn, through Python's warnings, about a sentence that is left empty or left out."""
+    warnings.warn(f"sentence {i + 1} {problem}", stacklevel=3)
 
 
 class Translator:
@@ -55,6 +71,7 @@ class Translator:
 
     def encode(self, sentences: Sequence[str]) -> list[list[int]]:
         """Return source ids, each ending in `<eos>`, as in training."""
+        check_sentences(sentences)
         return [self.src_vocab.encode(sentence, eos=True) for sentence in sentences]
 
     def hypotheses(
@@ -65,27 +82,37 @@ class Translator:
         alpha: float = 0.6,
         n_best: int = 1,
         max_tokens: int | None = None,
+        warn: Warn = warn_of_sentence,
     ) -> list[list[Hypothesis]]:
         """Return the n best translations of every sentence as ids with their scores.
 
-        On a CPU, each of torch's threads decodes a batch of its own.
+        Their texts differ, however they are split into tokens. There may be fewer than n where
+        the search reaches its length limit.
+        On a CPU, each of torch's threads decodes a batch of its own. A sentence with more tokens
+        than the model has positions is not translated: it gets n empty hypotheses and a warning.
 
         Args:
             beam_size, alpha, n_best: as in `beam_search`.
             max_tokens: most source ids that are decoded together, padding included. Left out:
                 4,096 on a GPU, and 1,024 on a CPU or what gives each thread something to do.
+            warn: receives the index of each sentence that is too long, and the reason.
+
+        Raises:
+            ValueError: such a search is impossible, or an item is not a text.
+            NotFiniteError: the model computes NaN.
         """
         if max_tokens is not None and max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
-        if isinstance(sentences, str):
-            raise ValueError("give a list of sentences: [sentence]")
         check_search(n_best, beam_size, alpha, self.model.config.tgt_vocab_size)
         on_cpu = self.device.type == "cpu"
         ids = self.encode(sentences)
-        lengths = [len(row) for row in ids]
+        for i, problem in self.too_long(ids).items():
+            warn(i, f"{problem}: left empty")
+        fits = [i for i, row in enumerate(ids) if len(row) <= self.model.config.max_len]
+        lengths = [len(ids[i]) for i in fits]
         if max_tokens is None:
             max_tokens = best_batch(sum(lengths)) if on_cpu else 4096
-        batches = length_batches(lengths, max_tokens)
+        batches = [[fits[i] for i in batch] for batch in length_batches(lengths, max_tokens)]
         decoder = decoder_for(self.model)
 
         def search(chosen: list[int]) -> list[list[Hypothesis]]:
@@ -93,23 +120,47 @@ class Translator:
             if beam_size == n_best == 1 and alpha == 0:
                 return [[hypothesis] for hypothesis in greedy_decode(decoder, src, extra=EXTRA)]
             options = {"beam_size": beam_size, "alpha": alpha, "n_best": n_best, "extra": EXTRA}
-            return beam_search(decoder, src, **options)
+            text_of = self.tgt_vocab.decode if n_best > 1 else None
+            return beam_search(decoder, src, **options, text_of=text_of)
 
         # Once around all threads: each would restore what it found, in the middle of the others.
         is_plain = isinstance(decoder, PlainDecoder)
         with evaluation_mode(self.model) if is_plain else nullcontext():
             found = map_threads(search, batches) if on_cpu else [search(b) for b in batches]
         results = dict(zip(chain(*batches), chain(*found), strict=True))
-        return [results[i] for i in range(len(ids))]
+        empty = [Hypothesis([], 0.0, 0.0, True)] * n_best
+        return [results.get(i, empty) for i in range(len(ids))]
+
+    def too_long(self, ids: Sequence[Sequence[int]]) -> dict[int, str]:
+        """Return, by index, what is wrong with the rows that the model has no positions for."""
+        longest = self.model.config.max_len
+        return {
+            i: f"has {len(row):,} tokens, the model takes {longest:,}"
+            for i, row in enumerate(ids)
+            if len(row) > longest
+        }
 
     def translate(
-        self, sentences: Sequence[str], *, beam_size: int = 4, alpha: float = 0.6
+        self,
+        sentences: Sequence[str],
+        *,
+        beam_size: int = 4,
+        alpha: float = 0.6,
+        warn: Warn = warn_of_sentence,
     ) -> list[str]:
-        """Return the best translation of every sentence. An empty sentence stays empty."""
-        if isinstance(sentences, str):
-            raise ValueError("translate takes a list of sentences: translate([sentence])")
+        """Return the best translation of every sentence.
+
+        An empty sentence stays empty, and so does one that is too long, with a warning; see
+        `hypotheses`.
+        """
+        check_sentences(sentences)
         numbers = [i for i, sentence in enumerate(sentences) if normalize_text(sentence)]
-        results = self.hypotheses([sentences[i] for i in numbers], beam_size=beam_size, alpha=alpha)
+        results = self.hypotheses(
+            [sentences[i] for i in numbers],
+            beam_size=beam_size,
+            alpha=alpha,
+            warn=lambda i, problem: warn(numbers[i], problem),
+        )
         texts = [""] * len(sentences)
         for i, hypotheses in zip(numbers, results, strict=True):
             texts[i] = self.tgt_vocab.decode(hypotheses[0].ids)
@@ -123,11 +174,19 @@ class Translator:
         Returns:
             The maps, the source tokens (S), and the decoder's *input* tokens (T): row t shows
             where the model looks while it predicts the token after `targets[t]`.
+
+        Raises:
+            ValueError: a side is too long for the model.
+            NotFiniteError: the model computes NaN.
         """
-        src = torch.tensor(self.encode([sentence]), device=self.device)
-        tgt = self.tgt_vocab.encode(translation, bos=True)
+        check_sentences([sentence, translation])
+        (ids,), tgt = self.encode([sentence]), self.tgt_vocab.encode(translation, bos=True)
+        for i, problem in self.too_long([ids, tgt]).items():
+            raise ValueError(f"the {('sentence', 'translation')[i]} {problem}")
+        src = torch.tensor([ids], device=self.device)
         with evaluation_mode(self.model), torch.no_grad():
             maps = self.model.attention_maps(src, torch.tensor([tgt], device=self.device))
+        check_finite({"the attention": maps.cross}, "the model's output")
         return maps, _tokens(self.src_vocab, src[0]), _tokens(self.tgt_vocab, tgt)
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
@@ -135,7 +194,11 @@ class Translator:
         return write_folder(folder, lambda new: self.write_files(new, dtype), kind="model")
 
     def write_files(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write a model into an existing folder; `torch.float16` halves the file of weights."""
+        """Write a model into an existing folder; `torch.float16` halves the file of weights.
+
+        Raises:
+            NotFiniteError: a weight is NaN or infinite, or becomes so in that precision.
+        """
         from safetensors.torch import save_file
 
         # named_parameters has shared weights once; the same weights give the same file
@@ -143,6 +206,8 @@ class Translator:
             name: parameter.detach().to("cpu", dtype).contiguous()
             for name, parameter in self.model.named_parameters()
         }
+        precision = f" in {str(dtype).removeprefix('torch.')}" if dtype else ""
+        check_finite(weights, f"the weights cannot be saved{precision}")
         (folder / "config.json").write_text(json.dumps(asdict(self.model.config), indent=2) + "\n")
         save_file(weights, str(folder / "model.safetensors"))
         self.src_vocab.save(folder / "source.vocab")
@@ -162,12 +227,24 @@ class Translator:
         Raises:
             FileNotFoundError: there is no such folder.
             ValueError: a file is missing or not what was written, or does not fit the others.
+            NotFiniteError: the weights hold NaN or infinity.
         """
         folder = check_folder(find_pretrained(folder), FILES)
         config = read_config(folder / "config.json")
         model = load_weights(config, folder / "model.safetensors")
         source, target = (load_vocab(folder / f"{side}.vocab") for side in ("source", "target"))
         return cls(model.eval().to(device), source, target)
+
+
+def check_sentences(sentences: Sequence[str]) -> None:
+    """Raise ValueError for anything but a sequence of texts."""
+    if isinstance(sentences, str | bytes):
+        raise ValueError("give a list of sentences: [sentence]")
+    for number, sentence in enumerate(sentences, start=1):
+        if not isinstance(sentence, str):
+            raise ValueError(f"sentence {number} is not a text but {type(sentence).__name__}")
+        if SURROGATE.search(sentence):  # Python's stand-ins for bytes that it could not decode
+            raise ValueError(f"sentence {number} is not UTF-8")
 
 
 def find_model(name: str | Path) -> Path:

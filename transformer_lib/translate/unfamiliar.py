@@ -1,0 +1,40 @@
+"""Sentences that are unlike the training text: their translations are often nonsense.
+
+Neither sign is enough by itself: rare words split into many tokens, and a model is less sure of
+what it writes about them. Their sum separates best. Measured with the models that ship, beam 5: of
+36 sentences in each language (greetings, news, medicine, law, code, other languages), it finds 32
+of German and 28 of English; of the 1,014 validation captions of Multi30k, it doubts 1.6 % and
+0.2 %, and of the 1,000 test captions 2.0 % and 0.6 %.
+"""
+
+from __future__ import annotations
+
+from transformer_lib.data.coverage import coverage
+from transformer_lib.decoding import Hypothesis
+from transformer_lib.vocab import Vocab
+
+__all__ = ["why_unfamiliar"]
+
+LIMIT = 1.25
+PER_SPLIT = 0.3  # nats that weigh as much as one more token per word
+USUAL_LOSS = 1.45  # on validation, of the models that were measured
+
+
+def why_unfamiliar(
+    vocab: Vocab, sentence: str, hypothesis: Hypothesis, val_loss: float | None = None
+) -> str | None:
+    """Return in what a sentence is unlike the training text, or None if it is like it.
+
+    Args:
+        vocab: of the source.
+        hypothesis: its best translation.
+        val_loss: of the model on validation. A model that has learned less is less sure of any
+            sentence, so more is allowed for it; left out, the loss of the models that ship.
+    """
+    nats = -hypothesis.log_prob / max(1, len(hypothesis.ids) + hypothesis.finished)
+    of_words = coverage(vocab, [sentence])
+    doubt = nats / max(1.0, (val_loss or 0.0) / USUAL_LOSS)
+    doubt += PER_SPLIT * of_words.tokens_per_word + of_words.unknown_share
+    if not of_words.words or doubt <= LIMIT:
+        return None
+    return f"{of_words}, {-nats:.2f} log-probability per token of its translation"

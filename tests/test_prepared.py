@@ -4,7 +4,9 @@ import helpers
 import pytest
 from helpers import pair_files, silent
 
+from transformer_lib import ModelConfig, Transformer, Translator, WordVocab
 from transformer_lib.cli import main
+from transformer_lib.data.coverage import Coverage, coverage
 from transformer_lib.data.encoding import LengthFilter, learn_vocabularies, prepare
 from transformer_lib.data.prepared import Prepared
 from transformer_lib.data.text import ConcatenatedText, ParallelText
@@ -39,9 +41,8 @@ def test_ids_and_text_are_those_of_the_vocabularies(tmp_path, kind):
         assert src == corpus.src_vocab.encode(source, eos=True)
         assert tgt == corpus.tgt_vocab.encode(target, bos=True, eos=True)
     assert pairs.lengths == [(len(src), len(tgt)) for src, tgt in pairs]
-    if kind == "subwords":  # of the training split only ids are kept
-        assert corpus.text("train").source == TRAIN.source
-        assert corpus.text("train").target == tuple(line.strip() for line in TRAIN.target)
+    with pytest.raises(ValueError, match="the text of split 'train' is not kept, only its ids"):
+        corpus.text("train")
     assert (corpus.text("val").source, corpus.text("val").target) == (VAL.source, VAL.target)
     assert corpus.splits == ["train", "val"]
     for open_split in (corpus.pairs, corpus.text):
@@ -129,7 +130,8 @@ def test_more_files_add_what_is_new_and_leave_the_vocabulary_alone(tmp_path, cap
     less, both = (Prepared(tmp_path / name) for name in ("less", "more"))
     assert both.tgt_vocab.to_bytes() == less.tgt_vocab.to_bytes()
     assert (len(less.pairs("train")), len(both.pairs("train"))) == (18, 20)  # repeated ones stay
-    assert list(both.text("train"))[-2:] == [("ein Hund", "dog"), ("ein Hund", "the dog")]
+    added = [tuple(map(both.src_vocab.decode, pair)) for pair in both.pairs("train")][-2:]
+    assert added == [("ein Hund", "dog"), ("ein Hund", "the dog")]
     assert both.about["splits"]["val"] == less.about["splits"]["val"]
     odd = pair_files(tmp_path, ["a", "b"], ["a"], "odd")
     assert main(command(tmp_path / "out", train, *options, "--also", *odd.paths)) == 2
@@ -145,3 +147,41 @@ def test_what_was_dropped_before_is_still_told_with_more_files(tmp_path):
     for name in ("once", "again"):  # a second pass does not count twice
         prepare({"train": text}, vocabularies, tmp_path / name, say=lines.append)
     assert lines == [lines[0]] * 2 and "2 empty line; 2 already there" in lines[0]
+
+
+def test_a_split_in_another_language_is_warned_of(tmp_path):
+    foreign = ParallelText(("Мальчик играет в снегу",) * 2, ("yes yes",) * 2, "val")
+    for kind, part in (("words", 1.0), ("subwords", 0.5)):
+        vocabularies, lines = learn_vocabularies(TRAIN, kind, 50, ("de", "en")), []
+        texts = {"train": TRAIN, "val": foreign, "test": VAL}
+        corpus = prepare(texts, vocabularies, tmp_path / kind, say=lines.append)
+        (warning,) = (line for line in lines if line.startswith("warning"))
+        assert "val, source" in warning and "are unknown to the vocabulary" in warning
+        counts = Coverage(**corpus.about["splits"]["val"]["coverage"]["src"])
+        assert counts == coverage(vocabularies[0], foreign.source) and counts.words == 8
+        assert counts.unknown_share >= part and f"({counts})" in lines[1]
+
+
+def test_vocabularies_of_a_model_are_taken_as_they_are(tmp_path, capsys):
+    train = pair_files(tmp_path, SOURCE[:3] * 6, TARGET[:3] * 6)
+    words = (
+        WordVocab.train(text, code, min_freq=1)
+        for text, code in zip((SOURCE, TARGET), ("de", "en"), strict=True)
+    )
+    source, target = words
+    config = ModelConfig(len(source), len(target), d_model=8, n_heads=2, n_layers=1, d_ff=8)
+    model = Translator(Transformer(config), source, target).save(tmp_path / "model")
+    call = [*command(tmp_path / "out", train), "--vocab-from", str(model)]
+    assert main(call) == 0
+    assert "warning" not in "".join(capsys.readouterr())
+    corpus = Prepared(tmp_path / "out")
+    assert corpus.about["vocab_from"] == str(model) and corpus.about["vocab"] == "words"
+    for found, expected in zip((corpus.src_vocab, corpus.tgt_vocab), (source, target), strict=True):
+        assert found.to_bytes() == expected.to_bytes()
+    assert main([*call, "--force", "--vocab-size", "50"]) == 2
+    assert "are those of the model" in capsys.readouterr().err
+    shipped = [*call[:-1], "multi30k-en-de", "--force"]
+    assert main(shipped) == 0  # but in the other direction
+    assert "multi30k-en-de translates en to de, this corpus is de to en" in capsys.readouterr().err
+    assert Prepared(tmp_path / "out").about["vocab"] == "subwords"
+    assert main([*call[:-1], str(tmp_path), "--force"]) == 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,10 +11,15 @@ from tyro.conf import arg
 
 from transformer_lib.cli.common import Out
 from transformer_lib.data import encoding
+from transformer_lib.data.coverage import Coverage
+from transformer_lib.data.devices import n_cores
 from transformer_lib.data.encoding import SAMPLE_PAIRS, LengthFilter
-from transformer_lib.data.files import check_free
+from transformer_lib.data.files import check_folder, check_free
 from transformer_lib.data.multi30k import SPLITS, fetch_multi30k, has_multi30k, multi30k
+from transformer_lib.data.reading import blame_file, load_vocab, read_json
 from transformer_lib.data.text import ConcatenatedText, PairFiles, Text
+from transformer_lib.translate.translator import FILES, find_model
+from transformer_lib.vocab import SubwordVocab, Vocab
 
 __all__ = ["fetch", "prepare"]
 
@@ -53,8 +58,9 @@ def prepare(
     val: Pair = None,
     test: Pair = None,
     also: Pairs = (),
-    vocab: Literal["subwords", "words"] = "subwords",
-    vocab_size: int = 8000,
+    vocab: Literal["subwords", "words"] | None = None,
+    vocab_size: int | None = None,
+    vocab_from: str | None = None,
     max_length: int = 256,
     max_ratio: float = 9.0,
     sample: int = SAMPLE_PAIRS,
@@ -73,8 +79,10 @@ def prepare(
         test: the files for the final scores.
         also: more files to train on, such as a model's translations: source, target, source, …
             The vocabulary is learned without them, and pairs that are there already are left out.
-        vocab: one joint vocabulary of subwords, or whole words for each language.
-        vocab_size: number of subwords, or the most words of each language.
+        vocab: one joint vocabulary of subwords (when left out), or whole words for each language.
+        vocab_size: number of subwords, or the most words of each language; 8000 when left out.
+        vocab_from: take the vocabularies of this model instead of learning them, to go on training
+            it with `train --init`: a run, a model folder, or the name of a model that ships.
         max_length: training pairs with more tokens on a side are left out.
         max_ratio: so are pairs where one side is this many times longer.
         sample: a larger corpus learns its vocabulary from this many pairs, drawn at random.
@@ -85,6 +93,8 @@ def prepare(
     for name, value in (("sample", sample), ("workers", workers), ("vocab-size", vocab_size)):
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
+    if vocab_from and (vocab or vocab_size):
+        raise ValueError("--vocab and --vocab-size are those of the model with --vocab-from")
     check_free(out, "corpus", replace=force)
     texts: dict[str, Text]
     if corpus == "files":
@@ -99,21 +109,28 @@ def prepare(
         splits = dict.fromkeys(["train", "val", *present])  # the first two are required
         texts = {split: multi30k(split, source, target) for split in splits}
     n_pairs = {split: len(text) for split, text in texts.items()}  # checks files
-    if n_pairs["train"] > LARGE:
-        learned = min(sample, n_pairs["train"])
-        print(f"learning {vocab} from {learned:,} of {n_pairs['train']:,} pairs", flush=True)
-    vocabularies = encoding.learn_vocabularies(
-        texts["train"], vocab, vocab_size, (source, target), sample=sample
-    )
+    if vocab_from:
+        vocabularies = _vocabularies_of(vocab_from, source, target)
+        vocab = "subwords" if isinstance(vocabularies[0], SubwordVocab) else "words"
+    else:
+        vocab = vocab or "subwords"
+        if n_pairs["train"] > LARGE:
+            learned = min(sample, n_pairs["train"])
+            print(f"learning {vocab} from {learned:,} of {n_pairs['train']:,} pairs", flush=True)
+        vocabularies = encoding.learn_vocabularies(
+            texts["train"], vocab, vocab_size or 8000, (source, target), sample=sample
+        )
     if also:
         more = [PairFiles(*files, name=" and ".join(map(str, files))) for files in also]
         texts["train"] = ConcatenatedText(texts["train"], more)
     if workers is None:  # starting them takes seconds
-        workers = (os.cpu_count() or 1) if len(texts["train"]) > LARGE else 1
+        workers = n_cores() if len(texts["train"]) > LARGE else 1
     length_filter = LengthFilter(max_length, max_ratio)
     name = f"{corpus} {source}-{target}"
     about = {"name": name, "source": source, "target": target, "vocab": vocab}
-    encoding.prepare(
+    if vocab_from:
+        about["vocab_from"] = vocab_from
+    prepared = encoding.prepare(
         texts,
         vocabularies,
         out,
@@ -122,8 +139,28 @@ def prepare(
         replace=force,
         workers=workers,
     )
+    if vocab_from:  # the others were compared with the training text
+        for side, counts in prepared.about["splits"]["train"]["coverage"].items():
+            if warning := Coverage(**counts).warning():
+                print(f"warning: train, {side}: {warning}; does {vocab_from} suit it?")
     print(f"{len(vocabularies[0]):,} and {len(vocabularies[1]):,} ids; written to {out}")
     return 0
+
+
+def _vocabularies_of(model: str, source: str, target: str) -> tuple[Vocab, Vocab]:
+    """Load the vocabularies of a model; warn if it translates between other languages."""
+    folder = check_folder(find_model(model), FILES)
+    if (path := folder / "training.json").is_file():
+        with blame_file(path):
+            data = read_json(path, {}).get("settings", {}).get("data", {})
+            theirs = data.get("source"), data.get("target")
+        if all(theirs) and theirs != (source, target):
+            print(
+                f"warning: {model} translates {' to '.join(theirs)}, this corpus is {source} to "
+                f"{target}",
+                file=sys.stderr,
+            )
+    return load_vocab(folder / "source.vocab"), load_vocab(folder / "target.vocab")
 
 
 def _from_files(files: dict[str, tuple[Path, Path] | None]) -> dict[str, Text]:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from transformer_lib.vocab import Vocab, normalize_text
+from transformer_lib.vocab import Vocab
 
-__all__ = ["Coverage", "coverage"]
+__all__ = ["Coverage", "count", "coverage"]
 
 MANY_UNKNOWN = 0.1  # share of all tokens
 MANY_TOKENS = 2.5  # tokens per word; text like that in training has about 1.5 with 8,000 subwords
@@ -68,5 +68,4 @@ def coverage(vocab: Vocab, sentences: Iterable[str]) -> Coverage:
 def count(vocab: Vocab, sentence: str, ids: list[int]) -> Coverage:
     """Count one sentence that is encoded already; `<bos>` and `<eos>` do not count."""
     n_tokens = len(ids) - ids.count(vocab.bos_id) - ids.count(vocab.eos_id)
-    n_words = len(WORD.findall(normalize_text(sentence)))
-    return Coverage(n_tokens, ids.count(vocab.unk_id), n_words)
+    return Coverage(n_tokens, ids.count(vocab.unk_id), len(WORD.findall(sentence)))

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from transformer_lib.batching import IdPair
+from transformer_lib.data.coverage import Coverage, count
 from transformer_lib.data.files import write_folder
 from transformer_lib.data.prepared import SIDES, Prepared
 from transformer_lib.data.progress import progress_bar
@@ -129,7 +130,7 @@ def prepare(
     def fill(temporary: Path) -> None:
         for vocab, side in zip(vocabularies, ("source", "target"), strict=True):
             vocab.save(temporary / f"{side}.vocab")
-        splits = {}
+        splits: dict[str, dict[str, Any]] = {}
         with encoder(vocabularies, workers) as encode:
             for split, text in texts.items():
                 chosen = length_filter if split == training else None
@@ -140,6 +141,8 @@ def prepare(
                 if not record["pairs"]:
                     raise ValueError(f"{split}: every pair was dropped: {dict(record['dropped'])}")
                 say(_summary(split, **record))
+                for warning in _warnings(split, record["coverage"], splits[training]["coverage"]):
+                    say(f"warning: {warning}")
         corpus = {"name": texts[training].name, **(about or {}), "splits": splits}
         (temporary / "corpus.json").write_text(json.dumps(corpus, indent=2) + "\n")
 
@@ -154,11 +157,30 @@ def _with_bar(split: str, text: Text, blocks: Iterable[Encoded]) -> Iterator[Enc
 
 
 def _summary(
-    split: str, pairs: int, src_tokens: int, tgt_tokens: int, dropped: Mapping[str, int]
+    split: str,
+    pairs: int,
+    src_tokens: int,
+    tgt_tokens: int,
+    coverage: Mapping[str, Mapping[str, int]],
+    dropped: Mapping[str, int],
+    left_out: Sequence[int] = (),
 ) -> str:
-    line = f"{split}: {pairs:,} pairs, {src_tokens:,} source tokens, {tgt_tokens:,} target tokens"
+    src, tgt = (Coverage(**coverage[side]) for side in SIDES)
+    line = f"{split}: {pairs:,} pairs, {src_tokens:,} source tokens ({src}), {tgt_tokens:,} target"
+    line += f" tokens ({tgt})"
     reasons = "; ".join(f"{n:,} {reason}" for reason, n in dropped.items())
+    if left_out:
+        reasons += f" (line {', '.join(map(str, left_out[:5]))}{', …' * (len(left_out) > 5)})"
     return f"{line}; dropped: {reasons}" if reasons else line
+
+
+def _warnings(
+    split: str, coverage: Mapping[str, Mapping[str, int]], training: Mapping[str, Mapping[str, int]]
+) -> Iterator[str]:
+    """Yield a line for each side that is unlike the text that the vocabulary was learned from."""
+    for side, name in zip(SIDES, ("source", "target"), strict=True):
+        if warning := Coverage(**coverage[side]).warning(Coverage(**training[side])):
+            yield f"{split}, {name}: {warning}; is it the right language?"
 
 
 @dataclass
@@ -169,13 +191,17 @@ class Encoded:
         ids: for both sides, the ids of all sentences that stay, one after the other.
         lengths: for both sides, the number of ids of every sentence.
         text: the pairs themselves, where the text is kept.
+        coverage: for both sides, the tokens, unknown tokens and words of what stays.
         dropped: number of pairs that were left out, by reason.
+        left_out: their positions in the block, where the text is kept.
     """
 
     ids: list[np.ndarray]
     lengths: list[np.ndarray]
     text: list[tuple[str, str]]
+    coverage: list[Coverage]
     dropped: Counter[str]
+    left_out: list[int]
 
 
 def encode_block(
@@ -185,21 +211,26 @@ def encode_block(
     src_vocab, tgt_vocab = vocabularies
     dropped: Counter[str] = Counter()
     kept: list[IdPair] = []
-    text = []
-    for source, target in pairs:
+    text, left_out = [], []
+    coverage = [Coverage(), Coverage()]
+    for i, (source, target) in enumerate(pairs):
         pair = src_vocab.encode(source, eos=True), tgt_vocab.encode(target, bos=True, eos=True)
         if not (source and target):
             dropped["empty line"] += 1
+            if length_filter is None:
+                left_out.append(i)
         elif reason := length_filter.reason(pair) if length_filter else None:
             dropped[reason] += 1
         else:
             kept.append(pair)
+            counts = map(count, vocabularies, (source, target), pair)
+            coverage = [a + b for a, b in zip(coverage, counts, strict=True)]
             if length_filter is None:
                 text.append((source, target))
     sides = [[pair[side] for pair in kept] for side in (0, 1)]
     lengths = [np.array([len(ids) for ids in side], dtype=np.int64) for side in sides]
     ids = [np.array([id for ids in side for id in ids], dtype=np.int32) for side in sides]
-    return Encoded(ids, lengths, text, dropped)
+    return Encoded(ids, lengths, text, coverage, dropped, left_out)
 
 
 @contextmanager
@@ -300,8 +331,13 @@ class GrowingArray:
 def write_split(
     folder: Path, split: str, blocks: Iterable[Encoded], keep_text: bool
 ) -> dict[str, Any]:
-    """Write ids, the end of each sentence, and the text if that is kept; return the counts."""
-    n_pairs, dropped = 0, Counter[str]()
+    """Write ids, the end of each sentence, and the text if that is kept.
+
+    Returns:
+        The counts, and the lines that were left out of a text that is kept (numbers from 1).
+    """
+    n_pairs, dropped, left_out = 0, Counter[str](), list[int]()
+    coverage = [Coverage(), Coverage()]
     stems = [folder / f"{split}.{side}" for side in SIDES]
     with ExitStack() as stack:
         keep = stack.enter_context
@@ -317,7 +353,12 @@ def write_split(
                 ids[i].append(block.ids[i])
             for i, file in enumerate(text):
                 file.writelines(f"{pair[i]}\n" for pair in block.text)
+            before = n_pairs + dropped.total()
+            left_out += [before + i + 1 for i in block.left_out]
             n_pairs += len(block.lengths[0])
             dropped += block.dropped
+            coverage = [a + b for a, b in zip(coverage, block.coverage, strict=True)]
     counts = {f"{side}_tokens": array.size for side, array in zip(SIDES, ids, strict=True)}
-    return {"pairs": n_pairs, **counts, "dropped": dropped}
+    covered = {side: asdict(found) for side, found in zip(SIDES, coverage, strict=True)}
+    record = {"pairs": n_pairs, **counts, "coverage": covered, "dropped": dropped}
+    return record | ({"left_out": left_out} if left_out else {})

@@ -19,7 +19,7 @@ import numpy as np
 
 from transformer_lib.batching import Batch, IdPair, collate, token_batches
 from transformer_lib.data.files import check_folder, contents_sha256
-from transformer_lib.data.reading import load_sentences, load_vocab, read_json
+from transformer_lib.data.reading import blame_file, load_sentences, load_vocab, read_json
 from transformer_lib.data.text import ParallelText
 
 __all__ = ["SHARD_PAIRS", "SIDES", "IdPairs", "Prepared", "count_shards", "shards"]
@@ -57,15 +57,31 @@ class Prepared:
         return IdPairs(self.folder, split)
 
     def text(self, split: str) -> ParallelText:
-        """Read all sentences of a split. Those of the training split are decoded from its ids."""
-        pairs = self.pairs(split)
-        if split == self.splits[0]:
-            src_text, tgt_text = self.src_vocab.decode, self.tgt_vocab.decode
-            sides = zip(*((src_text(src), tgt_text(tgt)) for src, tgt in pairs), strict=True)
-        else:
-            paths = (self.folder / f"{split}.{side}.txt" for side in SIDES)
-            sides = (path.read_text("utf-8").split("\n")[:-1] for path in paths)
+        """Read all sentences of a split as people wrote them.
+
+        Raises:
+            ValueError: it is the training split, of which only the ids are kept.
+        """
+        self.pairs(split)
+        paths = [self.folder / f"{split}.{side}.txt" for side in SIDES]
+        if not all(path.is_file() for path in paths):
+            raise ValueError(
+                f"the text of split {split!r} is not kept, only its ids, and scores compare with "
+                "text that people wrote: prepare these sentences as --val or --test, too"
+            )
+        sides = (path.read_text("utf-8").split("\n")[:-1] for path in paths)
         return ParallelText(*map(tuple, sides), f"{self.about['name']} {split}")
+
+    def line_numbers(self, split: str) -> list[int]:
+        """Return the line of every pair, from 1, in the text files that were prepared.
+
+        Lines that were left out count where the corpus records them.
+        """
+        n_pairs = len(self.pairs(split))
+        with blame_file(self.folder / "corpus.json"):
+            left_out = {*self.about["splits"][split].get("left_out", ())}
+        lines = range(1, n_pairs + len(left_out) + 1)
+        return [line for line in lines if line not in left_out][:n_pairs]
 
 
 def count_shards(n_pairs: int, size: int = SHARD_PAIRS) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -31,6 +32,11 @@ def arguments() -> argparse.Namespace:
     add("--steps", type=int, default=6, help="of training in every round")
     add("--peers", nargs="*", help="only these (names in benchmarks/peers/__init__.py)")
     add("--kinds", nargs="*", choices=PEERS, default=[*PEERS])
+    add(
+        "--keep",
+        action="store_true",
+        help="keep the rows of the other kind that were measured on this machine before",
+    )
     add("--allocators", nargs="*", choices=["system", "tcmalloc"], default=["system"])
     add("--model", default="multi30k-de-en", help="the trained model that decodes")
     add("--preset", choices=["tiny", "base", "big"], default="tiny", help="size that is trained")
@@ -53,6 +59,9 @@ def main() -> int:
     options = arguments()
     try:
         result = Run(options)()
+        if options.keep:
+            old = (options.out / "benchmarks.json").read_text("utf-8")
+            result = report.with_kept(result, json.loads(old))
     except ValueError as error:
         print("error:", error, file=sys.stderr)
         return 2

@@ -52,6 +52,8 @@ def tables(result: Row) -> str:
         parts.append(losses_told(result["loss curves"]))
     for allocator, modes in result["decoding"].items():
         parts += [f"### Decoding, allocator: {allocator}", decoding_table(modes)]
+        if chosen := chosen_settings(modes):
+            parts.append(chosen)
     if result["left out"]:
         lines = [f"- **{name}**: `{why}`" for name, why in result["left out"].items()]
         parts += ["### Left out", "\n".join(lines)]
@@ -80,7 +82,27 @@ def conditions(result: Row) -> str:
         f"{flops['by formula'] / 1e6:.1f} MFLOP of training per real target token, padding left "
         f"out ({flops['counted by torch'] / 1e6:.1f} counted by torch, with padding)",
     ]
+    for kind, then in result.get("kept", {}).items():
+        lines.append(f"{kind}: kept from {then['when']}, commit `{then['commit']}`")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def with_kept(result: dict[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result with the rows of an older one for each kind that was not measured.
+
+    Raises:
+        ValueError: the older one is of another machine.
+    """
+    missing = [kind for kind in PEERS if old[kind] and not result[kind]]
+    if missing and result["machine"] != old["machine"]:
+        raise ValueError("the results that are there are of another machine: they cannot be kept")
+    before = {"when": old["when"], "commit": old["commit"]}
+    kept = {kind: old.get("kept", {}).get(kind, before) for kind in missing}
+    of_training = ("loss curves", "matrix peak", "flops per target token", "trained")
+    curves = {name: old[name] for name in of_training} if "training" in missing else {}
+    rows = {kind: old[kind] for kind in missing}
+    of_both = {name: old[name] | result[name] for name in ("versions", "left out")}
+    return result | rows | curves | of_both | {"kept": kept}
 
 
 def training_table(rows: Mapping[str, Row]) -> str:
@@ -137,6 +159,24 @@ def decoding_table(modes: Mapping[str, Mapping[str, Row]]) -> str:
             cells += decoding_cells(found.get(name))
         rows.append(tuple(cells))
     return table(tuple(head), rows)
+
+
+def chosen_settings(modes: Mapping[str, Mapping[str, Row]]) -> str:
+    """Return the batches with which every peer was fastest, empty if nothing was chosen."""
+    found = []
+    for mode, rows in modes.items():
+        told = [
+            f"{PEERS['decoding'][name].title} ({own['workers']} × {own['batch']})"
+            for name, row in rows.items()
+            if (own := row.get("settings"))
+        ]
+        found += [f"- {mode}: {', '.join(told)}"] if told else []
+    if not found:
+        return ""
+    return (
+        "Every peer runs with the batches it was fastest with (batches side by side × sentences "
+        "in each; the threads are shared among the batches):\n\n" + "\n".join(found)
+    )
 
 
 def decoding_cells(row: Row | None) -> list[str]:

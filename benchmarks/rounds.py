@@ -20,6 +20,7 @@ __all__ = [
     "PeerError",
     "Worker",
     "agreement",
+    "best_settings",
     "decoding_rounds",
     "largest_difference",
     "training_rounds",
@@ -34,6 +35,9 @@ MODES = {
 }
 # Too slow for the whole set every time: sentences per second of every fourth sentence instead.
 SLOW = {("joeynmt", "beam 5"): 4}
+# Sizes of a batch that every peer tries, each with all threads on one batch and with a batch for
+# each thread; on every second sentence, before the rounds. Ours decides by itself.
+BATCHES, SWEEP_EVERY = (32, 64, 128), 2
 
 
 class PeerError(RuntimeError):
@@ -168,12 +172,19 @@ class Crew:
             self.left_out[f"{self.kind}: {PEERS[self.kind][name].title}"] = str(error)
             self.workers.pop(name).close()
 
-    def turns(self, order: str, **values: Any) -> Iterator[tuple[str, Any]]:
+    def turns(
+        self, order: str, names: Sequence[str] | None = None, **values: Any
+    ) -> Iterator[tuple[str, Any]]:
         """Ask one worker after the other; yield the name and answer of each that answers.
 
         A value may be a function of the name.
+
+        Args:
+            names: ask only these.
         """
         for name, worker in list(self.workers.items()):
+            if names is not None and name not in names:
+                continue
             given = {key: v(name) if callable(v) else v for key, v in values.items()}
             with self._noting(name):
                 yield name, worker.ask(order, **given)
@@ -198,14 +209,47 @@ def training_rounds(
     return {name: speeds[name] for name in crew.workers}
 
 
+def best_settings(
+    crew: Crew, threads: int, batches: Sequence[int] = BATCHES, thin: int = SWEEP_EVERY
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Return the fastest batch size and number of batches side by side, by mode and peer.
+
+    Modes whose batch is one sentence have nothing to choose, and neither has ours, which decides
+    by itself.
+    """
+    chosen: dict[str, dict[str, dict[str, int]]] = {}
+    for mode, settings in MODES.items():
+        fastest: dict[str, float] = {}
+        for batch in batches if settings["batch"] > 1 else ():
+            for workers in sorted({1, threads}):
+                tried = {"batch": batch, "workers": workers}
+                every = {
+                    name: settings["every"] * SLOW.get((name, mode), 1) * thin
+                    for name in crew.workers
+                    if not name.startswith("ours")
+                }
+                order = settings | tried | {"threads": threads, "every": every.get}
+                for name, found in crew.turns("translate", [*every], **order):
+                    if found and found["seconds"] < fastest.get(name, float("inf")):
+                        fastest[name] = found["seconds"]
+                        chosen.setdefault(mode, {})[name] = tried
+    return chosen
+
+
 def decoding_rounds(
-    crew: Crew, rounds: int, sentences: int, threads: int, thin: int = 1
+    crew: Crew,
+    rounds: int,
+    sentences: int,
+    threads: int,
+    thin: int = 1,
+    chosen: Mapping[str, Mapping[str, Mapping[str, int]]] | None = None,
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, dict[int, str]]]]:
     """Return sentences per second of every peer, mode and round, and the translations.
 
     Args:
         sentences: how many there are in all.
         thin: takes only every n-th of what a mode would take, for a quick look.
+        chosen: from `best_settings`.
 
     Returns:
         Mode to peer to speeds, and mode to peer to the last translations, by the sentence's number.
@@ -215,7 +259,13 @@ def decoding_rounds(
     for _ in range(rounds):
         for mode, settings in MODES.items():
             every = {n: settings["every"] * SLOW.get((n, mode), 1) * thin for n in crew.workers}
-            order = settings | {"threads": settings["threads"] or threads, "every": every.get}
+            own = (chosen or {}).get(mode, {})
+            order = settings | {
+                "threads": settings["threads"] or threads,
+                "every": every.get,
+                "batch": lambda name, own=own, usual=settings: own.get(name, usual)["batch"],
+                "workers": lambda name, own=own: own.get(name, {}).get("workers", 1),
+            }
             for name, found in crew.turns("translate", **order):
                 if found is not None:
                     places = range(0, sentences, every[name])

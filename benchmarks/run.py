@@ -21,6 +21,7 @@ from benchmarks.rounds import (
     Conditions,
     Crew,
     agreement,
+    best_settings,
     decoding_rounds,
     largest_difference,
     training_rounds,
@@ -129,8 +130,13 @@ class Run:
         rounds = 1 if quick else max(1, self.options.rounds - 2)
         self.say("decoding")
         with Crew("decoding", self.names("decoding"), conditions, self.left_out) as crew:
-            thin = 20 if quick else 1
-            speeds, texts = decoding_rounds(crew, rounds, n, conditions.threads, thin)
+            thin, threads = 20 if quick else 1, conditions.threads
+            chosen = {}
+            if self.options.device == "cpu":
+                self.say("the best batches of every peer")
+                chosen = best_settings(crew, threads, *([(64,), 20] if quick else []))
+            self.say("rounds")
+            speeds, texts = decoding_rounds(crew, rounds, n, threads, thin, chosen)
             self.versions |= {name: worker.versions for name, worker in crew.workers.items()}
         found = {}
         for mode, peers in speeds.items():
@@ -140,6 +146,7 @@ class Run:
                     "sentences per second": summary(values),
                     "ratio": ratio(values, reference) if reference else None,
                     "same as ours": same.get(name),
+                    "settings": chosen.get(mode, {}).get(name),
                 }
                 for name, values in peers.items()
             }

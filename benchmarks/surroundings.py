@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from transformer_lib.data.devices import n_cores
+
 __all__ = ["commit", "load_average", "machine", "preload"]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +42,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     wanted = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
     return {
         "processor": model[1] if model else platform.processor(),
-        "cores": os.cpu_count(),
+        "cores": n_cores(),
         "instructions": [name for name in wanted if name in flags],
         "system": platform.system(),
         "python": platform.python_version(),

@@ -14,9 +14,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distributions
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -69,23 +70,43 @@ class DecodingWorker:
         self.threads = torch.get_num_threads()
         self.decode(material.sentences[:2], 1)  # what is set up once is not timed
 
-    def translate(self, beam: int, batch: int, every: int, threads: int) -> dict[str, Any] | None:
-        """Return seconds and translations of every n-th sentence, or None if not offered."""
+    def translate(
+        self, beam: int, batch: int, every: int, threads: int, workers: int = 1
+    ) -> dict[str, Any] | None:
+        """Return seconds and translations of every n-th sentence, or None if not offered.
+
+        Args:
+            workers: batches that are decoded side by side; they share the threads.
+        """
         lines = self.material.sentences[::every]
         if getattr(self.decode, "whole", False):
             if batch == 1:
                 return None
             batch = len(lines)
-        torch.set_num_threads(threads)
-        started, found = time.perf_counter(), []
+        many = getattr(self.decode, "many", self._many)  # a peer may have workers of its own
         try:
-            for start in range(0, len(lines), batch):
-                found += self.decode(lines[start : start + batch], beam)
+            many(lines[:2], beam, batch, workers, threads // workers)  # sets up, untimed
+            started = time.perf_counter()
+            found = many(lines, beam, batch, workers, threads // workers)
         except NotOfferedError:
             return None
         finally:
             torch.set_num_threads(self.threads)
         return {"seconds": time.perf_counter() - started, "found": found}
+
+    def _many(
+        self, lines: Sequence[str], beam: int, batch: int, workers: int, threads: int
+    ) -> list[str]:
+        """Decode in batches, the longest first: so no worker is left alone with a long one."""
+        starts = range(0, len(lines), batch)[::-1]
+        parts, beams = [lines[start : start + batch] for start in starts], [beam] * len(starts)
+        torch.set_num_threads(threads)
+        if workers == 1:
+            found = list(map(self.decode, parts, beams))
+        else:
+            with ThreadPoolExecutor(workers, None, torch.set_num_threads, (threads,)) as pool:
+                found = list(pool.map(self.decode, parts, beams))
+        return list(chain.from_iterable(found[::-1]))
 
 
 def versions() -> dict[str, str]:

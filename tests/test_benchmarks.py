@@ -23,9 +23,9 @@ from benchmarks.environments import install
 from benchmarks.loop import Loop, timed_steps
 from benchmarks.peers import HERE, PEERS, Peer
 from benchmarks.peers.torch_nn import CachedGreedy, TorchModel, dropout_as_ours, greedy
-from benchmarks.rounds import Conditions, Crew, agreement
+from benchmarks.rounds import Conditions, Crew, agreement, best_settings, decoding_rounds
 from benchmarks.run import Run
-from benchmarks.worker import TrainingWorker
+from benchmarks.worker import DecodingWorker, TrainingWorker
 from transformer_lib import Batch, ModelConfig, TrainConfig, Transformer, Translator, greedy_decode
 from transformer_lib.training import make_optimizer, rate_at, train_step
 from transformer_lib.translate.evaluation import RAW
@@ -205,6 +205,63 @@ def test_agreement_compares_the_same_sentences():
     found = agreement(texts, "ours")
     assert found == {"ours": {"same": 6, "of": 6}, "some": {"same": 2, "of": 3}}
     assert agreement({"other": {0: "a"}}, "ours") == {}
+
+
+def test_every_peer_is_measured_with_the_batches_it_is_fastest_with():
+    asked = []
+
+    class Peers:
+        """`one` is fastest with its threads on one batch, `two` with a batch for each."""
+
+        workers = ("one", "two", "ours")
+
+        def turns(self, order, names=None, **values):
+            for name in names or self.workers:
+                given = {key: v(name) if callable(v) else v for key, v in values.items()}
+                asked.append((name, given["beam"], given["batch"], given.get("workers")))
+                seconds = abs(given["batch"] - 64) + (given["workers"] != (name == "two") + 1)
+                yield name, {"seconds": seconds + 1.0, "found": ["x"] * -(-10 // given["every"])}
+
+    crew = Peers()
+    chosen = best_settings(crew, threads=2)
+    assert [*chosen] == ["greedy", "beam 5"] and "ours" not in {name for name, *_ in asked}
+    assert chosen["greedy"] == {
+        "one": {"batch": 64, "workers": 1},
+        "two": {"batch": 64, "workers": 2},
+    }
+    chosen["greedy"]["one"] = {"batch": 128, "workers": 2}
+    asked.clear()
+    decoding_rounds(crew, 1, 10, 2, 1, chosen)
+    assert ("one", 1, 128, 2) in asked and ("ours", 1, 64, 1) in asked
+    assert ("two", 1, 1, 1) in asked  # one at a time
+
+
+def test_batches_side_by_side_share_the_threads_and_keep_their_order():
+    seen = []
+
+    def decode(lines, beam):
+        seen.append((len(lines), torch.get_num_threads()))
+        return [line.upper() for line in lines]
+
+    given = SimpleNamespace(sentences=[*"abcdefg"])
+    worker = DecodingWorker(given, SimpleNamespace(decoder=lambda _: decode), {})
+    for workers, threads in ((1, 2), (2, 1)):
+        seen.clear()
+        found = worker.translate(1, 3, 1, 2, workers)
+        assert found["found"] == [*"ABCDEFG"]
+        assert sorted(seen[1:]) == [(1, threads), (3, threads), (3, threads)]
+
+
+def test_rows_that_were_not_measured_again_are_kept_with_their_date():
+    old = json.loads((report.RESULTS / "benchmarks.json").read_text("utf-8"))
+    new = old | {"training": {}, "when": "later", "matrix peak": {"float32": 1.0}, "versions": {}}
+    new.pop("loss curves")
+    both = report.with_kept(new, old)
+    for name in ("training", "loss curves", "matrix peak", "versions"):
+        assert both[name] == old[name]
+    assert f"training: kept from {old['when']}" in report.conditions(both)
+    with pytest.raises(ValueError, match="another machine"):
+        report.with_kept(new | {"machine": {}}, old)
 
 
 # Peers that fail

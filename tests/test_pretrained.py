@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from transformer_lib import Translator
+from transformer_lib.cli import main
 from transformer_lib.data.multi30k import has_multi30k, multi30k
 from transformer_lib.translate.evaluation import evaluate_text
 from transformer_lib.translate.translator import find_pretrained
@@ -32,6 +33,49 @@ def test_a_model_is_found_by_name_small_and_translates(name, tmp_path, monkeypat
         assert not re.search("/(home|root|work|tmp)", path.read_text("utf-8"))
     maps, sources, _ = translator.attention_maps(source, wanted)
     assert maps.cross.shape[:3] == (4, 1, 4) and sources[-1] == "<eos>"
+
+
+CAPTIONS = {
+    "multi30k-de-en": ["Ein Hund läuft durch den Schnee.", "Zwei Kinder spielen im Park."],
+    "multi30k-en-de": ["A dog runs through the snow.", "Two children play in the park."],
+}
+STRANGE = {
+    "multi30k-de-en": [
+        *("Hallo!", "Herzlichen Glückwunsch zum Geburtstag!", "Bonjour, comment allez-vous ?"),
+        "Bei der Untersuchung wurde eine Lungenentzündung festgestellt.",
+        "Der Präsident kündigte gestern neue Wirtschaftssanktionen an.",
+    ],
+    "multi30k-en-de": [
+        *("Hello!", "Happy birthday to you!", "Bonjour, comment allez-vous ?"),
+        "The examination revealed pneumonia.",
+        "The president announced new economic sanctions yesterday.",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_unlike_a_caption_is_doubted(name, capsys):
+    """The first three lines are named, then counted; captions pass without a word."""
+    lines = [*CAPTIONS[name], *STRANGE[name], *CAPTIONS[name]]
+    assert main(["translate", name, *lines]) == 0
+    out, err = capsys.readouterr()
+    warnings = err.splitlines()
+    assert len(out.splitlines()) == len(lines)
+    for number, warning in zip((3, 4, 5), warnings, strict=False):
+        assert warning.startswith(f"warning: line {number} is unlike the training text")
+    assert warnings[3:] == ["warning: 2 more lines are unlike the training text"]
+
+
+def test_the_picture_of_the_attention_is_told(tmp_path, capsys):
+    path = tmp_path / "map.png"
+    assert main(["translate", NAMES[0], CAPTIONS[NAMES[0]][0], "--attention", str(path)]) == 0
+    assert f"the attention of line 1; written to {path}" in capsys.readouterr().err
+    path.unlink()
+    (tmp_path / "none").touch()
+    arguments = ["--file", str(tmp_path / "none"), "--attention", str(path)]
+    assert main(["translate", NAMES[0], *arguments]) == 0
+    assert f"no line to translate: {path} was not written" in capsys.readouterr().err
+    assert not path.exists()
 
 
 def test_an_installed_package_holds_the_models(tmp_path):

@@ -18,7 +18,9 @@ from torch import Tensor
 from transformer_lib.config import ModelConfig
 from transformer_lib.data.extras import needs
 from transformer_lib.data.files import check_free, write_folder
+from transformer_lib.data.reading import check_finite
 from transformer_lib.model import Transformer
+from transformer_lib.translate.spelling import with_spelling_rules
 from transformer_lib.translate.translator import EXTRA, Translator
 from transformer_lib.vocab import BOS_ID, EOS_ID, SPECIALS, SubwordVocab, Vocab
 
@@ -59,11 +61,34 @@ def _tokens(vocab: Vocab) -> list[str]:
 
 
 def _weights(model: Transformer) -> dict[str, Tensor]:
-    """Return the weights in float32; shared ones are under each of their names."""
-    return {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
+    """Return the weights in float32; shared ones are under each of their names.
+
+    Raises:
+        NotFiniteError: a weight is NaN or infinite.
+    """
+    weights = {name: tensor.detach().float().cpu() for name, tensor in model.state_dict().items()}
+    check_finite(weights, "the weights cannot be exported")
+    return weights
 
 
 # CTranslate2
+
+
+CTRANSLATE2_NOTE = """\
+# A model for CTranslate2
+
+CTranslate2 takes tokens. Those of `source.vocab` are exactly those that the model was trained on:
+
+    import ctranslate2
+    from transformer_lib.vocab import Vocab
+
+    source, target = Vocab.load("source.vocab"), Vocab.load("target.vocab")
+    results = ctranslate2.Translator(".").translate_batch([source.tokenize("Ein Satz.")])
+    print(target.join(results[0].hypotheses[0]))
+
+With another tokenizer, normalize each sentence first (`transformer_lib.normalize_text`). Tokens are
+names here: leave tokens called `<pad>`, `<bos>` or `<eos>` out of what you pass.
+"""
 
 
 def _fill_ctranslate2(translator: Translator) -> Callable[[Path], None]:
@@ -95,6 +120,7 @@ def _fill_ctranslate2(translator: Translator) -> Callable[[Path], None]:
         spec.save(str(folder))
         translator.src_vocab.save(folder / "source.vocab")
         translator.tgt_vocab.save(folder / "target.vocab")
+        (folder / "README.md").write_text(CTRANSLATE2_NOTE, "utf-8")
 
     return fill
 
@@ -127,6 +153,20 @@ def _set_norm(norm: Any, weights: Mapping[str, Tensor], name: str) -> None:
 
 
 # Hugging Face
+
+
+TRANSFORMERS_NOTE = """\
+# A model for Hugging Face transformers
+
+`AutoTokenizer` and `AutoModelForSeq2SeqLM` open this folder. The tokenizer gives a sentence the ids
+that it had in training: Unicode's composed form (NFC), no invisible characters, `&amp;` as `&`, single
+spaces, and a typed `<eos>` as plain text. Three things cannot be written in its format:
+
+- An entity inside an entity (`&amp;uuml;`), numeric entities of rare characters, and an invisible
+  character between a letter and its accent are not resolved. `transformer_lib.normalize_text` does.
+- The zero-width joiners of emoji are dropped, too, unless the vocabulary knows them.
+- A sentence that starts with `>>` and holds `<<` starts with a language code for this tokenizer.
+"""
 
 
 THEIR_NAMES = {
@@ -228,13 +268,16 @@ def _fill_transformers(translator: Translator) -> Callable[[Path], None]:
         "eos_token": SPECIALS[EOS_ID],
         "model_max_length": translator.model.config.max_len - EXTRA,
         "separate_vocabs": False,
+        "split_special_tokens": True,  # a typed "<eos>" is text
     }
+    model = with_spelling_rules(translator.src_vocab)
 
     def fill(folder: Path) -> None:
         twin.save_pretrained(str(folder))
         for side in ("source", "target"):
-            (folder / f"{side}.spm").write_bytes(translator.src_vocab.to_bytes())
+            (folder / f"{side}.spm").write_bytes(model)
         (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), "utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer), "utf-8")
+        (folder / "README.md").write_text(TRANSFORMERS_NOTE, "utf-8")
 
     return fill

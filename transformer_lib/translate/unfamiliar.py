@@ -1,10 +1,11 @@
 """Sentences that are unlike the training text: their translations are often nonsense.
 
-Neither sign is enough by itself: rare words split into many tokens, and a model is less sure of
-what it writes about them. Their sum separates best. Measured with the models that ship, beam 5: of
-36 sentences in each language (greetings, news, medicine, law, code, other languages), it finds 32
-of German and 28 of English; of the 1,014 validation captions of Multi30k, it doubts 1.6 % and
-0.2 %, and of the 1,000 test captions 2.0 % and 0.6 %.
+There are two signs: rare words split into many tokens, and the model is less sure of what it
+writes about them. Their sum is better than either. Measured with the models that ship, beam 5, on
+36 sentences in each language (greetings, news, medicine, law, code, other languages): it doubts 31
+of the German and 28 of the English ones, 1.6 % and 0.2 % of the 1,014 validation captions of
+Multi30k, and 2.2 % and 0.6 % of the 1,000 test captions. A German model after 1,000 steps, with a
+loss of 2.27: 34 of 36, and 5 of 300 captions (50 if its loss were not taken into account).
 """
 
 from __future__ import annotations

@@ -180,9 +180,11 @@ def conditions():
         platform.machine(),
     )
     modules = {"torch": torch, "numpy": numpy, "sentencepiece": sentencepiece}
+    from transformer_lib.data.devices import n_cores
+
     return {
         "processor": model,
-        "cores": os.cpu_count(),
+        "cores": n_cores(),
         "system": platform.system(),
         "python": platform.python_version(),
         "versions": {name: module.__version__ for name, module in modules.items()},

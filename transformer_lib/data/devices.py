@@ -1,0 +1,85 @@
+"""The devices that torch computes on: CUDA, Apple's MPS, and the CPU."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+__all__ = [
+    "choose_device",
+    "device_name",
+    "free_memory",
+    "n_cores",
+    "random_state",
+    "set_random_state",
+]
+
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in a period
+WITH_RANDOM_NUMBERS = ("cuda", "mps")  # of their own, beside the CPU's
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the named device; "auto" takes CUDA, else MPS, else the CPU.
+
+    Raises:
+        ValueError: torch does not see the device here.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(kind for kind, is_available in available.items() if is_available)
+    kind = torch.device(name).type
+    if not available.get(kind):
+        raise ValueError(f"torch sees no {kind.upper()} device here: choose auto or cpu")
+    return torch.device(name)
+
+
+def device_name(device: torch.device | str) -> str:
+    """Return what a result should call the device: the GPU, or the kind of processor."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.machine() + f", {device.type}" * (device.type != "cpu")
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that a GPU has left; None for a CPU, whose memory is the system's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return None
+
+
+def n_cores() -> int:
+    """Return the number of cores that this process may use, which containers and jobs limit."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no control group, or "max": no limit
+        return cores
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the state of the CPU's random numbers and, by name, of the device's own."""
+    states = {"rng": torch.get_rng_state()}
+    if device.type in WITH_RANDOM_NUMBERS:
+        states[f"{device.type}_rng"] = torch.get_device_module(device).get_rng_state(device)
+    return states
+
+
+def set_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Restore what `random_state` returned, as far as it is of this kind of device."""
+    torch.set_rng_state(states["rng"])
+    if (own := f"{device.type}_rng") in states:
+        torch.get_device_module(device).set_rng_state(states[own], device)

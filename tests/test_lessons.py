@@ -1,11 +1,18 @@
-"""The exercise check, the running sentence, and the ledger of its shapes."""
+"""The running sentence and the ledger of its shapes."""
 
 import re
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from unittest.mock import MagicMock
 
+import nbformat
 import pytest
 import torch
 
-from transformer_lib.lessons import PAIR, Ledger, check, running, running_ids, vocabularies
+from transformer_lib import beam_search, corpora, greedy_decode
+from transformer_lib.data.text import ParallelText
+from transformer_lib.lessons import PAIR, Ledger, figures, running, running_ids, vocabularies
 from transformer_lib.lessons.grammar import grammar_corpus
 
 
@@ -13,13 +20,6 @@ from transformer_lib.lessons.grammar import grammar_corpus
 def last():
     """The ledger of notebook 07, with the rows of all others."""
     return Ledger(7)
-
-
-def test_an_exercise_is_solved_or_gives_its_hint(capsys):
-    with pytest.raises(AssertionError, match=r"^not yet: count again$"):
-        check(2 + 2 == 5, passed="five it is", hint="count again")
-    check(2 + 2 == 4, passed="four it is", hint="count again")
-    assert capsys.readouterr().out == "✓ four it is\n"
 
 
 def test_the_vocabularies_hold_the_words_of_training_and_no_others():
@@ -93,3 +93,78 @@ def test_the_table_marks_the_rows_of_this_notebook():
 def test_the_earlier_notebooks_do_without_the_model(monkeypatch):
     monkeypatch.setattr(running, "_rows_of_the_model", lambda: pytest.fail("a model was built"))
     Ledger(6)
+
+
+# Notebook 07 after the stop button
+
+LAST = "07_training_copy_task_and_translation.ipynb"
+# Slow, or an exercise, and of no training that can be stopped.
+NO_TRAINING = "from_pretrained", "trained.", "FewWords", "### BEGIN SOLUTION", "lessons.check"
+
+
+def cells_of_notebook_07():
+    path = Path(__file__).resolve().parents[1] / "notebooks" / LAST
+    codes = [cell.source for cell in nbformat.read(path, as_version=4).cells[2:]]
+    kinds = [cell.cell_type for cell in nbformat.read(path, as_version=4).cells[2:]]
+    return [code for code, kind in zip(codes, kinds, strict=True) if kind == "code"]
+
+
+def test_every_cell_below_a_stopped_training_works_and_says_what_to_run_again(monkeypatch, capsys):
+    small = grammar_corpus()
+    small = replace(small, train=small.train[:600], val=small.val[:5], test=small.test[:5])
+    source, target = (
+        tuple(getattr(p, side) for p in small.train[:20]) for side in ("source", "target")
+    )
+    monkeypatch.setattr(corpora, "multi30k", lambda split: ParallelText(source, target, split))
+    monkeypatch.setenv("TRANSFORMER_LIB_BUDGET", " Quick")
+    names, steps = {}, iter([3, 0, 2, 3, 1])  # of each training, until it is stopped
+    at_import = {"greedy_decode": partial(greedy_decode, extra=2)}
+    at_import |= {"beam_search": partial(beam_search, extra=2), "grammar_corpus": lambda: small}
+    at_import["figures"] = MagicMock()
+
+    def stopped(fit, *args, **options):
+        """Train, and stop as the button does."""
+        left, real = next(steps), names["train_step"]
+        results = iter(range(left))
+        names["train_step"] = lambda *a: real(*a) if next(results, None) is not None else stop()
+        try:
+            return fit(*args, **options)
+        finally:
+            names["train_step"] = real
+
+    def stop():
+        raise KeyboardInterrupt
+
+    for code in cells_of_notebook_07():
+        if any(word in code for word in NO_TRAINING):
+            continue
+        exec(code.replace("size=4000", "size=120").replace("8000, 40", "400, 40"), names)
+        if "import beam_search" in code:
+            names |= at_import
+        if "def fit(" in code:  # from here on, figures are drawn
+            names |= {"fit": partial(stopped, names["fit"]), "figures": figures}
+        if "copy_test = copy_test[:200]" in code:
+            names["copy_test"] = names["copy_test"][:3]
+    assert next(steps, None) is None
+    shown = capsys.readouterr().out
+    assert shown.count("run this one again") == 5
+    assert "copy task: stopped at step 3, run its training cell for more" in shown
+
+
+def test_a_budget_that_does_not_exist_is_refused_with_the_list(monkeypatch):
+    (code,) = (code for code in cells_of_notebook_07() if "TRANSFORMER_LIB_BUDGET" in code)
+    names = {"os": __import__("os"), "DEVICE": torch.device("cpu")}
+    monkeypatch.setenv("TRANSFORMER_LIB_BUDGET", "fast")
+    with pytest.raises(ValueError, match=r"^there is no budget 'fast', choose one of test, quick"):
+        exec(code, names)
+    for typed in ("CLASS", "class ", ""):
+        monkeypatch.setenv("TRANSFORMER_LIB_BUDGET", typed)
+        exec(code, names)
+        assert names["BUDGET"] == (typed.strip().lower() or "quick")
+
+
+def test_a_training_is_shown_from_its_first_step(capsys):
+    curves = figures.LiveCurves(900, "Copy task")
+    curves(3.0)
+    curves(2.9)
+    assert curves.shown and capsys.readouterr().out.count("Figure") == 1

@@ -54,8 +54,8 @@ def running_mean(values: Sequence[float], width: int) -> np.ndarray:
 class LiveCurves:
     """Loss and accuracy, drawn while a model trains for `steps` updates, with the remaining time.
 
-    Call it with every loss; the picture is redrawn at most every three seconds. `floor` is the
-    lowest possible loss, drawn as a dashed line.
+    Call it with every loss. The picture appears with the first one and is redrawn at most every
+    three seconds. `floor` is the lowest possible loss, drawn as a dashed line.
     """
 
     def __init__(self, steps: int, title: str, floor: float | None = None) -> None:
@@ -70,7 +70,7 @@ class LiveCurves:
     def __call__(self, loss: float) -> None:
         """Record the loss of one more step."""
         self.losses.append(loss)
-        if len(self.losses) == self.steps or time.monotonic() - self.drawn > 3.0:
+        if len(self.losses) in (1, self.steps) or time.monotonic() - self.drawn > 3.0:
             self.draw()
 
     def score(self, share: float) -> None:

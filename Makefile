@@ -19,9 +19,7 @@ help: ## list the targets
 
 run: $(STAMP) ## run the seven notebooks, pages with all figures in build/html
 	OMP_WAIT_POLICY=PASSIVE $(PY) tools/run_notebooks.py
-	@echo "And with the two models that ship (data/pretrained), which trained for longer:"
-	@$(PY) -m transformer_lib translate multi30k-de-en "Ein Hund läuft durch den tiefen Schnee." "Zwei Kinder spielen im Garten mit einem Ball."
-	@$(PY) -m transformer_lib translate multi30k-en-de "A dog runs through the deep snow." "Two children are playing with a ball in the garden."
+	@$(PY) tools/show_translations.py
 
 # Two workers with one thread each; notebook 07 trains on Multi30k for a minute only.
 test: $(STAMP) ## lint, unit tests, and every notebook against its stored outputs

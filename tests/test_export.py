@@ -6,6 +6,7 @@ is skipped where they are not installed. The renaming of weights is held without
 
 import inspect
 import sys
+import unicodedata
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from benchmarks.peers.torch_nn import TorchModel
 from transformer_lib import ModelConfig, SubwordVocab, Transformer, Translator, WordVocab
 from transformer_lib.cli import main
 from transformer_lib.translate.export import THEIR_NAMES, export, transformers_weights
+from transformer_lib.translate.spelling import with_spelling_rules
 
 LINES = ["ein Hund schläft im Garten", "eine Katze sieht den Hund", "der Garten ist grün"] * 9
 SENTENCES = ["der Hund sieht den Garten", "eine Katze", "der Hund schläft im Garten ist grün"]
@@ -119,6 +121,40 @@ def test_a_model_that_ships_translates_the_same_in_ctranslate2(tmp_path):
 
 
 # Hugging Face
+
+
+HOSTILE = [
+    "<eos> der Hund<pad> <unk><bos>",
+    unicodedata.normalize("NFD", "schläft grün"),
+    "\ufeffder\u00adHund\u200b im\u00a0\t Garten\u2028\u200e",
+    "der &amp; Hund &lt;&#39;&#x27;&amp;quot; gr&uuml;n gr&#252;n &shy;a&nbsp;b &copycat",
+    "a\u2581b \u212b 각 \ufb01 日本 \U0001f469\u200d\U0001f680",
+    "",
+]
+
+
+def test_a_model_for_other_engines_normalizes_as_we_do():
+    import sentencepiece
+
+    letters = "".join(chr(i) for i in range(33, 127)) + "äöüß각日本"
+    for extra in ("", "می\u200cخواهم"):  # a vocabulary that knows a joiner keeps it
+        vocab = SubwordVocab.train([*LINES, letters, extra], size=160)
+        theirs = sentencepiece.SentencePieceProcessor(model_proto=with_spelling_rules(vocab))
+        for text in [*SENTENCES, *HOSTILE, extra]:
+            assert theirs.encode(text) == vocab.encode(text), text
+        assert theirs.decode(theirs.encode("der  &amp; Hund")) == "der & Hund"
+
+
+def test_hugging_face_gives_hostile_text_our_ids(tmp_path):
+    pytest.importorskip("transformers", reason="needs the extra `export`")
+    from transformers import AutoTokenizer
+
+    ours = translator()
+    export(ours, tmp_path / "out", "transformers")
+    tokenizer = AutoTokenizer.from_pretrained(str(tmp_path / "out"))
+    for text in [*SENTENCES, *HOSTILE]:
+        assert tokenizer(text)["input_ids"] == ours.encode([text])[0], text
+    assert "normalize_text" in (tmp_path / "out" / "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("norm_first", [False, True])

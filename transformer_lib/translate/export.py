@@ -158,8 +158,8 @@ def _set_norm(norm: Any, weights: Mapping[str, Tensor], name: str) -> None:
 TRANSFORMERS_NOTE = """\
 # A model for Hugging Face transformers
 
-`AutoTokenizer` and `AutoModelForSeq2SeqLM` open this folder. The tokenizer gives a sentence the ids
-that it had in training: Unicode's composed form (NFC), no invisible characters, `&amp;` as `&`, single
+`AutoTokenizer` and `AutoModelForSeq2SeqLM` open this folder. The tokenizer gives a sentence the
+same ids as our own: Unicode's composed form (NFC), no invisible characters, `&amp;` as `&`, single
 spaces, and a typed `<eos>` as plain text. Three things cannot be written in its format:
 
 - An entity inside an entity (`&amp;uuml;`), numeric entities of rare characters, and an invisible

@@ -20,7 +20,7 @@ from transformer_lib.cli.common import (
     choose_device,
     set_threads,
 )
-from transformer_lib.data.coverage import coverage
+from transformer_lib.data.coverage import Coverage, coverage
 from transformer_lib.data.files import check_free, list_checkpoints, to_json, write_folder
 from transformer_lib.data.prepared import Prepared
 from transformer_lib.data.reading import blame_file, read_json
@@ -117,7 +117,7 @@ def evaluate(
     print(scores.table())
     if scores.unfinished:
         print(f"{scores.unfinished} translations reached the length limit without an end")
-    _print_coverage(translator, text)
+    _print_coverage(translator, text, corpus)
     if not is_countable(text.target, scores.tokenize):
         _warn("most references have fewer than the four tokens that BLEU counts: trust chrF")
     for path in outputs:
@@ -137,16 +137,21 @@ def _warn_of_lines_left_out(corpus: Prepared, split: str) -> None:
         _warn(f"prepare left out {n_unknown:,} pairs; lines are numbered without them")
 
 
-def _print_coverage(translator: Translator, text: ParallelText) -> None:
+def _print_coverage(translator: Translator, text: ParallelText, corpus: Prepared) -> None:
     """Print how much of the text the vocabularies know, and warn if that is little."""
-    for side, vocab, sentences in (
-        ("source", translator.src_vocab, text.source),
-        ("references", translator.tgt_vocab, text.target),
+    training = corpus.about["splits"][corpus.splits[0]].get("coverage", {})
+    for side, attribute, name, sentences in (
+        ("src", "src_vocab", "source", text.source),
+        ("tgt", "tgt_vocab", "references", text.target),
     ):
+        vocab, usual = getattr(translator, attribute), None
         counts = coverage(vocab, sentences)
-        print(f"{side:<10}  {counts}")
-        if problem := counts.warning():
-            _warn(f"{side}: {problem}; is this text of the model's language and subject?")
+        print(f"{name:<10}  {counts}")
+        if getattr(corpus, attribute).to_bytes() == vocab.to_bytes() and side in training:
+            with blame_file(corpus.folder / "corpus.json"):
+                usual = Coverage(**training[side])
+        if problem := counts.warning(usual):
+            _warn(f"{name}: {problem}; is this text of the model's language and subject?")
 
 
 def _warn(problem: str) -> None:

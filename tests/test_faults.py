@@ -514,7 +514,11 @@ def test_a_second_ctrl_c_ends_at_once_and_says_what_there_is(data, tmp_path):
         ([], "all steps done", "--resume auto and more --steps"),
         (["--cooldown", "0.5"], "all steps done", "the run is complete: its rate has cooled down"),
         (["--max-minutes", "1e-4"], "minutes are over", "--resume auto and more --max-minutes"),
-        (["--patience", "1"], "no better BLEU", "--resume auto and a larger --patience"),
+        (
+            ["--patience", "1", "--peak-rate", "1", "--warmup", "1"],
+            "no better BLEU",
+            "--resume auto and a larger --patience",
+        ),
     ],
     ids=["steps", "cooldown", "minutes", "patience"],
 )

@@ -137,7 +137,10 @@ def validation_scores(
             evaluation = evaluate(model, batches, translator.model.config.pad_id)
         # that a sentence is too long is said once, when the run starts
         share = text.source[ranks.rank :: n]
-        translations = translator.translate(share, **GREEDY, warn=lambda i, problem: None)
+        try:
+            translations = translator.translate(share, **GREEDY, warn=lambda i, problem: None)
+        except FloatingPointError:  # NaN in place of probabilities: never the best validation
+            translations, evaluation = [""] * len(share), evaluation._replace(loss=math.nan)
     loss, accuracy, _ = evaluation
     if n > 1:
         totals = (value * evaluation.n_tokens for value in (loss, accuracy, 1))

@@ -26,7 +26,7 @@ test: $(STAMP) ## lint, unit tests, and every notebook against its stored output
 	@started=$$(date +%s) && $(MAKE) --no-print-directory lint \
 	  && LINT_SECONDS=$$(($$(date +%s) - started)) OMP_NUM_THREADS=1 \
 	  TRANSFORMER_LIB_BUDGET=$${TRANSFORMER_LIB_BUDGET:-test} \
-	  $(PY) -m pytest tests notebooks -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	  $(PY) -m pytest tests notebooks --ignore=notebooks/solutions -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	  --nbval --nbval-current-env --nbval-cell-timeout=1500 --nbval-sanitize-with=tests/nbval.cfg
 
 core: ## README's first two blocks of Python in a fresh environment without extras (needs the network)

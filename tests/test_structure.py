@@ -37,6 +37,8 @@ LONGEST = {
     "beam_sentence": 25,
 }
 LIBRARY_LINES = 10_500
+# Beside the library: the exercises, course content with a right answer and the usual wrong ones.
+EXERCISE_LINES = 2_050
 HEADER = re.compile(r"# Written by notebooks/(\d\d)_\w+\.ipynb: edit there, then `make export`\.")
 MACHINE_PATH = re.compile(r"(?<![\w.~/:<)\]])/[A-Za-z_][\w.-]*/[\w.-]+|\b[A-Z]:\\")
 
@@ -185,8 +187,11 @@ def test_a_component_of_the_paper_fits_on_a_screen(name):
 
 
 def test_the_library_stays_small():
-    found = sum(len(path.read_text("utf-8").splitlines()) for path in PACKAGE.rglob("*.py"))
+    lines = {path: len(path.read_text("utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    exercises = sum(n for path, n in lines.items() if path.parent.name == "exercises")
+    found = sum(lines.values()) - exercises
     assert found <= LIBRARY_LINES, f"{found} lines; what can go?"
+    assert exercises <= EXERCISE_LINES, f"{exercises} lines of exercises; what can go?"
 
 
 def test_shapes_are_checked_at_run_time_in_the_tests():
@@ -254,29 +259,3 @@ def test_the_sections_are_there_in_their_order(path):
     text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
     headings = [line.strip() for line in text.splitlines() if line.startswith("## ")]
     assert [heading for heading in headings if heading in SECTIONS] == SECTIONS
-
-
-def exercises(path):
-    """The cells of each exercise: from one `###` heading below `## Exercises` to the next."""
-    found, inside = [], False
-    for cell in read(path).cells:
-        if cell.cell_type == "markdown" and re.match(r"## \w", cell.source):
-            inside = cell.source.startswith("## Exercises")
-        if inside and cell.cell_type == "markdown" and re.search(r"^### ", cell.source, re.M):
-            found.append([])
-        if inside and found:
-            found[-1].append(cell)
-    return found
-
-
-@for_each_notebook
-def test_three_to_five_exercises_with_hint_solution_and_check(path):
-    assert 3 <= len(exercises(path)) <= 5
-    for cells in exercises(path):
-        text = "\n".join(cell.source for cell in cells)
-        title = text.splitlines()[0]
-        for part in ("<details>", "### BEGIN SOLUTION", "### END SOLUTION", "lessons.check("):
-            assert part in text, f"{title}: no {part}"
-        for cell in cells:
-            if "### BEGIN SOLUTION" in cell.source:
-                assert cell.metadata.get("jupyter", {}).get("source_hidden"), f"{title}: not folded"

@@ -3,6 +3,8 @@
 Builds on the paper's code. `lessons.figures` needs matplotlib and is imported on demand.
 """
 
-from transformer_lib.lessons.running import PAIR, Ledger, check, running_ids, vocabularies
+from transformer_lib.data.devices import choose_device
+from transformer_lib.lessons.exercises import check
+from transformer_lib.lessons.running import PAIR, Ledger, running_ids, vocabularies
 
-__all__ = ["PAIR", "Ledger", "check", "running_ids", "vocabularies"]
+__all__ = ["PAIR", "Ledger", "check", "choose_device", "running_ids", "vocabularies"]

@@ -1,4 +1,4 @@
-"""The running sentence pair, its ledger of shapes, and the exercise check of all notebooks."""
+"""The running sentence pair and the ledger of its shapes."""
 
 from functools import cache
 
@@ -16,13 +16,6 @@ from transformer_lib.vocab import WordVocab
 PAIR = RUNNING_PAIR  # German source, English target and the gold alignment between their words
 
 Row = tuple[int, str, str, Tensor]  # notebook, name, dimensions, tensor
-
-
-def check(condition: bool, *, passed: str, hint: str) -> None:
-    """Print `passed` if the reader's answer is correct, else raise AssertionError with `hint`."""
-    if not condition:
-        raise AssertionError(f"not yet: {hint}")
-    print(f"✓ {passed}")
 
 
 @cache

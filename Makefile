@@ -50,7 +50,7 @@ export: $(STAMP) ## write the exported modules and the head of every notebook
 notebooks: $(STAMP) ## run the seven notebooks in place, to commit them with their outputs
 	OMP_WAIT_POLICY=PASSIVE $(PY) tools/run_notebooks.py --inplace
 
-student: $(STAMP) ## copies without the solutions in student/; a changed copy is never written over
+student: $(STAMP) ## copies without outputs in student/; a changed copy is never written over
 	$(PY) tools/student_notebooks.py
 
 results: $(STAMP) ## write what was measured into README.md, docs and model cards

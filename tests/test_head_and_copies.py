@@ -18,7 +18,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PROJECT = SETTINGS["project"]
 ADDRESS = f"{PROJECT['urls']['Repository']}@v{PROJECT['version']}"
-SOLUTION = "def f(x):\n    ### BEGIN SOLUTION\n    y = x\n    return y\n    ### END SOLUTION\n"
 
 # The first cells
 
@@ -105,26 +104,23 @@ def save(path, change):
     nbformat.write(notebook, path)
 
 
-def test_a_student_copy_has_no_solution_no_outputs_and_open_cells(copy):
+def test_a_student_copy_has_no_outputs_and_no_solutions(copy):
     stream = nbformat.v4.new_output("stream", text="4")
-    hidden = {"jupyter": {"source_hidden": True}}
-    kept = {"metadata": hidden, "outputs": [stream], "execution_count": 1}
-    path, _ = copy(SOLUTION, "2 + 2", **kept)
-    _, task, plain = nbformat.read(path, as_version=4).cells
-    assert task.source == "def f(x):\n    # your code here\n    raise NotImplementedError\n"
-    assert "source_hidden" not in task.metadata.jupyter
-    assert plain.outputs == [] and plain.execution_count is None
-    assert plain.metadata.jupyter.source_hidden
+    kept = {"outputs": [stream], "execution_count": 1}
+    path, _ = copy("2 + 2", **kept)
+    cell = nbformat.read(path, as_version=4).cells[1]
+    assert (cell.source, cell.outputs, cell.execution_count) == ("2 + 2", [], None)
+    path.unlink()
+    solutions = path.parents[1] / "notebooks" / "solutions"
+    solutions.mkdir()
+    nbformat.write(new_notebook(cells=[new_code_cell("x = 4")]), solutions / "01_solutions.ipynb")
+    copy()
+    assert [found.name for found in path.parent.rglob("*.ipynb")] == [path.name]
     path.unlink()
     copy.flags = ["--solutions"]
-    path, _ = copy(SOLUTION, **kept)
-    task = nbformat.read(path, as_version=4).cells[1]
-    assert (task.source, task.metadata, task.outputs) == (SOLUTION, hidden, [stream])
-    path.unlink()
-    copy.flags = []
-    path, shown = copy("### BEGIN SOLUTION\nx = 1")
-    assert copy.status == 1 and "01_a.ipynb: a solution without its other end" in shown
-    assert not path.exists()
+    copy()
+    assert nbformat.read(path, as_version=4).cells[1].outputs == [stream]
+    assert (path.parent / "solutions" / "01_solutions.ipynb").exists()
 
 
 @pytest.mark.parametrize("newer", [(), ("x = 2",)], ids=["same notebook", "newer notebook"])

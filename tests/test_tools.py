@@ -258,7 +258,7 @@ def page(root):
     """The page of a notebook that holds one of everything, as parsed HTML."""
     sources = ["# Title $x$", HINT, ALIGNED, LINKS, OUTSIDE]
     hidden = {"jupyter": {"source_hidden": True}}
-    codes = ["x = 1  # ### BEGIN SOLUTION", "x + 1"]
+    codes = ["number = 1", "x + 1"]
     cells = [*map(new_markdown_cell, sources), *(new_code_cell(c, metadata=hidden) for c in codes)]
     cells.append(new_code_cell("open(1)"))
     data = {"text/html": SCRIPT}
@@ -271,9 +271,9 @@ def page(root):
     return BeautifulSoup((root / "build" / "html" / "01_a.html").read_text("utf-8"), "html.parser")
 
 
-def test_a_page_folds_hints_and_solutions_and_shows_formulas(page):
+def test_a_page_folds_hints_and_hidden_code_and_shows_formulas(page):
     folded = page.select("details")
-    assert [part.summary.text for part in folded] == ["Hint", "Solution", "Code"]
+    assert [part.summary.text for part in folded] == ["Hint", "Code", "Code"]
     assert not page.select("details[open]") and all(len(part.text) > 12 for part in folded)
     assert "<" in folded[0].select_one("math").text and page.title.text == "Title x"
     assert len(page.select("math mtr")) == 2 and page.select_one(".formula math mfrac")

@@ -61,7 +61,7 @@ TEMPLATE = """\
 {%- endblock -%}
 {%- block input -%}
 {%- if cell.metadata.get('jupyter', {}).get('source_hidden') -%}
-<details><summary>{{ 'Solution' if 'BEGIN SOLUTION' in cell.source else 'Code' }}</summary>
+<details><summary>Code</summary>
 {{ super() }}</details>
 {%- else -%}{{ super() }}{%- endif -%}
 {%- endblock -%}

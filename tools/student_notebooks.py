@@ -1,4 +1,7 @@
-"""Write copies of the notebooks to work in: student/ without the solutions, or lab/ with them.
+"""Write copies of the notebooks to work in: student/ without outputs, or lab/ with solutions.
+
+The notebooks hold the exercises open; notebooks/solutions/ has a small notebook of solutions for
+each. lab/ gets them, too, and keeps the outputs.
 
 A copy is never written over once somebody has changed it. Each copy records a fingerprint of its
 cells, so that an unchanged copy can be told from a changed one and gets the newer notebook.
@@ -7,31 +10,20 @@ cells, so that an unchanged copy can be told from a changed one and gets the new
 import argparse
 import hashlib
 import json
-import re
 import sys
 from pathlib import Path
 
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
-SOLUTION = re.compile(
-    r"^(?P<indent>[ \t]*)### BEGIN SOLUTION\n.*?^[ \t]*### END SOLUTION[ \t]*$", re.DOTALL | re.M
-)
-BLANK = r"\g<indent># your code here\n\g<indent>raise NotImplementedError"
 RECORD = "transformer_lib_copy"  # the key of the fingerprint in the copy's metadata
 
 
 def student_copy(notebook):
-    """Return the notebook without solutions and outputs."""
+    """Return the notebook without outputs."""
     for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        cell.outputs, cell.execution_count = [], None
-        cell.source, found = SOLUTION.subn(BLANK, cell.source)
-        if "### BEGIN SOLUTION" in cell.source or "### END SOLUTION" in cell.source:
-            raise ValueError(f"a solution without its other end:\n{cell.source}")
-        if found and "jupyter" in cell.metadata:
-            cell.metadata.jupyter.pop("source_hidden", None)
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
     return notebook
 
 
@@ -74,19 +66,16 @@ def main(argv=None):
     parser.add_argument("--notebooks", type=Path, default=ROOT / "notebooks")
     parser.add_argument("--to", type=Path, help="folder of the copies: student/ or lab/")
     parser.add_argument(
-        "--solutions", action="store_true", help="keep solutions (folded) and outputs"
+        "--solutions", action="store_true", help="keep outputs and copy the solutions, too"
     )
     options = parser.parse_args(argv)
     folder = options.to or ROOT / ("lab" if options.solutions else "student")
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted(options.notebooks.glob("*.ipynb")):
+    names = ("*.ipynb", "solutions/*.ipynb") if options.solutions else ("*.ipynb",)
+    for path in sorted(found for name in names for found in options.notebooks.glob(name)):
         notebook = nbformat.read(path, as_version=4)
-        try:
-            copy = notebook if options.solutions else student_copy(notebook)
-        except ValueError as error:
-            print(f"{path.name}: {error}", file=sys.stderr)
-            return 1
-        print(write_copy(copy, folder / path.name))
+        copy = folder / path.relative_to(options.notebooks)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        print(write_copy(notebook if options.solutions else student_copy(notebook), copy))
     if not options.solutions:
         print(f"\nNext: {Path(sys.executable)} -m jupyterlab {folder}")
     return 0

@@ -67,6 +67,8 @@ def call(function, args, kwargs):
     inner_args, inner_kwargs = tree_map_only(Remote, lambda x: x.inner, (args, kwargs))
     result = function(*inner_args, **inner_kwargs | ({"device": "cpu"} if target else {}))
     stays = isinstance(args[0], Remote) if name == "copy_" else remote and target != "cpu"
+    if name == "_to_copy" and (stays or target == DEVICE) and result.dtype == torch.float64:
+        raise TypeError("the device has no float64")  # as MPS
     if not (stays or target == DEVICE):
         return result.clone() if name == "_to_copy" and remote else result
     result = tree_map_only(torch.Tensor, Remote, result)

@@ -1,6 +1,7 @@
 """On a device other than the CPU: nothing is left behind, and the numbers are the same."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,16 +15,24 @@ from transformer_lib import (
     average_weights,
     collate,
     evaluate,
+    lessons,
     make_optimizer,
     train_step,
 )
+from transformer_lib.cli import main
+from transformer_lib.data import devices
 from transformer_lib.data.files import list_checkpoints
 from transformer_lib.lessons import probes
+from transformer_lib.lessons.alignment import alignment_score
 from transformer_lib.masks import teacher_forcing
+from transformer_lib.train import dry_run
+from transformer_lib.train.distributed import random_states, set_random_state
 from transformer_lib.train.losses import TrainingLoss
-from transformer_lib.train.settings import RunConfig
+from transformer_lib.train.ranks import ALONE
+from transformer_lib.train.settings import RunConfig, choose_precision
 from transformer_lib.train.trainer import Trainer
 from transformer_lib.translate import search
+from transformer_lib.translate.evaluation import conditions
 from transformer_lib.translate.inference import FastDecoder, PlainDecoder
 from transformer_lib.translate.translator import Translator
 
@@ -60,6 +69,8 @@ def test_the_other_device_is_strict():
             here + there
         with pytest.raises((RuntimeError, TypeError)):
             there.numpy()
+        with pytest.raises(TypeError, match="has no float64"):
+            there.double()
         there[1:] = 5.0
         assert there.tolist() == [1.0, 5.0] and here.tolist() == [1.0, 1.0]
 
@@ -117,7 +128,7 @@ def test_a_beam_asks_for_all_that_ends_at_once():
             ends, endings = torch.ones(n, 3, dtype=torch.bool), torch.zeros(n, 3)
             beams = search.Beams(n, 3, bos_id=2, like=BATCH.src.to(DEVICE))
             CALLS.clear()
-            search.collect(found, beams, beams.ids, endings.to(DEVICE), ends.to(DEVICE), alpha=0.6)
+            search.collect(found, beams, beams.ids, endings.to(DEVICE), ends.to(DEVICE), 0.6, {})
             waits.append(CALLS.count("WAIT"))
         assert [len(hypotheses) for hypotheses in found] == [3] * n
     assert 0 < waits[0] == waits[1]
@@ -129,6 +140,8 @@ def test_attention_maps_and_probes_of_a_model():
     with elsewhere():
         found = [maps.cpu() for maps in remote.to(DEVICE).attention_maps(*BATCH.to(DEVICE))]
         results = probes.run_all(remote)
+        score = alignment_score(torch.eye(3).to(DEVICE), {(0, 0), (1, 2)})
+    assert (score.hits, score.gold) == (1, 2)
     torch.testing.assert_close(found, [*local.attention_maps(*BATCH)])
     assert len(results) > 4 and all(results), [str(r) for r in results]
 
@@ -182,3 +195,66 @@ def test_a_translator(corpus, tmp_path, width):
         remote.save(tmp_path / "again")
     files = [tmp_path / name / "model.safetensors" for name in ("model", "again")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+# Which device
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen"),
+    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_the_best_device_is_chosen_and_a_missing_one_refused(
+    monkeypatch, capsys, cuda, mps, chosen
+):
+    """The command line, notebooks and the dry run ask the same function."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert devices.choose_device().type == lessons.choose_device().type == chosen
+    assert devices.choose_device("cpu") == torch.device("cpu")
+    for name, there in (("cuda", cuda), ("mps", mps)):
+        if there:
+            assert devices.choose_device(name).type == name
+        else:
+            assert main(["translate", "multi30k-de-en", "x", "--device", name]) == 2
+            told = f"error: torch sees no {name.upper()} device here: choose auto or cpu\n"
+            assert capsys.readouterr().err == told
+
+
+def test_what_an_mps_device_is_asked_for(monkeypatch):
+    """Its memory, its name and its own random numbers, none of which are CUDA's."""
+    mps, state = torch.device("mps"), [torch.tensor([7], dtype=torch.uint8)]
+    fake = SimpleNamespace(
+        recommended_max_memory=lambda: 10,
+        driver_allocated_memory=lambda: 4,
+        get_rng_state=lambda device: state[0],
+        set_rng_state=lambda new, device: state.append(new),
+    )
+    monkeypatch.setattr(torch, "mps", fake)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: fake)
+    assert devices.free_memory(mps) == dry_run._free_memory(mps) == 6
+    assert conditions(mps)["device"].endswith(", mps")
+    saved = random_states(ALONE, mps)
+    assert saved.keys() == {"rng", "mps_rng"}
+    set_random_state(saved, ALONE, mps, seed=0, step=1)
+    assert state == [state[0], state[0]]
+    set_random_state(saved, ALONE, torch.device("cpu"), seed=0, step=1)  # a run that moves
+    assert len(state) == 2
+    assert choose_precision("auto", mps) is None
+
+
+@pytest.mark.parametrize(
+    ("affinity", "quota", "cores"),
+    [(8, None, 8), (8, "max 100000", 8), (8, "250000 100000", 2), (2, "50000 100000", 1)],
+)
+def test_cores_are_those_of_the_process(affinity, quota, cores, monkeypatch, tmp_path):
+    """Not those of the machine: a container or a batch job may have fewer."""
+    file = tmp_path / "cpu.max"
+    if quota:
+        file.write_text(quota)
+    monkeypatch.setattr(devices, "CPU_QUOTA", file)
+    monkeypatch.setattr(
+        devices.os, "sched_getaffinity", lambda _: {*range(affinity)}, raising=False
+    )
+    monkeypatch.setattr(devices.os, "cpu_count", lambda: 64)
+    assert devices.n_cores() == cores

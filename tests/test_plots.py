@@ -12,12 +12,15 @@ import thumbnails
 import torch
 from IPython.core.displaypub import CapturingDisplayPublisher
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontEntry
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from transformer_lib.data import fonts
 from transformer_lib.lessons import figures
 from transformer_lib.lessons.figures import architecture, base
+from transformer_lib.translate.report import draw_attention
 
 SOURCE = ["<s>", "der", "kleine", "Hund", "$5", "</s>"]
 TARGET = ["<s>", "the", "small", "dog", "</s>"]
@@ -313,3 +316,66 @@ def test_the_lessons_name_their_alternative_texts(shown: list[dict]) -> None:
     name, text = next(iter(figures.base.alternative_texts().items()))
     figures.show(good_figure(), alt=name)
     assert shown[0]["metadata"]["image/png"]["alt"] == " ".join(text.split())
+
+
+# Fonts and the reader's own settings
+
+
+def test_figures_keep_the_readers_settings_and_change_none() -> None:
+    """Not even when one fails; a figure of another reader has the look of the series."""
+    own = {
+        "font.size": 7.0,
+        "font.family": ["DejaVu Serif"],
+        "axes.grid": True,
+        "lines.linewidth": 5,
+    }
+    with matplotlib.rc_context(own):
+        before = dict(matplotlib.rcParams)
+        fig = figures.line_plot(range(3), {"a": [1, 2, 3]}, title="Mine", x_label="x", y_label="y")
+        figures.show(fig, alt=ALT)
+        figures.show(good_figure(), alt=ALT)
+        with pytest.raises(ValueError, match="axes swapped"):
+            figures.attention_map(weights(6, 5), TARGET, SOURCE, title="refused")
+        assert dict(matplotlib.rcParams) == before
+    texts = [text for text in fig.findobj(Text) if text.get_text()]
+    assert {text.get_fontfamily()[0] for text in texts} == {"DejaVu Serif"}
+    assert fig.axes[0].lines[0].get_linewidth() == 5
+    assert good_figure().axes[0].xaxis.label.get_fontfamily() == ["DejaVu Sans"]
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretend that these fonts are installed, with these letters; forget what was found before."""
+
+    def pretend(letters_of: dict[str, str]) -> None:
+        entries = [FontEntry(fname=name, name=name, style="normal") for name in letters_of]
+        manager = matplotlib.font_manager.fontManager
+        monkeypatch.setattr(manager, "ttflist", [*manager.ttflist, *entries])
+        real = fonts._letters
+        monkeypatch.setattr(
+            fonts, "_letters", lambda path: frozenset(letters_of.get(path) or real(path))
+        )
+        monkeypatch.setattr(fonts, "TOLD", set())
+        fonts._fallback.cache_clear()
+
+    yield pretend
+    fonts._fallback.cache_clear()
+
+
+@pytest.mark.parametrize("draw", [figures.attention_map, draw_attention])
+def test_labels_in_another_script_get_a_font_that_has_it(installed, capsys, draw) -> None:
+    installed({"Zhong Serif": "小狗猫", "Zhong Sans": "小狗", "Last Resort": "小狗猫ꯍ"})
+    fig = draw(weights(2, 2), ["a ▁dog", "b"], ["小狗", "猫"], title="Chinese tokens")
+    family = {text.get_text(): text.get_fontfamily() for text in fig.findobj(Text)}
+    assert family["小狗"][-1] == "Zhong Sans"
+    assert family["猫"][-1] == "Zhong Serif" and "Zhong" not in " ".join(family["a ▁dog"])
+    assert capsys.readouterr().err == ""
+
+
+def test_letters_that_no_font_has_are_told_once_in_one_line(installed, capsys) -> None:
+    installed({})
+    for _ in range(2):  # warnings are errors here, so matplotlib's own would fail the test
+        fig = figures.attention_map(weights(2, 2), ["a", "b"], ["小狗", "猫"], title="Boxes")
+        figures.show(fig, alt=ALT)
+    err = capsys.readouterr().err
+    assert err == "warning: no installed font has 小 狗 猫: install one of Noto Sans\n"

@@ -311,6 +311,8 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], pad_id: int = 0) -> Eva
 def average_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return the mean of several state dicts, entry by entry, in float64 and rounded once.
 
+    It is computed on the CPU, because not every device has float64.
+
     Raises:
         ValueError: there is no state, or their entries differ.
 
@@ -319,6 +321,6 @@ def average_weights(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]
     if not states or any(state.keys() != states[0].keys() for state in states):
         raise ValueError("average_weights needs one or more state dicts with the same entries")
     return {
-        name: torch.stack([state[name].double() for state in states]).mean(0).to(first.dtype)
+        name: torch.stack([state[name].cpu().double() for state in states]).mean(0).to(first)
         for name, first in states[0].items()
     }

@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 import torch
 from tyro.conf import Positional, arg
 
+from transformer_lib.data.devices import choose_device, n_cores
 from transformer_lib.data.files import RUN, owner_of
 
 __all__ = ["Device", "Model", "Out", "check_alpha", "check_outputs", "choose_device", "set_threads"]
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Model = Annotated[str, Positional, arg(metavar="MODEL")]
 Out = Annotated[Path, Positional, arg(metavar="OUT")]
 RUN_FILES = {RUN, "best.json", "log.jsonl", ".lock"}
@@ -47,17 +48,9 @@ def check_alpha(alpha: float) -> None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Set the number of CPU threads; None keeps torch's choice."""
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"--threads must be at least 1, got {threads}")
-        torch.set_num_threads(threads)
-
-
-def choose_device(device: Device) -> torch.device:
-    """Return the named device; "auto" takes a GPU if there is one."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch sees no CUDA device here")
-    return torch.device(device)
+    """Set the number of CPU threads; None is torch's choice, at most the cores of this process."""
+    if threads is None:
+        threads = min(torch.get_num_threads(), n_cores())
+    if threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {threads}")
+    torch.set_num_threads(threads)

@@ -56,6 +56,7 @@ def attention_links(attention: Float[Tensor, "T S"]) -> frozenset[Link]:
         raise ValueError(f"an attention map here is (T, S), got {tuple(attention.shape)}")
     if not torch.isfinite(attention).all() or (attention < 0).any():
         raise ValueError("attention weights are finite and not negative; these are not")
+    attention = attention.cpu()  # MPS has no float64
     sums = attention.double().sum(dim=1)
     if (sums > 1.01).any():  # 1 % for half precision; dropping a column only lowers a sum
         row = int(sums.argmax())

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from transformer_lib.batching import Batch
+from transformer_lib.data import devices
 from transformer_lib.masks import teacher_forcing
 from transformer_lib.train.losses import TrainingLoss
 from transformer_lib.train.ranks import Ranks, known_to_all
@@ -180,9 +181,7 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
 
 def random_states(ranks: Ranks, device: torch.device) -> dict[str, Any]:
     """Return the state of the random numbers of every rank."""
-    mine = {"rng": torch.get_rng_state()}
-    if device.type == "cuda":
-        mine["cuda_rng"] = torch.cuda.get_rng_state(device)
+    mine = devices.random_state(device)
     if ranks.world_size == 1:
         return mine
     states = [
@@ -201,8 +200,4 @@ def set_random_state(
         if not ranks.is_main:
             return ranks.seed_dropout(seed, step)
         states = [state]
-    mine = states[ranks.rank]
-    torch.set_rng_state(mine["rng"])
-    if "cuda_rng" in mine and device.type == "cuda":
-        torch.cuda.set_rng_state(mine["cuda_rng"], device)
-    return None
+    return devices.set_random_state(states[ranks.rank], device)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from transformer_lib.data.extras import needs
+from transformer_lib.data.fonts import add_fonts, quiet_glyphs
 from transformer_lib.data.text import ParallelText
 from transformer_lib.translate.evaluation import Report, by_length
 
@@ -53,12 +54,14 @@ def write_report(path: Path, report: Report, text: ParallelText, how: str = "") 
     check_ending(path)
     groups = by_length(report, text)
     figure = _draw_groups(groups, f"BLEU by length, {report.name}")
-    if path.suffix.lower() in PICTURES:
-        figure.savefig(path, bbox_inches="tight")
-    else:
+    add_fonts(figure)
+    with quiet_glyphs():
+        if path.suffix.lower() in PICTURES:
+            figure.savefig(path, bbox_inches="tight")
+            return
         image = io.BytesIO()
         figure.savefig(image, format="png", bbox_inches="tight")
-        path.write_text(_page(report, text, how, image.getvalue(), groups), "utf-8")
+    path.write_text(_page(report, text, how, image.getvalue(), groups), "utf-8")
 
 
 def check_ending(path: Path, kind: str = "a report") -> None:
@@ -98,6 +101,7 @@ def draw_attention(
     ax.set(ylim=(len(row_labels), 0), aspect="equal", xlabel=column_title, ylabel=row_title)
     ax.tick_params(length=0, labelsize=9)
     ax.spines[:].set_visible(False)
+    add_fonts(figure)
     return figure
 
 

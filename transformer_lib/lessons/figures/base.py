@@ -9,9 +9,9 @@ import base64
 import io
 import textwrap
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable
+from contextlib import ContextDecorator
+from functools import cache, wraps
 from importlib.resources import files
 from typing import Any
 
@@ -22,6 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from transformer_lib.data.fonts import add_fonts, quiet_glyphs
 from transformer_lib.lessons.figures.colours import GRID, INK, MUTED, PALETTE
 from transformer_lib.lessons.figures.types import Number
 
@@ -65,11 +66,34 @@ RC: dict[str, Any] = {
 }
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """Apply the look of the series, as `with style():` or as the decorator `@style()`."""
-    with matplotlib.rc_context(RC):
-        yield
+class style(ContextDecorator):  # noqa: N801
+    """Apply the look of the series, as `with style():` or as the decorator `@style()`.
+
+    What the user has set in matplotlib's rcParams stays. A figure that a decorated function
+    returns gets fonts for all its letters.
+    """
+
+    def __enter__(self) -> None:
+        now, default = matplotlib.rcParams, matplotlib.rcParamsDefault
+        own = {key: value for key, value in RC.items() if now[key] == default[key]}
+        self._context = matplotlib.rc_context(own)
+        self._context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)
+
+    def __call__(self, function: Callable) -> Callable:
+        """Return the function, run in the look of the series."""
+
+        @wraps(function)
+        def styled(*args: Any, **kwargs: Any) -> Any:
+            with style():
+                result = function(*args, **kwargs)
+            if isinstance(result, Figure):
+                add_fonts(result)
+            return result
+
+        return styled
 
 
 @style()
@@ -133,7 +157,8 @@ def show(figure: Figure, alt: str, *, display_id: str | None = None, update: boo
         )
     import matplotlib.pyplot as plt
 
-    with style():
+    add_fonts(figure)
+    with style(), quiet_glyphs():
         _check_house_rules(figure)
         picture = _png(figure)
     plt.close(figure)  # one that was made with pyplot would be shown again
@@ -185,11 +210,13 @@ def _check_house_rules(figure: Figure) -> None:
     for number, ax in enumerate(figure.axes):
         if ax.axison and ax.get_visible():
             _check_labels(ax, f"axes {number} ({ax.get_title('left') or 'untitled'})")
+    own_size = matplotlib.rcParams["font.size"]  # who wants smaller letters gets them
+    smallest = min(SMALLEST_FONT, SMALLEST_FONT / RC["font.size"] * own_size)
     for text in figure.findobj(Text):
-        if text.get_visible() and text.get_text().strip() and text.get_fontsize() < SMALLEST_FONT:
+        if text.get_visible() and text.get_text().strip() and text.get_fontsize() < smallest:
             raise ValueError(
                 f"{text.get_text()!r} is set in {text.get_fontsize():g} points: "
-                f"use {SMALLEST_FONT:g} or more"
+                f"use {smallest:g} or more"
             )
 
 

@@ -246,9 +246,9 @@ def describe(value: Any) -> str:
             return f"a list of {len(value)}" + (f" {inside.pop()}" if len(inside) == 1 else "")
         return f"a {type(value).__name__}"
     if found.dim() == 0:
-        return "one number"
+        return "True or False" if found.dtype == torch.bool else "one number"
     if found.dim() == 1:
-        return f"{len(found)} numbers"
+        return "a list of one number" if len(found) == 1 else f"{len(found)} numbers"
     return f"the shape {tuple(found.shape)}"
 
 

@@ -1,14 +1,18 @@
 """The command line from text to translation, in one process and as a command of its own."""
 
+import importlib
+import inspect
 import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from dataclasses import fields
 from importlib.metadata import version
+from typing import get_args
 
 import pytest
 import torch
@@ -16,11 +20,13 @@ from helpers import pair_files
 
 from transformer_lib import ModelConfig, TrainConfig, Translator
 from transformer_lib.cli import main
-from transformer_lib.cli.train import ModelFlags, TrainFlags, train_config
+from transformer_lib.cli.commands import COMMANDS, Engine, ModelFlags, TrainFlags
+from transformer_lib.cli.train import train_config
 from transformer_lib.data.files import contents_sha256
 from transformer_lib.data.multi30k import SPLITS
 from transformer_lib.train.ranks import known_to_all
 from transformer_lib.train.settings import RunConfig
+from transformer_lib.translate import export
 from transformer_lib.translate.translator import find_model, find_pretrained
 
 GERMAN = ["Ein Hund schläft.", "Eine Katze sieht den Hund.", "Der Garten ist grün.", "Ja ja ja."]
@@ -358,6 +364,58 @@ def test_fine_tuning_needs_the_vocabularies_of_the_model_not_their_sizes(cli, sh
     status, _, err = cli(TUNE.replace("{data}", "{tmp}/x"))
     told = f"has other vocabularies than {shipped}: prepare it again with --vocab-from {shipped}\n"
     assert status == 2 and err.endswith(told) and err.count("\n") == 1
+
+
+# Help, and what to do next
+
+
+def test_help_needs_no_torch_and_has_words_for_every_default():
+    """The import of torch takes a second, on a slow machine several."""
+    code = f"""
+import contextlib, io, sys
+from transformer_lib.cli import main
+for command in ([], *([name] for name in {[*COMMANDS]})):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main([*command, "--help"])
+    print(" ".join(out.getvalue().replace("│", " ").split()))
+sys.exit("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "default: None" not in done.stdout
+    for words in (
+        "preset's: tiny 128, base 512, big 1024",
+        "(default: standard input)",
+        "no limit",
+    ):
+        assert words in done.stdout
+
+
+def test_a_command_takes_the_arguments_that_its_help_describes():
+    assert get_args(Engine) == get_args(export.Engine)
+    for name, command in COMMANDS.items():
+        (module,) = re.findall(r'_run\("(\w+)\.', inspect.getsource(command))
+        work = getattr(importlib.import_module(f"transformer_lib.cli.{module}"), name)
+        assert [*inspect.signature(work).parameters] == [*inspect.signature(command).parameters]
+
+
+def test_the_next_command_is_shown_and_works(cli, home, tmp_path):
+    """With the real paths, quoted for a shell."""
+    out, run = str(tmp_path / "my corpus"), str(tmp_path / "my run")
+    text = f"{home}/a.de {home}/a.en"
+    files = [*PREPARE.format("de", "en").split(), *f"--train {text} --val {text}".split()]
+    _, printed, _ = cli("prepare", out, *files, *f"--test {text}".split())
+    (train,) = re.findall(r"^to train on it: transformer-lib (.*)$", printed, re.M)
+    assert shlex.split(train) == ["train", out, "runs/my corpus"]
+    _, printed, _ = cli("train", out, run, *SMALL.split(), "--steps", "2")
+    told = re.findall(r"^to (?:score|use) it: +transformer-lib (.*)$", printed, re.M)
+    assert [shlex.split(command)[:2] for command in told] == [["evaluate", run], ["translate", run]]
+    assert shlex.split(told[0])[-2:] == ["--split", "test"]
+    for command in told:
+        assert cli("", *shlex.split(command))[0] == 0
+    files.remove("--vocab-size"), files.remove("60")
+    _, printed, _ = cli("prepare", out, *files, "--vocab-from", run, "--force")
+    assert re.search(r"^to train on it: .* --init '\S+/my run'$", printed, re.M)
 
 
 # Fetching

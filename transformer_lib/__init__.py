@@ -1,94 +1,47 @@
 """The Transformer of "Attention Is All You Need": what seven notebooks build, and a translator.
 
-The names that most users need are importable from here; the modules beside hold the rest.
+The names that most users need are importable from here, see `api`; the modules beside hold the
+rest. They are imported on first use, because torch takes a second that `--help` does not need.
 """
 
-from transformer_lib.attention import KeyValueCache, MultiHeadAttention, attention
-from transformer_lib.batching import Batch, collate, epoch_batches, token_batches
-from transformer_lib.config import ModelConfig
-from transformer_lib.decoding import Hypothesis
-from transformer_lib.embeddings import OutputProjection, TokenEmbedding
-from transformer_lib.feed_forward import FeedForward, Residual, layer_norm
-from transformer_lib.layers import Decoder, DecoderLayer, Encoder, EncoderLayer
-from transformer_lib.masks import causal_mask, padding_mask, target_mask, teacher_forcing
-from transformer_lib.model import AttentionMaps, Transformer
-from transformer_lib.positional import (
-    LearnedPositionalEncoding,
-    SinusoidalPositionalEncoding,
-    sinusoidal_table,
-)
-from transformer_lib.training import (
-    Evaluation,
-    StepResult,
-    TrainConfig,
-    average_weights,
-    evaluate,
-    inverse_sqrt_rate,
-    label_smoothed_loss,
-    make_optimizer,
-    noam_rate,
-    train_step,
-)
-from transformer_lib.translate.search import beam_search, greedy_decode
-from transformer_lib.translate.translator import Translator
-from transformer_lib.vocab import SubwordVocab, Vocab, WordVocab, normalize_text
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "AttentionMaps",
-    "Batch",
-    "Decoder",
-    "DecoderLayer",
-    "Encoder",
-    "EncoderLayer",
-    "Evaluation",
-    "FeedForward",
-    "Hypothesis",
-    "KeyValueCache",
-    "LearnedPositionalEncoding",
-    "ModelConfig",
-    "MultiHeadAttention",
-    "OutputProjection",
-    "Residual",
-    "SinusoidalPositionalEncoding",
-    "StepResult",
-    "SubwordVocab",
-    "TokenEmbedding",
-    "TrainConfig",
-    "Transformer",
-    "Translator",
-    "Vocab",
-    "WordVocab",
-    "attention",
-    "average_weights",
-    "beam_search",
-    "causal_mask",
-    "collate",
-    "epoch_batches",
-    "evaluate",
-    "greedy_decode",
-    "inverse_sqrt_rate",
-    "label_smoothed_loss",
-    "layer_norm",
-    "make_optimizer",
-    "noam_rate",
-    "normalize_text",
-    "padding_mask",
-    "sinusoidal_table",
-    "target_mask",
-    "teacher_forcing",
-    "token_batches",
-    "train_step",
-]
+if TYPE_CHECKING:
+    from transformer_lib.api import *  # noqa: F403
+    from transformer_lib.api import __all__ as __all__
 
 
 def __getattr__(name: str) -> object:
-    """Import `probes` on first use: the paper's code needs no lessons."""
+    """Import the public names, and `probes`: the paper's code needs no lessons."""
     if name == "probes":
         from transformer_lib.lessons import probes
 
         return probes
+    if name == "__all__" or not name.startswith("_"):
+        api = import_module("transformer_lib.api")
+        if name in ("__all__", *api.__all__):
+            return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "probes"])
+    api = import_module("transformer_lib.api")
+    return sorted({*globals(), *api.__all__, "probes"})
+
+
+class _Package(ModuleType):
+    """A package whose `attention` is the function, although a module has that name, too."""
+
+    @property
+    def attention(self) -> object:
+        return __getattr__("attention")
+
+    @attention.setter
+    def attention(self, module: ModuleType) -> None:
+        """Ignore that the module is set here when it is imported."""
+
+
+sys.modules[__name__].__class__ = _Package

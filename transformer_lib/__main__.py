@@ -4,7 +4,7 @@ import os
 import sys
 
 from transformer_lib.cli import main
-from transformer_lib.train.ranks import AMONG_OTHERS
+from transformer_lib.train.run_config import AMONG_OTHERS
 
 __all__ = ["run"]
 

@@ -1,7 +1,7 @@
 """The command line: fetch and prepare a corpus, train on it, score, translate.
 
-Every command is a plain function with documented arguments; tyro turns them into flags. Whatever a
-user can do wrong ends in one line on standard error.
+Every command is a plain function with documented arguments, which tyro turns into flags, see
+`commands`. Whatever a user can do wrong ends in one line on standard error.
 """
 
 from __future__ import annotations
@@ -71,22 +71,13 @@ def _run(arguments: list[str]) -> int | None:
     with needs("cli"):
         import tyro
 
-        from transformer_lib.cli import models, output, prepare, train, translate
+        from transformer_lib.cli import output
+        from transformer_lib.cli.commands import COMMANDS
 
-    commands = {
-        "fetch": prepare.fetch,
-        "prepare": prepare.prepare,
-        "train": train.train,
-        "evaluate": models.evaluate,
-        "translate": translate.translate,
-        "average": models.average,
-        "info": models.info,
-        "export": models.export,
-    }
     to_the_end = arguments[:1] in (["fetch"], ["train"])  # even if nobody reads the output
     with output.unbreakable_output() if to_the_end else nullcontext():
         return tyro.extras.subcommand_cli_from_dict(
-            commands,
+            COMMANDS,
             prog="transformer-lib",
             description=ABOUT,
             args=arguments,

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
+import shlex
+import subprocess
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-from tyro.conf import Positional, arg
 
 from transformer_lib.data.devices import choose_device, n_cores
 from transformer_lib.data.files import RUN, owner_of
 
-__all__ = ["Device", "Model", "Out", "check_alpha", "check_outputs", "choose_device", "set_threads"]
+__all__ = ["check_alpha", "check_outputs", "choose_device", "command_line", "set_threads"]
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Model = Annotated[str, Positional, arg(metavar="MODEL")]
-Out = Annotated[Path, Positional, arg(metavar="OUT")]
 RUN_FILES = {RUN, "best.json", "log.jsonl", ".lock"}
 
 
@@ -39,6 +37,12 @@ def check_outputs(*paths: Path | None, force: bool = False) -> None:
         if path.parent.exists() and not path.parent.is_dir():
             raise ValueError(f"{path.parent} is not a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def command_line(*words: str | Path) -> str:
+    """Return a command of ours as one would type it in the shell of this system."""
+    quote = subprocess.list2cmdline if os.name == "nt" else shlex.join
+    return quote(["transformer-lib", *map(str, words)])
 
 
 def check_alpha(alpha: float) -> None:

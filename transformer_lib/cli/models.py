@@ -6,15 +6,11 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from tyro.conf import Positional, arg
 
 from transformer_lib.cli.common import (
-    Device,
-    Model,
-    Out,
     check_alpha,
     check_outputs,
     choose_device,
@@ -44,40 +40,20 @@ def _training(folder: Path) -> dict[str, Any] | None:
 
 
 def evaluate(
-    model: Model,
-    /,
+    model: str,
     data: Path,
-    split: str = "val",
-    beam: int = 5,
-    alpha: float = 1.0,
-    max_tokens: int | None = None,
-    device: Device = "auto",
-    threads: int | None = None,
-    result: Path | None = None,
-    report: Path | None = None,
-    hypotheses: Path | None = None,
-    force: bool = False,
+    split: str,
+    beam: int,
+    alpha: float,
+    max_tokens: int | None,
+    device: str,
+    threads: int | None,
+    result: Path | None,
+    report: Path | None,
+    hypotheses: Path | None,
+    force: bool,
 ) -> int:
-    """Score a model: BLEU in four ways with signatures, chrF, perplexity, token accuracy.
-
-    A sentence that is too long for the model counts as an empty translation; a warning names it.
-
-    Args:
-        model: a run (its best checkpoint), a model folder, or the name of a model that ships.
-        data: a prepared folder.
-        split: which of its splits.
-        beam: width of the beam; 1 with --alpha 0 is greedy.
-        alpha: of the length penalty.
-        max_tokens: most source tokens decoded together; when left out, 1,024 on each CPU thread,
-            4,096 on a GPU.
-        device: auto takes a GPU if there is one.
-        threads: CPU threads; torch's choice when left out.
-        result: write scores, settings and training curve to this JSON file.
-        report: write BLEU by sentence length to this picture, or with translations to this page.
-        hypotheses: write the translations to this file, line by line as in the files that the
-            split was prepared from; empty where `prepare` left a line out.
-        force: replace files of these names.
-    """
+    """Run the command; `commands.evaluate` has its arguments."""
     set_threads(threads)
     check_alpha(alpha)
     check_outputs(result, hypotheses, report, force=force)
@@ -167,23 +143,8 @@ def _check_direction(training: dict[str, Any], corpus: Prepared) -> None:
         _warn(f"the model translates {ours}, the data is {theirs}")
 
 
-def average(
-    out: Out,
-    models: Annotated[tuple[str, ...], Positional, arg(metavar="MODEL...")],
-    /,
-    last: int = 5,
-    half: bool = False,
-    force: bool = False,
-) -> int:
-    """Write the mean of several models (section 6.1 of the paper takes the last checkpoints).
-
-    Args:
-        out: the model folder to write.
-        models: runs (of each, the newest checkpoints are taken) or model folders.
-        last: how many of the newest checkpoints of a run.
-        half: keep the weights in half precision, which halves the file.
-        force: replace a model folder of that name.
-    """
+def average(out: Path, models: tuple[str, ...], last: int, half: bool, force: bool) -> int:
+    """Run the command; `commands.average` has its arguments."""
     if not models:
         raise ValueError("average needs one or more models to take the mean of")
     check_free(out, "model", replace=force)
@@ -216,12 +177,8 @@ def _newest(name: str, last: int) -> list[Path]:
     return list_checkpoints(Path(name) / "checkpoints")[-last:] or [find_pretrained(name)]
 
 
-def info(model: Model, /) -> int:
-    """Show sizes, parameters per part, vocabulary, training and scores of a model.
-
-    Args:
-        model: a run (its best checkpoint), a model folder, or the name of a model that ships.
-    """
+def info(model: str) -> int:
+    """Run the command; `commands.info` has its arguments."""
     folder = find_model(model)
     translator = Translator.from_pretrained(folder)
     network = translator.model
@@ -268,17 +225,8 @@ def _print_training(training: dict[str, Any]) -> None:
             print(f"validation  step {line['step']}: {scores}{', the best' * (line is best)}")
 
 
-def export(model: Model, out: Out, /, to: Engine, force: bool = False) -> int:
-    """Write a model for an engine that is made for serving.
-
-    Args:
-        model: a run (its best checkpoint), a model folder, or the name of a model that ships.
-        out: the folder to write.
-        to: ctranslate2 (C++, the fastest on a CPU), or transformers for Hugging Face: a
-            MarianMTModel for post-norm, a PegasusForConditionalGeneration for pre-norm. Both need
-            pip install "transformer-lib[export]".
-        force: replace an export of that name.
-    """
+def export(model: str, out: Path, to: Engine, force: bool) -> int:
+    """Run the command; `commands.export` has its arguments."""
     write_export(Translator.open(model), out, to, replace=force)
     print(f"{model} for {to}; written to {out}")
     return 0

@@ -5,15 +5,12 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
 
-from tyro.conf import arg
-
-from transformer_lib.cli.common import Out
+from transformer_lib.cli.common import command_line
 from transformer_lib.data import encoding
 from transformer_lib.data.coverage import Coverage
 from transformer_lib.data.devices import n_cores
-from transformer_lib.data.encoding import SAMPLE_PAIRS, LengthFilter
+from transformer_lib.data.encoding import LengthFilter
 from transformer_lib.data.files import check_folder, check_free
 from transformer_lib.data.multi30k import SPLITS, fetch_multi30k, has_multi30k, multi30k
 from transformer_lib.data.reading import blame_file, load_vocab, read_json
@@ -24,22 +21,10 @@ from transformer_lib.vocab import SubwordVocab, Vocab
 __all__ = ["fetch", "prepare"]
 
 LARGE = 100_000  # pairs; smaller corpora take seconds
-Pair = Annotated[tuple[Path, Path] | None, arg(metavar="SOURCE TARGET")]
-Pairs = Annotated[tuple[tuple[Path, Path], ...], arg(metavar="SOURCE TARGET ...")]
 
 
-def fetch(
-    folder: Path | None = None,
-    languages: Annotated[tuple[str, ...], arg(metavar="LANGUAGE...")] = ("de", "en"),
-    splits: Annotated[tuple[str, ...], arg(metavar="SPLIT...")] = SPLITS,
-) -> int:
-    """Fetch Multi30k, for research and education only.
-
-    Args:
-        folder: where the files go; when left out, where the library looks (data/multi30k).
-        languages: some of de, en, fr and cs.
-        splits: some of its splits.
-    """
+def fetch(folder: Path | None, languages: tuple[str, ...], splits: tuple[str, ...]) -> int:
+    """Run the command; `commands.fetch` has its arguments."""
     say = partial(print, flush=True)  # progress is of use now, through a pipe too
     try:
         say(f"Multi30k is in {fetch_multi30k(folder, languages, splits, say=say)}")
@@ -49,47 +34,24 @@ def fetch(
 
 
 def prepare(
-    out: Out,
-    /,
-    corpus: Literal["multi30k", "files"] = "multi30k",
-    source: str | None = None,
-    target: str | None = None,
-    train: Pair = None,
-    val: Pair = None,
-    test: Pair = None,
-    also: Pairs = (),
-    vocab: Literal["subwords", "words"] | None = None,
-    vocab_size: int | None = None,
-    vocab_from: str | None = None,
-    max_length: int = 256,
-    max_ratio: float = 9.0,
-    sample: int = SAMPLE_PAIRS,
-    workers: int | None = None,
-    force: bool = False,
+    out: Path,
+    corpus: str,
+    source: str | None,
+    target: str | None,
+    train: tuple[Path, Path] | None,
+    val: tuple[Path, Path] | None,
+    test: tuple[Path, Path] | None,
+    also: tuple[tuple[Path, Path], ...],
+    vocab: str | None,
+    vocab_size: int | None,
+    vocab_from: str | None,
+    max_length: int,
+    max_ratio: float,
+    sample: int,
+    workers: int | None,
+    force: bool,
 ) -> int:
-    """Encode parallel text for `train`, and report the pairs that were dropped.
-
-    Args:
-        out: the folder to write.
-        corpus: multi30k (run `fetch` first), or two text files per split, line by line.
-        source: language of the source, an ISO code (Multi30k: de when left out).
-        target: language of the target (Multi30k: en).
-        train: the training files, with --corpus files.
-        val: the validation files.
-        test: the files for the final scores.
-        also: more files to train on, such as a model's translations: source, target, source, …
-            The vocabulary is learned without them, and pairs that are there already are left out.
-        vocab: one joint vocabulary of subwords (when left out), or whole words for each language.
-        vocab_size: number of subwords, or the most words of each language; 8000 when left out.
-        vocab_from: take the vocabularies of this model instead of learning them, to go on training
-            it with `train --init`: a run, a model folder, or the name of a model that ships.
-        max_length: training pairs with more tokens on a side are left out.
-        max_ratio: so are pairs where one side is this many times longer.
-        sample: a larger corpus learns its vocabulary from this many pairs, drawn at random.
-        workers: processes that encode; when left out, one per core for large files. The result
-            is the same.
-        force: replace a prepared folder of that name.
-    """
+    """Run the command; `commands.prepare` has its arguments."""
     for name, value in (("sample", sample), ("workers", workers), ("vocab-size", vocab_size)):
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
@@ -144,6 +106,8 @@ def prepare(
             if warning := Coverage(**counts).warning():
                 print(f"warning: train, {side}: {warning}; does {vocab_from} suit it?")
     print(f"{len(vocabularies[0]):,} and {len(vocabularies[1]):,} ids; written to {out}")
+    start = ("--init", vocab_from) if vocab_from else ()
+    print(f"to train on it: {command_line('train', out, Path('runs') / out.name, *start)}")
     return 0
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from tyro.conf import Positional, arg
-
-from transformer_lib.cli.common import Device, choose_device, set_threads
+from transformer_lib.cli.commands import ModelFlags, Preset, TrainFlags
+from transformer_lib.cli.common import choose_device, command_line, set_threads
 from transformer_lib.config import ModelConfig
 from transformer_lib.data.files import list_checkpoints
 from transformer_lib.data.prepared import Prepared
@@ -26,96 +24,27 @@ from transformer_lib.train.trainer import Trainer
 from transformer_lib.train.validation import describe
 from transformer_lib.training import TrainConfig
 
-Preset = Literal["tiny", "base", "big"]
-
-__all__ = ["ModelFlags", "TrainFlags", "train"]
+__all__ = ["train"]
 
 PRESET_SIZES = ("d_model", "n_heads", "n_layers", "d_ff")
 AGAIN = "to resume: the same command with --resume auto"
 
 
-@dataclass(frozen=True)
-class ModelFlags:
-    """Sizes of the model; the preset has the defaults.
-
-    Args:
-        d_model: width of all vectors between the sub-layers.
-        n_heads: attention heads; they divide d_model.
-        n_layers: encoder layers, and as many decoder layers.
-        d_ff: inner width of the feed-forward network.
-        dropout: share dropped after every sub-layer and after embedding + position.
-        max_len: number of positions.
-        norm_first: pre-norm instead of the paper's post-norm.
-        tie_embeddings: one matrix for source, target and output if they share a vocabulary.
-        positions: encoding of the order of the tokens.
-    """
-
-    d_model: int | None = None
-    n_heads: int | None = None
-    n_layers: int | None = None
-    d_ff: int | None = None
-    dropout: float | None = None
-    max_len: int | None = None
-    norm_first: bool | None = None
-    tie_embeddings: bool | None = None
-    positions: Literal["sinusoidal", "learned", "none"] | None = None
-
-
-@dataclass(frozen=True)
-class TrainFlags:
-    """Loss, learning rate and Adam; the defaults are the paper's.
-
-    Args:
-        peak_rate: highest learning rate; the paper's (d_model · warmup)^-0.5 when left out.
-        warmup: number of steps until the peak.
-        cooldown: share of the steps, at the end, over which the rate falls to 0; the paper has 0.
-        smoothing: of the labels.
-        max_grad_norm: longer gradients are clipped to this length.
-        betas: Adam's decay rates.
-        eps: added to Adam's divisor.
-    """
-
-    peak_rate: float | None = None
-    warmup: int = 4000
-    cooldown: float = 0.0
-    smoothing: float = 0.1
-    max_grad_norm: float = math.inf
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-9
-
-
 def train(
-    data: Annotated[Path, Positional, arg(metavar="DATA")],
-    out: Annotated[Path, Positional, arg(metavar="OUT")],
-    /,
+    data: Path,
+    out: Path,
     model: ModelFlags,
     rates: TrainFlags,
     run: RunConfig,
-    preset: Preset | None = None,
-    init: str | None = None,
-    device: Device = "auto",
-    threads: int | None = None,
-    validation: str = "val",
-    resume: Resume = "no",
-    dry_run: bool = False,
+    preset: Preset | None,
+    init: str | None,
+    device: str,
+    threads: int | None,
+    validation: str,
+    resume: Resume,
+    dry_run: bool,
 ) -> int:
-    """Train a model, validate and save on a schedule, and resume after an interruption.
-
-    Args:
-        data: a folder that `prepare` wrote.
-        out: the folder of this run.
-        model: sizes of the model.
-        rates: loss and optimiser.
-        run: length and schedule.
-        preset: sizes to start from: tiny (4 layers, 128), base and big (the paper's).
-        init: a run, a model folder or the name of a model that ships: train it further on new
-            sentences, with its sizes. Write `data` with --vocab-from and the same model.
-        device: auto takes a GPU if there is one.
-        threads: CPU threads; torch's choice when left out.
-        validation: the split to validate on.
-        dry_run: check settings, data, disk and memory, time a few steps, and write nothing.
-        resume: continue in `out`: from the latest checkpoint, or (auto) from the latest whole one.
-    """
+    """Run the command; `commands.train` has its arguments."""
     with join(partial(choose_device, device), run.wait_minutes) as ranks:
         with ranks.raise_on_all_ranks():
             set_threads(threads)
@@ -146,6 +75,10 @@ def train(
     if best["step"]:
         say(f"best validation {describe(best, trainer.measure)} at step {best['step']}")
     say(f"{last_saved(trainer)}; {next_command(trainer, reason)}")
+    if trainer.saved:
+        last = corpus.splits[-1]  # the one for final scores, if there is one
+        say(f"to score it: {command_line('evaluate', out, '--data', data, '--split', last)}")
+        say(f"to use it:   {command_line('translate', out, corpus.text(validation).source[0])}")
     stopped = {signal.SIGINT.name: 130, signal.SIGTERM.name: 143}
     return stopped.get(reason, 0)
 

@@ -6,13 +6,9 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
-
-from tyro.conf import Positional, arg
+from typing import Any
 
 from transformer_lib.cli.common import (
-    Device,
-    Model,
     check_alpha,
     check_outputs,
     choose_device,
@@ -33,38 +29,20 @@ SHOWN = 3  # lines unlike the training text that are named; the others are count
 
 
 def translate(
-    model: Model,
-    sentences: Annotated[tuple[str, ...], Positional, arg(metavar="SENTENCE...")] = (),
-    /,
-    file: Annotated[Path | None, arg(aliases=["-f"])] = None,
-    beam: int = 5,
-    alpha: float = 1.0,
-    n_best: int = 1,
-    scores: bool = False,
-    max_tokens: int | None = None,
-    device: Device = "auto",
-    threads: int | None = None,
-    attention: Path | None = None,
-    force: bool = False,
+    model: str,
+    sentences: tuple[str, ...],
+    file: Path | None,
+    beam: int,
+    alpha: float,
+    n_best: int,
+    scores: bool,
+    max_tokens: int | None,
+    device: str,
+    threads: int | None,
+    attention: Path | None,
+    force: bool,
 ) -> int:
-    """Translate sentences, a file, or standard input, line by line and in order.
-
-    Args:
-        model: a run (its best checkpoint), a model folder, or the name of a model that ships.
-        sentences: what to translate; without any, --file, or else standard input.
-        file: a text file, one sentence per line.
-        beam: width of the beam; 1 with --alpha 0 is greedy.
-        alpha: of the length penalty.
-        n_best: print so many translations of each sentence, the best first; no two are the same.
-            Where the search finds fewer, empty lines keep the number.
-        scores: print the score before each translation.
-        max_tokens: most source tokens decoded together; when left out, 1,024 on each CPU thread,
-            4,096 on a GPU.
-        device: auto takes a GPU if there is one.
-        threads: CPU threads; torch's choice when left out.
-        attention: draw the cross-attention of the first sentence to this picture.
-        force: replace a picture of that name.
-    """
+    """Run the command; `commands.translate` has its arguments."""
     set_threads(threads)
     check_alpha(alpha)
     check_outputs(attention, force=force)

@@ -4,10 +4,10 @@
 opens it. `files` writes folders that are whole or absent, and `reading` validates their contents.
 """
 
-from transformer_lib.data.encoding import LengthFilter, learn_vocabularies, prepare
-from transformer_lib.data.extras import needs
+from typing import TYPE_CHECKING
+
+from transformer_lib.data.extras import import_on_use, needs
 from transformer_lib.data.files import CheckpointError, check_folder, list_checkpoints, write_folder
-from transformer_lib.data.prepared import Prepared
 from transformer_lib.data.text import (
     ConcatenatedText,
     PairFiles,
@@ -15,6 +15,10 @@ from transformer_lib.data.text import (
     read_lines,
     read_pairs,
 )
+
+if TYPE_CHECKING:
+    from transformer_lib.data.encoding import LengthFilter, learn_vocabularies, prepare
+    from transformer_lib.data.prepared import Prepared
 
 __all__ = [
     "CheckpointError",
@@ -32,3 +36,7 @@ __all__ = [
     "read_pairs",
     "write_folder",
 ]
+
+# These need torch, whose import takes a second.
+NEED_TORCH = dict.fromkeys(("LengthFilter", "learn_vocabularies", "prepare"), "encoding")
+__getattr__ = import_on_use(__name__, NEED_TORCH | {"Prepared": "prepared"})

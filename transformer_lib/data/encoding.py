@@ -28,14 +28,13 @@ from transformer_lib.data.coverage import Coverage, count
 from transformer_lib.data.files import write_folder
 from transformer_lib.data.prepared import SIDES, Prepared
 from transformer_lib.data.progress import progress_bar
-from transformer_lib.data.text import PairFiles, ParallelText, Text
+from transformer_lib.data.text import SAMPLE_PAIRS, PairFiles, ParallelText, Text
 from transformer_lib.vocab import SubwordVocab, Vocab, WordVocab
 
 __all__ = ["SAMPLE_PAIRS", "LengthFilter", "learn_vocabularies", "prepare"]
 
 Pairs = Iterable[tuple[str, str]]
 Encode = Callable[[Iterable[Pairs], "LengthFilter | None"], Iterator["Encoded"]]
-SAMPLE_PAIRS = 200_000  # enough to learn a vocabulary: its frequent subwords settle
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ The core of the library does without them, so they are imported where they are u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Literal
 
-__all__ = ["Extra", "MissingPackageError", "needs"]
+__all__ = ["Extra", "MissingPackageError", "import_on_use", "needs"]
 
 Extra = Literal["words", "lessons", "cli", "export"]
 
@@ -40,3 +41,18 @@ def needs(extra: Extra) -> Iterator[None]:
         problem = f"{name} is not installed" if missing else f"{name} does not load ({error})"
         command = f'pip install "transformer-lib[{extra}]"'  # these quotes work on Windows, too
         raise MissingPackageError(f"{problem}: {command}", name=error.name) from error
+
+
+def import_on_use(package: str, modules: Mapping[str, str]) -> Callable[[str], object]:
+    """Return a `__getattr__` for a package that imports names on first use.
+
+    Args:
+        modules: the module of each name.
+    """
+
+    def get(name: str) -> object:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(import_module(f"{package}.{modules[name]}"), name)
+
+    return get

@@ -20,10 +20,19 @@ from pathlib import Path
 from transformer_lib.data.progress import progress_bar
 from transformer_lib.vocab import normalize_text
 
-__all__ = ["ConcatenatedText", "PairFiles", "ParallelText", "Text", "read_lines", "read_pairs"]
+__all__ = [
+    "SAMPLE_PAIRS",
+    "ConcatenatedText",
+    "PairFiles",
+    "ParallelText",
+    "Text",
+    "read_lines",
+    "read_pairs",
+]
 
 MAX_TEXT_BYTES = 2**30  # of one file read at once, unpacked: a gzip file of 1 MB can hold 1 GB
 MAX_LINE_BYTES = 2**24  # of one line: what is longer is no sentence, and would fill the memory
+SAMPLE_PAIRS = 200_000  # enough to learn a vocabulary: its frequent subwords settle
 BLOCK_PAIRS = 4096  # pairs that are encoded together
 BLOCK_BYTES = 2**22  # and most bytes of them, about: long lines make smaller blocks
 

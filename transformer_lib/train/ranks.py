@@ -22,6 +22,8 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
+from transformer_lib.train.run_config import AMONG_OTHERS
+
 __all__ = ["ALONE", "AMONG_OTHERS", "Ranks", "join", "known_to_all"]
 
 # The kinds of error that other ranks raise too, so that all end with the same exit status.
@@ -130,7 +132,6 @@ class Ranks:
 
 
 ALONE = Ranks()
-AMONG_OTHERS = {"RANK", "WORLD_SIZE", "MASTER_ADDR"}  # torchrun sets these for every process
 
 
 @contextlib.contextmanager

@@ -38,7 +38,13 @@ def split(cells):
 def words(cells):
     """Count the words of prose: without formulas, tables, code and what is folded away."""
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    for pattern in (r"\$\$.*?\$\$", r"```.*?```", r"<details>.*?</details>", r"^\|.*$", r"<[^>]+>"):
+    for pattern in (
+        r"\$\$.*?\$\$",
+        r"```.*?```",
+        r"<details>.*?</details>",
+        r"^\|[^\n]*$",
+        r"<[^>]+>",
+    ):
         text = re.sub(pattern, " ", text, flags=re.S | (re.M if "^" in pattern else 0))
     return len(text.split())
 

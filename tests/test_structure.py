@@ -247,7 +247,7 @@ def test_a_notebook_imports_what_earlier_ones_wrote_and_defines_nothing_again(pa
             if package == "transformer_lib":
                 first = rest.split(".")[0]
                 module = exports().get(first, (first,))[0]  # from transformer_lib import Name
-                assert written.get(module, 0) < here, f"{name} comes later"
+                assert written.get(module, 0) <= here, f"{name} comes later"
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in exports():
                 module, number = exports()[node.name]

@@ -286,6 +286,11 @@ def test_literal_special_tokens_never_become_special_ids(hostile, parts):
     assert {hostile.token_to_id(special) for special in SPECIALS} == {hostile.unk_id}
 
 
+def test_a_special_token_that_a_tokenizer_keeps_whole_is_unknown(hostile, monkeypatch):
+    monkeypatch.setattr(type(hostile), "tokenize", lambda self, text: text.split())
+    assert hostile.encode("<eos> <pad> <bos> <unk>") == [hostile.unk_id] * 4
+
+
 def test_bytes_and_files_give_the_same_vocabulary_back(vocab, tmp_path):
     vocab.save(tmp_path / "a.vocab")
     for again in (Vocab.from_bytes(vocab.to_bytes()), Vocab.load(tmp_path / "a.vocab")):

@@ -15,10 +15,11 @@ __all__ = ["TokenEmbedding", "OutputProjection"]
 class TokenEmbedding(nn.Module):
     """A learned vector of width d_model for every id, multiplied by √d_model.
 
-    The entries start with a standard deviation of 1/√d_model, so that the same matrix serves
-    the output projection; the factor brings the vectors to the size of the positions that are
-    added next. The row of padding starts as zeros and gets no gradient from here. (Shared with
-    the output projection it gets one from there: what hides padding is a mask, not a zero.)
+    The entries start with standard deviation 1/√d_model, so that the same matrix can serve the
+    output projection; the factor makes the vectors longer than the positions added next. (The
+    paper gives the factor, but neither a start nor a reason.) The row of padding starts as zeros
+    and gets no gradient from lookups. A shared output projection does train it: masks hide
+    padding, not zeros.
 
     Args:
         vocab_size: number of ids V.
@@ -62,5 +63,5 @@ class OutputProjection(nn.Module):
         self.weight = weight
 
     def forward(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
-        """Logits: how well each hidden vector agrees with the vector of every id."""
+        """Logits: the agreement of each hidden vector with the row of every id."""
         return F.linear(hidden, self.weight)

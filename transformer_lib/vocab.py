@@ -36,7 +36,7 @@ INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
     "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
-    # the two joiners stay where they matter: in scripts that join letters, and in emoji
+    # the two joiners are kept where they matter: in scripts that join letters, and in emoji
     "(?<![\u0600-\u1cff\ua800-\uabff\ufe0f\U00010a00-\U00011fff\u2190-\u2bff\U0001f000-\U0001faff]"
     "[\u200c\u200d])"
 )
@@ -47,7 +47,7 @@ ENTITY = re.compile(
 
 
 def plain_character(entity: re.Match[str]) -> str:
-    """Return what an entity such as `&amp;` or `&#38;` stands for; unknown names stay."""
+    """Return the character of an entity such as `&amp;` or `&#38;`; keep unknown names."""
     name = entity[1]
     if name[0] == "#":
         return html.unescape("&" + name)
@@ -55,29 +55,29 @@ def plain_character(entity: re.Match[str]) -> str:
 
 
 def normalize_text(line: str) -> str:
-    """Return the one spelling of a sentence: NFC, nothing invisible, no entities, single spaces.
+    """Return a sentence in one spelling: NFC, no invisible characters or entities, single spaces.
 
     Characters that Unicode calls default-ignorable (soft hyphen, zero-width space, byte order
-    mark, …) are dropped. Entities of XML and HTML become what they stand for: `&amp;` is `&`.
-    The `▁` that sentencepiece writes for a space becomes an ordinary `_`.
-    `str.split` knows every Unicode space (tab, no-break space, U+2028, U+0085, …), so a
-    sentence becomes one line whatever separates its words.
+    mark, …) are dropped. Entities of XML and HTML are decoded: `&amp;` becomes `&`.
+    The `▁` that sentencepiece uses for a space becomes an ordinary `_`.
+    `str.split` splits at every Unicode space (tab, no-break space, U+2028, U+0085, …), so the
+    result is one line, whatever separated the words.
     """
     before = None
-    while line != before:  # again, where one step uncovered work for another: "&amp;#173;"
+    while line != before:  # again: one step can create work for another, "&amp;#173;"
         before = line
         plain = ENTITY.sub(plain_character, INVISIBLE.sub("", line)).replace("▁", "_")
         line = " ".join(unicodedata.normalize("NFC", plain).split())
     return line
 
 
-GLUE = "##"  # before a token that no space separates from the one before it
+GLUE = "##"  # written before a token that follows without a space
 
 
 class WordTokenizer:
-    """Sentence to words and punctuation marks with spaCy's rules for one language ("de", "en", …).
+    """Split sentences into words and punctuation by spaCy's rules for a language ("de", "en", …).
 
-    `spacy.blank` holds rules only, no trained model, so nothing is downloaded.
+    `spacy.blank` has rules only and no trained model, so nothing is downloaded.
 
     Raises:
         ImportError: spaCy is not installed.
@@ -99,11 +99,11 @@ class WordTokenizer:
         self.language = language
 
     def __call__(self, text: str) -> list[str]:
-        """Tokens in order. Spaces are not tokens."""
+        """Return the tokens in order, without the spaces."""
         return [token.text for token in self._tokenizer(normalize_text(text))]
 
     def marked(self, text: str) -> list[str]:
-        """Tokens in order; those that no space separates from the one before start with `##`."""
+        """Return the tokens in order, with `##` before each one that follows without a space."""
         tokens, after_space = [], True
         for token in self._tokenizer(normalize_text(text)):
             tokens.append(token.text if after_space else GLUE + token.text)
@@ -118,9 +118,9 @@ PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 def frequent_words(
     counts: Mapping[str, int], min_freq: int = 1, max_size: int | None = None
 ) -> list[str]:
-    """The words, most frequent first, equally frequent ones by the alphabet.
+    """Return the words, most frequent first; ties are in alphabetical order.
 
-    Words rarer than `min_freq` are left out, and all that come after the first `max_size`.
+    Words that occur fewer than `min_freq` times are left out, and all after the first `max_size`.
 
     Raises:
         ImportError: torchtext is not installed.
@@ -136,16 +136,16 @@ def frequent_words(
 
 
 class TokenTable(ABC):
-    """Tokens and their ids: 0 `<pad>`, 1 `<unk>`, 2 `<bos>`, 3 `<eos>`, then the rest.
+    """The interface that `Vocab` needs: tokens, their ids, and the way back to text.
 
-    The interface that `Vocab` needs of a tokenizer.
+    Ids 0 to 3 are `<pad>`, `<unk>`, `<bos>` and `<eos>`.
     """
 
     pad_id, unk_id, bos_id, eos_id = PAD_ID, UNK_ID, BOS_ID, EOS_ID
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of ids, the four special ones included."""
+        """Return the number of ids, including the four special ones."""
 
     @abstractmethod
     def tokenize(self, text: str) -> list[str]:
@@ -153,11 +153,11 @@ class TokenTable(ABC):
 
     @abstractmethod
     def token_to_id(self, token: str) -> int:
-        """The token's id; `unk_id` for a token that is not in the vocabulary."""
+        """Return the token's id, or `unk_id` if it is not in the vocabulary."""
 
     @abstractmethod
     def id_to_token(self, id: int) -> str:
-        """The token of an id, special ones included."""
+        """Return the token of an id, including the special ones."""
 
     @abstractmethod
     def join(self, tokens: Sequence[str]) -> str:
@@ -169,10 +169,10 @@ class TokenTable(ABC):
 
 
 class Vocab(TokenTable):
-    """Sentences to ids and back; by whole words (`WordVocab`) or by pieces (`SubwordVocab`)."""
+    """Sentences to ids and back, by whole words (`WordVocab`) or by subwords (`SubwordVocab`)."""
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
-        """Sentence to ids, framed by `<bos>` and `<eos>` on request.
+        """Encode a sentence as ids, with `<bos>` and `<eos>` on request.
 
         A literal "<eos>" in the text never becomes the special id.
         """
@@ -180,17 +180,17 @@ class Vocab(TokenTable):
         return [self.bos_id] * bos + ids + [self.eos_id] * eos
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids to a sentence; padding, `<bos>` and `<eos>` are left out."""
+        """Decode ids to a sentence, without padding, `<bos>` and `<eos>`."""
         hidden = {self.pad_id, self.bos_id, self.eos_id}
         return self.join([self.id_to_token(int(i)) for i in ids if int(i) not in hidden])
 
     def save(self, path: str | Path) -> None:
-        """Write the vocabulary to one file."""
+        """Write the vocabulary to a file."""
         Path(path).write_bytes(self.to_bytes())
 
     @staticmethod
     def load(path: str | Path) -> "Vocab":
-        """Read what `save` wrote."""
+        """Read a vocabulary that `save` wrote."""
         return Vocab.from_bytes(Path(path).read_bytes())
 
     @staticmethod
@@ -200,17 +200,19 @@ class Vocab(TokenTable):
             return SubwordVocab(data)
         fields = json.loads(data)
         tokens = fields["tokens"]
-        if "glue" not in fields:  # an older file: no space came before these marks, and no others
+        if "glue" not in fields:  # an older file: only these marks had no space before them
             no_space = tuple(".,!?;:")
             tokens = [GLUE + token if token.startswith(no_space) else token for token in tokens]
         return WordVocab(tokens, fields["language"])
 
 
 class WordVocab(Vocab):
-    """Whole words, cut by spaCy, counted and numbered by torchtext; `##` where no space is before.
+    """A vocabulary of whole words, split by spaCy, counted and sorted by torchtext.
+
+    A token that follows without a space starts with `##`.
 
     Args:
-        tokens: every token in the order of its id, the four special ones first.
+        tokens: all tokens in the order of their ids, the four special ones first.
         language: ISO code for the tokenizer.
     """
 
@@ -226,7 +228,7 @@ class WordVocab(Vocab):
     def train(
         cls, texts: Iterable[str], language: str, *, min_freq: int = 2, max_size: int | None = None
     ) -> "WordVocab":
-        """Number the words of the *training* texts; limits as in `frequent_words`."""
+        """Learn the words of the *training* texts; limits as in `frequent_words`."""
         cut = WordTokenizer(language)
         counts = Counter(word for text in texts for word in cut.marked(text))
         return cls([*SPECIALS, *frequent_words(counts, min_freq, max_size)], language)
@@ -238,7 +240,7 @@ class WordVocab(Vocab):
         return [self._known_form(token) for token in self._cut.marked(text)]
 
     def _known_form(self, token: str) -> str:
-        """The token; where only its form with the other spacing is known, that one."""
+        """Return the token, or its form with the other spacing if only that one is known."""
         other = token.removeprefix(GLUE) if token.startswith(GLUE) else GLUE + token
         return other if token not in self._ids and other in self._ids else token
 
@@ -257,10 +259,10 @@ class WordVocab(Vocab):
 
 
 def train_subwords(texts: Iterable[str], size: int) -> bytes:
-    """A sentencepiece model of `size` pieces, special ones included, by byte-pair encoding.
+    """Learn a sentencepiece model of `size` subwords, including the special ones, by BPE.
 
     Raises:
-        ValueError: the texts have too few words for that many, or too many letters for that few.
+        ValueError: the texts have too few words for this size, or too many letters.
     """
     from sentencepiece import SentencePieceTrainer
 
@@ -273,7 +275,7 @@ def train_subwords(texts: Iterable[str], size: int) -> bytes:
             model_type="bpe",
             vocab_size=size,
             character_coverage=1.0,
-            normalization_rule_name="identity",  # normalize_text is our one rule
+            normalization_rule_name="identity",  # normalize_text has done this
             **{f"{name}_id": id for id, name in enumerate(names)},
             **{f"{name}_piece": SPECIALS[id] for id, name in enumerate(names)},
             num_threads=1,
@@ -285,17 +287,17 @@ def train_subwords(texts: Iterable[str], size: int) -> bytes:
 
 
 class SubwordVocab(Vocab):
-    """Frequent pieces of words: byte-pair encoding by sentencepiece, from the bytes of a model.
+    """A vocabulary of subwords: byte-pair encoding by sentencepiece, from the bytes of a model.
 
-    No word is unknown as long as its letters are known. Spaces are part of the pieces (drawn
-    as ▁), so joining the pieces restores the sentence.
+    A word is never unknown if its letters are known. Spaces are part of the subwords (written
+    as ▁), so joining them restores the sentence.
     """
 
     def __init__(self, model: bytes) -> None:
         from sentencepiece import SentencePieceProcessor
 
         try:
-            # no bytes at all would pass as "the model comes later"
+            # without any bytes, sentencepiece would wait for a model to be loaded later
             self._pieces = SentencePieceProcessor(model_proto=model or b"empty")
         except RuntimeError as error:
             raise ValueError("not a sentencepiece model") from error
@@ -303,7 +305,7 @@ class SubwordVocab(Vocab):
 
     @classmethod
     def train(cls, texts: Iterable[str], *, size: int = 8000) -> "SubwordVocab":
-        """Learn `size` subwords from the *training* texts; for two languages, give both."""
+        """Learn `size` subwords from the *training* texts, of both languages if they share them."""
         return cls(train_subwords(texts, size))
 
     def __len__(self) -> int:

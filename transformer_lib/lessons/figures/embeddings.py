@@ -13,13 +13,11 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
 from transformer_lib.lessons.figures.colours import DIVERGING, INK, MUTED, PALETTE
-from transformer_lib.lessons.figures.heatmaps import colour_bar, heatmap_row, token_heatmap
+from transformer_lib.lessons.figures.heatmaps import colour_bar, heatmap_row
 from transformer_lib.lessons.figures.marks import arrow, box, label, log_sizes, note, rectangle
 from transformer_lib.lessons.figures.types import Series, Words
 
 __all__ = [
-    "embedding_matrix",
-    "embedding_norms",
     "rank_frequency",
     "similarity_before_after",
     "softmax_temperatures",
@@ -31,34 +29,31 @@ TOKEN = {"facecolor": "#eaf2f7", "edgecolor": "#8db7d2", "linewidth": 1.1}
 
 
 @style()
-def rank_frequency(counts: Mapping[str, Mapping[str, int]]) -> Figure:
-    """Draw `counts[text][word]`, sorted by frequency as `Counter.most_common` does; log axes."""
-    title = "A few words are everywhere; most words of a real text are rare"
-    fig, ax = figure(8.4, 4.6, title=title)
+def rank_frequency(counts: Mapping[str, int]) -> Figure:
+    """Draw how often each word occurs by its rank; `counts` as of `Counter.most_common`."""
+    words, values = list(counts), np.array(list(counts.values()))
+    once = int((values == 1).sum())
+    first = len(words) - once
+    title = f"Most words are rare: {once / len(words):.0%} of all different words occur only once"
+    fig, ax = figure(7.6, 4.3, title=title)
     ax.set(xscale="log", yscale="log")
     ax.grid(True)
-    longest = max(map(len, counts.values()))
-    for number, (name, table) in enumerate(counts.items()):
-        words, share = list(table), np.array(list(table.values()))
-        share = 1000 * share / share.sum()
-        colour = PALETTE[number]
-        ax.plot(np.arange(1, len(words) + 1), share, color=colour)
-        side = {} if number else {"ha": "right", "va": "top"}
-        for rank in (10, 100, 1000):
-            if rank <= len(words):
-                point = (rank, share[rank - 1])
-                ax.plot(*point, "o", color=colour, markersize=5)
-                look = {"color": colour, "parse_math": False, **side}
-                note(ax, words[rank - 1], point, (6, 4) if number else (-4, -5), **look)
-        end = (len(words), share[-1])
-        note(ax, name, end, (9, 0), va="center", color=colour, fontweight="bold")
-    ax.plot([1, longest], [100, 100 / longest], color=MUTED, linewidth=1.2, linestyle="--")
-    note(ax, "Zipf: 1 / rank", (1.3, 77), (6, 4), color=MUTED, fontsize=9)
+    ranks = np.arange(1, len(words) + 1)
+    ax.axvspan(first, len(words), color=PALETTE[3], alpha=0.18, linewidth=0)
+    ax.plot(ranks, values[0] / ranks, color=MUTED, linewidth=1.2, linestyle="--")
+    note(ax, "Zipf's law: 1 / rank", (30, values[0] / 30), (-10, -6), ha="right", va="top")
+    ax.plot(ranks, values, "o", color=PALETTE[0], markersize=4, markeredgewidth=0)
+    for rank in (1, 10, 100):
+        point, text = (rank, values[rank - 1]), f"{words[rank - 1]}: {values[rank - 1]:,} times"
+        ax.plot(*point, "o", color=PALETTE[0], markersize=8)
+        note(ax, text, point, (8, 5), color=PALETTE[0], fontweight="bold", parse_math=False)
+    text = f"{once:,} words\noccur once"
+    note(ax, text, (first, values[0] / 8), (-6, 0), ha="right", color=PALETTE[3], fontweight="bold")
     plain = FuncFormatter(lambda value, _: f"{value:,.10g}")
     ax.xaxis.set_major_formatter(plain)
     ax.yaxis.set_major_formatter(plain)
-    ax.set_xlim(0.9, longest * 5)
-    name_axes(ax, x="rank of the word (1 = most frequent)", y="times in 1,000 words")
+    ax.set(xlim=(0.8, len(words) * 1.05), ylim=(0.7, values[0] * 2))
+    name_axes(ax, x="rank of the word (1 = most frequent)", y="how often the word occurs")
     return fig
 
 
@@ -112,40 +107,6 @@ def token_strip(tokens: Words, ids: Sequence[int], vectors: Any, *, title: str) 
     ax.set(xlim=(-1.9, count - 0.4), ylim=(bottom - 0.7, 1.9))
     ax.axis("off")
     colour_bar(ax, scale, "value of the entry", shrink=0.62, aspect=18, pad=0.02)
-    return fig
-
-
-@style()
-def embedding_matrix(
-    weight: Any, tokens: Words, *, title: str, marked: Sequence[int] = ()
-) -> Figure:
-    """Draw rows of the embedding matrix, one per token; the rows in `marked` are outlined."""
-    array = as_array(weight, 2)
-    columns = [str(i) if i % 4 == 0 else "" for i in range(array.shape[1])]
-    names = {"row_label": "id and token", "column_label": "entry of the vector"}
-    fig = token_heatmap(array, tokens, columns, title=title, cbar_label="weight", **names)
-    for row in marked:
-        look = {"fill": False, "clip_on": False, "edgecolor": PALETTE[1], "linewidth": 2.2}
-        rectangle(fig.axes[0], 0, row, array.shape[1], 1, zorder=4, **look)
-    return fig
-
-
-@style()
-def embedding_norms(widths: Sequence[int], plain: Any, scaled: Any, positions: Any) -> Figure:
-    """Draw the mean norm of embeddings, plain and × √d_model, and of positions over d_model."""
-    title = "Without the factor √d_model the positions would drown the words"
-    fig, ax = figure(8.4, 4.2, title=title)
-    log_sizes(ax, widths)
-    lines = {"embedding × √d_model": scaled, "position": positions, "embedding alone": plain}
-    paper = list(widths).index(512)
-    for colour, (name, values) in zip(PALETTE, lines.items(), strict=False):
-        values = as_array(values, 1)
-        ax.plot(widths, values, "o-", color=colour, markersize=5, clip_on=False)
-        look = {"va": "center", "fontweight": "bold", "annotation_clip": False}
-        note(ax, name, (widths[-1], values[-1]), (10, 0), color=colour, **look)
-        note(ax, f"{values[paper]:.1f}", (512, values[paper]), (0, 8), ha="right", color=colour)
-    ax.set_ylim(0, None)
-    name_axes(ax, x="width of the vectors, d_model", y="norm (length) of the vector")
     return fig
 
 

@@ -3,6 +3,7 @@
 import torch
 
 from transformer_lib import ModelConfig, Transformer
+from transformer_lib.lessons.twin import as_torchs
 
 SOURCE = ("ein Hund schläft", "eine Katze sieht den Hund", "der Garten ist grün", "ja ja ja")
 TARGET = ("a dog sleeps", "a cat sees the dog", "the garden is green", "yes yes yes")
@@ -68,29 +69,6 @@ def gradients(output, inputs):
     """Return the gradients of a sum in which every output has another factor."""
     towards = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
     return torch.autograd.grad(output, inputs, towards)
-
-
-TORCHS_NAMES = {
-    "self_attention.": "self_attn.",
-    "cross_attention.": "multihead_attn.",
-    "query.": "in_proj_",  # in this order in one tensor
-    "key.": "in_proj_",
-    "value.": "in_proj_",
-    "output.": "out_proj.",
-    "feed_forward.expand.": "linear1.",
-    "feed_forward.contract.": "linear2.",
-    **{f"residuals.{k}.norm.": f"norm{k + 1}." for k in range(3)},
-}
-
-
-def as_torchs(tensors):
-    """Name our weights, or their gradients, as torch does; query, key and value become one."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        for ours, theirs in TORCHS_NAMES.items():
-            name = name.replace(ours, theirs)
-        renamed.setdefault(name, []).append(tensor)
-    return {name: torch.cat(parts) for name, parts in renamed.items()}
 
 
 def same_as_torch(ours, theirs, output, expected, inputs, tolerance=1e-12):

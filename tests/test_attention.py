@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 import torch
-from helpers import as_torchs, close, gradients, random, same_as_torch
+from helpers import close, gradients, random, same_as_torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,6 +17,7 @@ from transformer_lib.attention import (
     merge_heads,
     split_heads,
 )
+from transformer_lib.lessons.twin import as_torchs
 from transformer_lib.masks import causal_mask
 
 B, H, Q, K, D = 2, 4, 5, 7, 32

@@ -1,5 +1,7 @@
 """The exercises: what is right passes, what is wrong gets its hint, and nothing ever raises."""
 
+import importlib.util
+import inspect
 import math
 import re
 from itertools import pairwise
@@ -15,7 +17,7 @@ from torch.nn import functional as F
 from transformer_lib.decoding import beam_sentence, greedy_sentence
 from transformer_lib.lessons import probes
 from transformer_lib.lessons.exercises import EXERCISES, check
-from transformer_lib.masks import causal_mask
+from transformer_lib.masks import causal_mask, padding_mask
 from transformer_lib.model import Transformer
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
@@ -317,3 +319,17 @@ def test_the_planted_bug_fires_the_probe_that_its_check_names():
     config = ModelConfig.tiny(20, d_model=16, d_ff=16, n_heads=2, n_layers=2, max_len=32)
     (fired,) = [r.name for r in probes.run_all(EXERCISES["6.4"].truth(config).eval()) if not r]
     assert fired in EXERCISES["6.4"].passed
+
+
+def test_a_class_that_the_notebook_defines_counts_as_the_librarys(capsys):
+    """Notebook 06 defines `Transformer` itself: another object than the library's."""
+    spec = importlib.util.spec_from_file_location("notebook", inspect.getfile(Transformer))
+    notebook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(notebook)
+
+    class Causal(notebook.Transformer):
+        def encode(self, src, maps=None):
+            mask = padding_mask(src, self.config.pad_id) & causal_mask(src.size(1))
+            return self.encoder(self.embed(src, self.src_embedding), mask, maps)
+
+    assert said(capsys, "6.4", Causal).startswith("✓ 6.4")

@@ -7,11 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers import as_torchs, close, random, same_as_torch, tiny, unsettled
+from helpers import close, random, same_as_torch, tiny, unsettled
 from torch import nn
 from torch.func import functional_call
 
-from transformer_lib import Decoder, Encoder, ModelConfig, Transformer, padding_mask, target_mask
+from transformer_lib import ModelConfig, Transformer, padding_mask, target_mask
+from transformer_lib.lessons.twin import torch_twin
 
 orders = pytest.mark.parametrize("norm_first", [False, True], ids=["post-norm", "pre-norm"])
 positions = pytest.mark.parametrize("positions", ["sinusoidal", "learned", "none"])
@@ -119,27 +120,13 @@ def test_number_of_parameters(preset, expected):
 # Torch's own Transformer
 
 
-def torch_twin(config):
-    """nn.Transformer of the same sizes, with last LayerNorms only in pre-norm."""
-    sizes = config.d_model, config.n_heads, config.d_ff, config.dropout
-    options = {"batch_first": True, "norm_first": config.norm_first}
-    encoder, decoder = nn.TransformerEncoderLayer, nn.TransformerDecoderLayer
-    norms = [nn.LayerNorm(config.d_model) if config.norm_first else None for _ in range(2)]
-    encoder = nn.TransformerEncoder(
-        encoder(*sizes, **options), config.n_layers, norms[0], enable_nested_tensor=False
-    )
-    decoder = nn.TransformerDecoder(decoder(*sizes, **options), config.n_layers, norms[1])
-    stacks = {"custom_encoder": encoder, "custom_decoder": decoder}
-    return nn.Transformer(*sizes[:2], batch_first=True, **stacks)
-
-
 @orders
 def test_the_stacks_equal_torchs_in_outputs_and_all_gradients(norm_first):
     sizes = {"d_model": 16, "d_ff": 24, "n_layers": 3, "dropout": 0.0}
     config = ModelConfig.tiny(20, norm_first=norm_first, **sizes)
-    stacks = nn.ModuleDict({"encoder": Encoder(config), "decoder": Decoder(config)})
-    ours, theirs = unsettled(stacks, 0.1), torch_twin(config).double()
-    theirs.load_state_dict(as_torchs(ours.state_dict()))  # strict: no weight is left out
+    model = unsettled(Transformer(config), 0.1)
+    ours = nn.ModuleDict({"encoder": model.encoder, "decoder": model.decoder})
+    theirs = torch_twin(model)
     x, y = random(*SRC.shape, 16), random(*TGT.shape, 16)
     memory = ours["encoder"](x, padding_mask(SRC))
     output = ours["decoder"](y, target_mask(TGT), memory, padding_mask(SRC))

@@ -40,6 +40,14 @@ def test_a_correct_model_passes(probe, changes):
     assert result, str(result)
 
 
+class PositionsInItsName(Transformer):
+    """A correct model whose own class name contains "position"."""
+
+
+def test_positions_are_a_part_of_the_model_never_the_model_itself():
+    assert PERMUTED(model_with(model_class=PositionsInItsName))
+
+
 def test_a_probe_leaves_the_model_as_it_was():
     model = model_with()
     model.train()

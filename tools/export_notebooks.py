@@ -87,6 +87,8 @@ class Module:
         for module in [*siblings, self]:
             known |= module.imports
         for name, what in known.items():
+            if name in self.names:  # a notebook may import what it shows the code of further down
+                continue
             if name.split(".")[0] in used or (what[0] == "__future__" and name in self.imports):
                 imports[name] = what
         for sibling in siblings:

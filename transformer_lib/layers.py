@@ -34,7 +34,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Masked self-attention, attention to the encoder's output, feed-forward network.
+    """Masked self-attention, attention to the memory, feed-forward network.
 
     Source: section 3.1. Built in notebook 06.
     """
@@ -57,9 +57,9 @@ class DecoderLayer(nn.Module):
         cache: KeyValueCache | None = None,
         maps: Maps = None,
     ) -> Float[Tensor, "B T D"]:
-        """Apply one layer. With a cache, x holds the new tokens only.
+        """Apply one layer; append the weights of both attentions to `maps` if given.
 
-        Two maps are appended to `maps`: self-attention, then cross-attention.
+        With a cache, x holds the new tokens only.
         """
         x = self.residuals[0](x, lambda y: self.self_attention(y, y, mask, cache=cache, maps=maps))
         x = self.residuals[1](x, lambda y: self.cross_attention(y, memory, memory_mask, maps=maps))
@@ -67,7 +67,7 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """N encoder layers; pre-norm adds a final LayerNorm; a post-norm layer already ends in one.
+    """N encoder layers; in pre-norm, a final LayerNorm.
 
     Source: section 3.1. Built in notebook 06.
     """
@@ -87,7 +87,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """N decoder layers; pre-norm adds a final LayerNorm.
+    """N decoder layers; in pre-norm, a final LayerNorm.
 
     Source: section 3.1. Built in notebook 06.
     """
@@ -106,7 +106,8 @@ class Decoder(nn.Module):
         cache: list[KeyValueCache] | None = None,
         maps: Maps = None,
     ) -> Float[Tensor, "B T D"]:
-        """Turn the embedded target and the memory into hidden vectors; one cache per layer."""
-        for layer, own in zip(self.layers, cache or [None] * len(self.layers), strict=True):
-            x = layer(x, mask, memory, memory_mask, own, maps)
+        """Turn the embedded target and the memory into hidden vectors."""
+        caches = cache or [None] * len(self.layers)  # one for each layer
+        for layer, of_layer in zip(self.layers, caches, strict=True):
+            x = layer(x, mask, memory, memory_mask, of_layer, maps)
         return self.norm(x)

@@ -199,7 +199,8 @@ def encoder_is_permutation_equivariant_without_positions(
         ValueError: no such module, or a source that reads the same backwards.
     """
     if positions is None:
-        named = [m for m in model.modules() if "position" in type(m).__name__.lower()]
+        parts = (part for part in model.modules() if part is not model)
+        named = [part for part in parts if "position" in type(part).__name__.lower()]
         if not named:
             raise ValueError("no module with 'position' in its class name: pass positions=…")
         positions = named[0]

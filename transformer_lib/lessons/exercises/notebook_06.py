@@ -68,7 +68,8 @@ def batches():
 
 def memory_of(answer, config):
     """Return the memory at the real tokens of sources that are padded at either end."""
-    if not (isinstance(answer, type) and issubclass(answer, Transformer)):
+    bases = answer.__mro__ if isinstance(answer, type) else ()
+    if "Transformer" not in (base.__name__ for base in bases):  # the notebook defines its own
         raise Hint("pass the class itself; it must inherit from `Transformer`.")
     torch.manual_seed(0)
     src = torch.tensor([[5, 6, 7, 8, 3, 0], [0, 8, 9, 7, 6, 3]])

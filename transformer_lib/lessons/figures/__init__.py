@@ -17,13 +17,14 @@ with needs("lessons"):
         heatmaps,
         marks,
         masks,
+        model,
         positional,
         training,
     )
 
 _FILES = (
     *(architecture, base, colours, heatmaps, marks, embeddings, positional),
-    *(masks, attention, feed_forward, training),
+    *(masks, attention, feed_forward, model, training),
 )
 __all__ = [name for file in _FILES for name in file.__all__]
 globals().update({name: getattr(file, name) for file in _FILES for name in file.__all__})

@@ -62,7 +62,7 @@ def words_and_subwords(
     sizes: Sequence[int], word_unknown: Any, subword_unknown: Any, subword_lengths: Any
 ) -> Figure:
     """Draw the unknown share of held-out tokens, and tokens per word, by vocabulary size."""
-    title = "Subwords know almost everything; the price is a longer sentence"
+    title = "Subwords leave almost nothing unknown; the price is longer sentences"
     fig, (left, right) = figure(9.4, 4.0, 1, 2, title=title)
     both = ("words", PALETTE[1]), ("subwords", PALETTE[0])
     lengths = np.ones(len(sizes)), subword_lengths
@@ -75,7 +75,7 @@ def words_and_subwords(
         ax.set_ylim(0, None)
     left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     name_axes(left, x="size of the vocabulary", y="unknown share of held-out tokens")
-    name_axes(right, x="size of the vocabulary", y="tokens for each word")
+    name_axes(right, x="size of the vocabulary", y="tokens per word")
     return fig
 
 
@@ -113,14 +113,14 @@ def token_strip(tokens: Words, ids: Sequence[int], vectors: Any, *, title: str) 
 @style()
 def softmax_temperatures(words: Words, logits: Any, probabilities: Series) -> Figure:
     """Draw logits on the left, then the probabilities for each temperature, on one scale."""
-    title = "Softmax turns any scores into probabilities; temperature sharpens or flattens"
+    title = "Softmax turns logits into probabilities; the temperature sharpens or flattens them"
     scores = as_array(logits, 1)
     fig, axes = figure(9.6, 3.5, 1, 1 + len(probabilities), title=title, sharey=True)
     rows = np.arange(len(words))
     axes[0].barh(rows, scores, color=[PALETTE[0] if s >= 0 else PALETTE[1] for s in scores])
     axes[0].axvline(0, color=INK, linewidth=0.8)
     axes[0].margins(x=0.32)
-    name_axes(axes[0], title="logits", x="score")
+    name_axes(axes[0], title="logits", x="logit")
     _numbers(axes[0], "{:.1f}")
     for ax, (name, values) in zip(axes[1:], probabilities.items(), strict=True):
         ax.barh(rows, as_array(values, 1), color=PALETTE[2])

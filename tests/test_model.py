@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 from transformer_lib import ModelConfig, Transformer, padding_mask, target_mask
+from transformer_lib.lessons import figures
 from transformer_lib.lessons.twin import torch_twin
 
 orders = pytest.mark.parametrize("norm_first", [False, True], ids=["post-norm", "pre-norm"])
@@ -413,3 +414,19 @@ def test_the_first_weights_are_drawn_as_told(tied):
         assert others.abs().max() > 3 * 128**-0.5  # normal, not uniform
     assert model.output_projection.weight.std().item() == pytest.approx(128**-0.5, rel=0.02)
     assert model.positions.table.std().item() == pytest.approx(0.5**0.5, rel=0.02)
+
+
+# The figure of its attentions
+
+
+def test_three_attentions_are_hatched_where_masked_and_another_mask_is_refused():
+    tokens = {"source": ["a", "b", "<pad>"], "target": ["w", "x", "y", "z"]}
+    padding, causal = torch.tensor([[True, True, False]]), torch.ones(4, 4).tril() > 0
+    masks = padding, causal, padding
+    allowed = padding.expand(3, 3), causal, padding.expand(4, 3)
+    maps = [mask / mask.sum(1, keepdim=True) for mask in allowed]
+    draw = partial(figures.three_attentions, *maps, title="three", **tokens)
+    hatched = [len(ax.collections[-1].get_paths()) for ax in draw(masks=masks).axes[:3]]
+    assert hatched == [3, 6, 4]
+    with pytest.raises(ValueError, match="decoder self-attention: a masked cell has a weight"):
+        draw(masks=(padding, causal.T, padding))

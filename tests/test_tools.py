@@ -103,6 +103,15 @@ def test_modules_of_one_notebook_share_imports_and_import_each_other(root):
     )
 
 
+def test_a_module_never_imports_itself_whatever_came_before_in_the_notebook(root):
+    early = '#| default_exp early\n"""Early."""\n\nfrom transformer_lib.alpha import double'
+    use = "#| export\nFOUR = double(2)"
+    write_notebook(root, "01_a", early, use, OPENING, DEFINITIONS, use.replace("FOUR", "ALSO_FOUR"))
+    assert export(root) == 0
+    assert "from transformer_lib.alpha import double" in module(root, "early")
+    assert "transformer_lib" not in module(root)
+
+
 def test_check_prints_the_drift_and_writes_nothing(root, capsys):
     write_notebook(root, "01_a", OPENING, DEFINITIONS)
     assert export(root) == 0

@@ -89,7 +89,7 @@ class Transformer(nn.Module):
 
 
 def make_embeddings(config: ModelConfig) -> tuple[TokenEmbedding, TokenEmbedding]:
-    """Return the embeddings of target and source: one and the same if they share a vocabulary."""
+    """Return the embeddings of target and source; with a shared vocabulary, they are one module."""
     target = TokenEmbedding(config.tgt_vocab_size, config.d_model, config.pad_id)
     if config.tie_embeddings and config.shared_vocabulary:
         return target, target
@@ -116,7 +116,7 @@ def make_positions(config: ModelConfig) -> nn.Module:
 def decoder_mask(
     tgt: Int[Tensor, "B T"], cache: list[KeyValueCache] | None, pad_id: int
 ) -> Bool[Tensor, "..."]:
-    """Return the mask of the decoder's self-attention; with a cache, all cached keys are seen."""
+    """Return the mask of the decoder's self-attention; with a cache, tgt holds new tokens only."""
     if not cache:
         return target_mask(tgt, pad_id)
     n_new = tgt.size(1)
@@ -126,7 +126,7 @@ def decoder_mask(
 def initialize(model: nn.Module) -> None:
     """Draw the weights of all layers: Xavier for matrices, zero for biases.
 
-    Embeddings and positions draw their own when they are made.
+    Embeddings and positions draw their own weights when they are created.
     """
     for name, parameter in model.named_parameters():
         if ".layers." in name and parameter.dim() > 1:

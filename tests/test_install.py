@@ -147,7 +147,9 @@ def built(tmp_path_factory):
     files = folder / "dist"
     for build, where in (("sdist", folder / "source"), ("wheel", folder / "unpacked")):
         if build == "sdist":
-            hidden = shutil.ignore_patterns(".git", ".venv", "build", "runs", "multi30k", ".?*_*")
+            hidden = shutil.ignore_patterns(
+                ".git", ".venv", "build", "runs", "multi30k", "*.egg-info", ".?*_*"
+            )
             shutil.copytree(ROOT, where, ignore=hidden)
         else:
             shutil.unpack_archive(next(files.glob("*.tar.gz")), where, filter="data")
@@ -190,6 +192,16 @@ def test_commands_are_quoted_as_every_shell_understands():
     paths = [path for pattern in pages for path in ROOT.glob(pattern)]
     for path in [*paths, *(ROOT / "transformer_lib").rglob("*.py")]:
         assert not re.search(r"pip install [^\n`]*'[\w.-]+\[", path.read_text("utf-8")), path
+
+
+def test_messages_also_help_those_without_make():
+    codes = {path: path.read_text("utf-8") for path in (ROOT / "transformer_lib").rglob("*.py")}
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        codes[path] = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    for path, code in codes.items():
+        code = re.sub(r"# Written by .*", "", code)  # for authors
+        assert not re.search(r"make (?:data|lab|run|student)\b(?!` or `)", code), path
 
 
 def test_the_workflow_runs_the_same_command_as_everybody():

@@ -22,7 +22,7 @@ if importlib.util.find_spec("transformer_lib") is None:
 # The extra `colab` has no upper limits, so pip keeps the torch and the NumPy that Colab brings.
 INSTALL = """\
 address = "git+{repository}@{tag}"
-    remedy = f"pip failed, see above; try again later, or get {{address[4:]}} by hand"
+    remedy = f"pip cannot get {{address}}, see above. Check the network and run this cell again"
     get_ipython().run_line_magic("pip", f'install --quiet "{name}[colab] @ {{address}}"')
     importlib.invalidate_caches()"""
 UPLOAD = """\

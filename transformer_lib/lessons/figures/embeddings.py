@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 TOKEN = {"facecolor": "#eaf2f7", "edgecolor": "#8db7d2", "linewidth": 1.1}
+DARK = "#1f2d3a"  # on light boxes and cells, whatever the theme of the page
 
 
 @style()
@@ -92,7 +93,7 @@ def token_strip(tokens: Words, ids: Sequence[int], vectors: Any, *, title: str) 
     scale.set_array(array)
     for column, (token, number) in enumerate(zip(tokens, ids, strict=True)):
         for y, text, weight in ((1.5, token, "bold"), (0.0, str(number), "normal")):
-            words = {"fontsize": 10, "fontweight": weight}
+            words = {"fontsize": 10, "fontweight": weight, "color": DARK}
             box(ax, column, y, (0.84, 0.64), text, 0.06, words=words, **TOKEN)
         arrow(ax, (column, 1.17), (column, 0.37), MUTED)
         arrow(ax, (column, -0.33), (column, -0.92), MUTED)
@@ -155,7 +156,7 @@ def similarity_before_after(
     fig, axes = heatmap_row((11.0, 5.9), panels, words, words, title=title, **look)
     for ax in axes:
         for start, end in pairwise(edges):
-            outline = {"fill": False, "edgecolor": INK, "linewidth": 1.6, "clip_on": False}
+            outline = {"fill": False, "edgecolor": DARK, "linewidth": 1.6, "clip_on": False}
             rectangle(ax, start, start, end - start, end - start, zorder=4, **outline)
         for tick in ax.get_xticklabels():
             tick.set(rotation=90, ha="center", va="top", rotation_mode="default")

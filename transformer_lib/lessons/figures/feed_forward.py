@@ -13,7 +13,14 @@ from transformer_lib.lessons.figures.heatmaps import colour_bar
 from transformer_lib.lessons.figures.marks import arrow, box, label
 from transformer_lib.lessons.figures.types import Series, Words
 
-__all__ = ["bends", "norm_orders", "norm_spread", "parameter_shares", "relu_activity"]
+__all__ = [
+    "bends",
+    "gradients_by_depth",
+    "norm_orders",
+    "norm_spread",
+    "parameter_shares",
+    "relu_activity",
+]
 
 PATH, DETOUR = 1.3, 0.25  # heights of the residual path and of the sub-layers beside it
 
@@ -53,18 +60,18 @@ def relu_activity(before: Any, tokens: Words, *, title: str) -> Figure:
 
 @style()
 def norm_spread(panels: Series, tokens: Words, *, title: str) -> Figure:
-    """Draw the entries of each token's vector as a box, before and after."""
+    """Draw mean and standard deviation of each token's vector as a bar, before and after."""
     fig, axes = figure(10, 3.9, ncols=len(panels), title=title)
+    positions = np.arange(len(tokens))
     for ax, (name, values), colour in zip(axes, panels.items(), PALETTE, strict=False):
-        look = {
-            "boxprops": {"facecolor": colour, "alpha": 0.55, "edgecolor": INK},
-            "medianprops": {"color": INK, "linewidth": 1.6},
-            "flierprops": {"marker": ".", "markersize": 3, "markeredgecolor": MUTED},
-        }
-        boxes = list(as_array(values, 2))
-        ax.boxplot(boxes, tick_labels=list(tokens), widths=0.6, patch_artist=True, **look)
-        ax.tick_params(axis="x", rotation=60)
-        name_axes(ax, title=name, x="token", y="entries of the vector")
+        entries = as_array(values, 2)
+        mean, spread = entries.mean(axis=1), entries.std(axis=1)
+        ax.bar(positions, 2 * spread, bottom=mean - spread, width=0.55, color=colour, alpha=0.45)
+        ax.plot(positions, mean, "_", markersize=13, markeredgewidth=2.5, color=colour)
+        ax.set_xticks(positions, tokens, rotation=60)
+        ax.margins(y=0.08)
+        ax.use_sticky_edges = False
+        name_axes(ax, title=name, x="token", y="mean ± standard deviation")
     return fig
 
 
@@ -80,6 +87,21 @@ def parameter_shares(counts: Mapping[str, int], *, title: str) -> Figure:
     ax.set_xlim(0, max(values) * 1.35)
     ax.xaxis.set_major_formatter(lambda value, position: f"{value / 1e6:g} M")
     name_axes(ax, x="parameters", y="part")
+    return fig
+
+
+@style()
+def gradients_by_depth(gradients: Mapping[int, Series], *, title: str) -> Figure:
+    """Draw the gradient of every layer in stacks of several depths, one panel for each."""
+    fig, axes = figure(10, 3.6, ncols=len(gradients), title=title, sharey=True)
+    for ax, (depth, lines) in zip(axes, gradients.items(), strict=True):
+        for (name, values), mark in zip(lines.items(), "os", strict=False):
+            ax.plot(range(1, depth + 1), values, mark + "-", markersize=4, label=name)
+        ax.grid(True)
+        name_axes(ax, title=f"{depth} layers", x="layer (the loss is at the right)")
+    axes[0].set_ylim(bottom=0)  # shared, so after everything is drawn
+    name_axes(axes[0], y="gradient norm of the last matrix")
+    axes[0].legend()
     return fig
 
 

@@ -17,26 +17,27 @@ from transformer_lib.attention import (
     merge_heads,
     split_heads,
 )
+from transformer_lib.lessons.cost import peak_bytes
 from transformer_lib.lessons.twin import as_torchs
 from transformer_lib.masks import causal_mask
 
-B, H, Q, K, D = 2, 4, 5, 7, 32
+B, H, T, S, D = 2, 4, 5, 7, 32
 
 
 def query_key_value(dtype=torch.float64):
-    return [random(B, H, n, 8, dtype=dtype) for n in (Q, K, K)]
+    return [random(B, H, n, 8, dtype=dtype) for n in (T, S, S)]
 
 
 def padding():
-    """(B, 1, 1, K): the second sentence has three real keys."""
-    mask = torch.ones(B, 1, 1, K, dtype=torch.bool)
+    """(B, 1, 1, S): the second sentence has three real keys."""
+    mask = torch.ones(B, 1, 1, S, dtype=torch.bool)
     mask[1, ..., 3:] = False
     return mask
 
 
 def one_row_without_keys():
-    """(Q, K): query 2 may attend to nothing."""
-    mask = causal_mask(Q, K).clone()
+    """(T, S): query 2 may attend to nothing."""
+    mask = causal_mask(T, S).clone()
     mask[2] = False
     return mask
 
@@ -44,10 +45,10 @@ def one_row_without_keys():
 MASKS = {
     "no mask": lambda: None,
     "padding": padding,
-    "causal": lambda: causal_mask(Q, K),
-    "padding and causal": lambda: padding() & causal_mask(Q, K),
+    "causal": lambda: causal_mask(T, S),
+    "padding and causal": lambda: padding() & causal_mask(T, S),
     "a row without keys": one_row_without_keys,
-    "no keys at all": lambda: torch.zeros(Q, K, dtype=torch.bool),
+    "no keys at all": lambda: torch.zeros(T, S, dtype=torch.bool),
 }
 each_mask = pytest.mark.parametrize("name", MASKS)
 both_paths = pytest.mark.parametrize("written_out", [True, False])
@@ -70,20 +71,20 @@ def test_equals_loops(name):
     query, key, value = (tensor.detach() for tensor in query_key_value())
     mask = MASKS[name]()
     output, weights = attention(query, key, value, mask)
-    allowed = torch.ones(B, H, Q, K, dtype=torch.bool) if mask is None else mask.expand(B, H, Q, K)
-    for b, h, i in torch.cartesian_prod(*map(torch.arange, (B, H, Q))).tolist():
-        keys = [j for j in range(K) if allowed[b, h, i, j]]
+    allowed = torch.ones(B, H, T, S, dtype=torch.bool) if mask is None else mask.expand(B, H, T, S)
+    for b, h, i in torch.cartesian_prod(*map(torch.arange, (B, H, T))).tolist():
+        keys = [j for j in range(S) if allowed[b, h, i, j]]
         dots = [math.exp(query[b, h, i].dot(key[b, h, j]).item() / math.sqrt(8)) for j in keys]
-        row = torch.zeros(K, dtype=torch.float64)
+        row = torch.zeros(S, dtype=torch.float64)
         row[keys] = torch.tensor(dots, dtype=torch.float64) / sum(dots)
         close(weights[b, h, i], row)
-        close(output[b, h, i], sum(row[j] * value[b, h, j] for j in range(K)))
+        close(output[b, h, i], sum(row[j] * value[b, h, j] for j in range(S)))
     assert not weights[~allowed].any()  # exactly 0
 
 
 @each_mask
 def test_gradcheck(name):
-    query, key, value = (random(1, n, 3) for n in (Q, K, K))
+    query, key, value = (random(1, n, 3) for n in (T, S, S))
     mask = MASKS[name]()
     mask = mask if mask is None or mask.dim() == 2 else mask[1, 0]
     assert torch.autograd.gradcheck(lambda *inputs: attention(*inputs, mask), (query, key, value))
@@ -124,7 +125,7 @@ def test_the_fast_path_is_torchs_kernel():
 
 
 def test_heads_are_slices_of_the_columns():
-    x = torch.randn(B, Q, 12)
+    x = torch.randn(B, T, 12)
     heads = split_heads(x, 3)
     assert heads.equal(torch.stack([x[..., :4], x[..., 4:8], x[..., 8:]], dim=1))
     assert merge_heads(heads).equal(x)
@@ -142,7 +143,7 @@ def layer_and_twin(n_heads=H):
 @pytest.mark.parametrize("n_heads", [1, 4, 32])
 def test_cross_attention_equals_torchs_layer(n_heads, written_out):
     layer, twin = layer_and_twin(n_heads)
-    x, memory = random(B, Q, D), random(B, K, D)
+    x, memory = random(B, T, D), random(B, S, D)
     maps = [] if written_out else None
     output = layer(x, memory, padding(), maps=maps)
     ignored = ~padding()[:, 0, 0]  # in torch's layer, True = ignore
@@ -156,17 +157,17 @@ def test_cross_attention_equals_torchs_layer(n_heads, written_out):
 @both_paths
 def test_causal_self_attention_equals_torchs_layer(written_out):
     layer, twin = layer_and_twin()
-    x = random(B, Q, D)
-    output = layer(x, x, causal_mask(Q), maps=[] if written_out else None)
-    same_as_torch(layer, twin, output, twin(x, x, x, attn_mask=~causal_mask(Q))[0], [x])
+    x = random(B, T, D)
+    output = layer(x, x, causal_mask(T), maps=[] if written_out else None)
+    same_as_torch(layer, twin, output, twin(x, x, x, attn_mask=~causal_mask(T))[0], [x])
 
 
 def test_maps_are_of_this_call_and_stored_nowhere():
     layer, maps = MultiHeadAttention(D, H), []
     before = set(vars(layer))
-    layer(torch.randn(B, Q, D), torch.randn(B, K, D), padding(), maps=maps)
-    layer(torch.randn(1, K, D), torch.randn(1, Q, D), maps=maps)
-    assert [tuple(weights.shape) for weights in maps] == [(B, H, Q, K), (1, H, K, Q)]
+    layer(torch.randn(B, T, D), torch.randn(B, S, D), padding(), maps=maps)
+    layer(torch.randn(1, S, D), torch.randn(1, T, D), maps=maps)
+    assert [tuple(weights.shape) for weights in maps] == [(B, H, T, S), (1, H, S, T)]
     assert set(vars(layer)) == before and not list(layer.buffers())
 
 
@@ -244,3 +245,14 @@ def test_an_empty_cache_takes_the_dtype_of_its_model(dtype):
     assert cache.keys.dtype == cache.values.dtype == dtype
     assert cache.keys.shape == cache.values.shape == (1, 2, 3, 4)
     assert cache.keys.data_ptr() != cache.values.data_ptr() and cache.length == 0
+
+
+# The meter of notebook 04
+
+
+def test_peak_bytes_counts_what_is_alive_at_once():
+    x = torch.ones(1000)  # existed before: not counted
+    assert peak_bytes(lambda: (x + 1) * 2) == 8000
+    assert peak_bytes(lambda: [x + number for number in range(3)]) == 12000
+    assert peak_bytes(lambda: [(x + number).sum() for number in range(3)]) < 8000
+    assert peak_bytes(lambda: x[:500]) == 0

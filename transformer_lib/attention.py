@@ -22,15 +22,15 @@ __all__ = [
 
 
 def attention(
-    query: Float[Tensor, "*B Q d_k"],
-    key: Float[Tensor, "*B K d_k"],
-    value: Float[Tensor, "*B K d_v"],
+    query: Float[Tensor, "*B T d_k"],
+    key: Float[Tensor, "*B S d_k"],
+    value: Float[Tensor, "*B S d_v"],
     mask: Bool[Tensor, "..."] | None = None,
-) -> tuple[Float[Tensor, "*B Q d_v"], Float[Tensor, "*B Q K"]]:
-    """softmax(Q Kᵀ / √d_k) V, step by step: for every query a weighted sum of the values.
+) -> tuple[Float[Tensor, "*B T d_v"], Float[Tensor, "*B T S"]]:
+    """Scaled dot-product attention, step by step: for every query, a weighted sum of the values.
 
     Args:
-        mask: True = may attend; broadcasts to (*B, Q, K).
+        mask: True = may attend; broadcasts to (*B, T, S).
 
     Returns:
         The output and the weights. Rows of weights add up to 1; a row with no key to attend to
@@ -38,7 +38,7 @@ def attention(
 
     Source: section 3.2.1, equation 1. Built in notebook 04.
     """
-    scores = query @ key.transpose(-2, -1) / math.sqrt(query.size(-1))  # (*B, Q, K)
+    scores = query @ key.transpose(-2, -1) / math.sqrt(query.size(-1))  # (*B, T, S)
     if mask is None:
         weights = scores.softmax(dim=-1)
     else:
@@ -63,17 +63,17 @@ Maps = list[Tensor] | None  # the caller's list, which collects the attention we
 
 
 def attend(
-    query: Float[Tensor, "*B Q d_k"],
-    key: Float[Tensor, "*B K d_k"],
-    value: Float[Tensor, "*B K d_v"],
+    query: Float[Tensor, "*B T d_k"],
+    key: Float[Tensor, "*B S d_k"],
+    value: Float[Tensor, "*B S d_v"],
     mask: Bool[Tensor, "..."] | None = None,
     maps: Maps = None,
-) -> Float[Tensor, "*B Q d_v"]:
+) -> Float[Tensor, "*B T d_v"]:
     """Return the output of `attention`, from torch's fused kernel unless the weights are wanted.
 
     Args:
-        mask: True = may attend; broadcasts to (*B, Q, K).
-        maps: a list that receives the weights (*B, Q, K); None runs the fused kernel.
+        mask: True = may attend; broadcasts to (*B, T, S).
+        maps: a list that receives the weights (*B, T, S); None runs the fused kernel.
 
     Source: section 3.2.1, equation 1. Built in notebook 04.
     """
@@ -87,10 +87,10 @@ def attend(
 @dataclass(eq=False)
 class KeyValueCache:
     """Keys and values of the tokens so far, so that each step projects only the new one: room
-    for L tokens is allocated once; the first `length` are in use. Built in notebook 04."""
+    for S tokens is allocated once; the first `length` are in use. Built in notebook 04."""
 
-    keys: Float[Tensor, "B H L d_k"]
-    values: Float[Tensor, "B H L d_k"]
+    keys: Float[Tensor, "B H S d_k"]
+    values: Float[Tensor, "B H S d_k"]
     length: int = 0
 
     @classmethod
@@ -103,12 +103,12 @@ class KeyValueCache:
 
     @classmethod
     def of(cls, keys: Tensor, values: Tensor) -> "KeyValueCache":
-        """A full cache that never grows: the memory's keys and values, projected once."""
+        """Wrap keys and values that do not grow: the memory's, projected once."""
         return cls(keys, values, keys.size(2))
 
     def append(
         self, keys: Float[Tensor, "B H T d_k"], values: Float[Tensor, "B H T d_k"]
-    ) -> tuple[Float[Tensor, "B H L d_k"], ...]:
+    ) -> tuple[Float[Tensor, "B H S d_k"], ...]:
         """Append keys and values and return all of them; ValueError if there is no room."""
         end = self.length + keys.size(2)
         if end > self.keys.size(2):
@@ -118,8 +118,8 @@ class KeyValueCache:
         self.length = end
         return self.read()
 
-    def read(self) -> tuple[Float[Tensor, "B H L d_k"], ...]:
-        """Keys and values stored so far; views, not copies."""
+    def read(self) -> tuple[Float[Tensor, "B H S d_k"], ...]:
+        """Return the keys and values stored so far, as views."""
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
@@ -131,7 +131,7 @@ class KeyValueCache:
 
 
 class MultiHeadAttention(nn.Module):
-    """h attentions side by side, each on its own projections of width d_k = d_model / h.
+    """Several heads of attention in parallel, each with projections of width d_model / n_heads.
 
     Raises:
         ValueError: n_heads does not divide d_model.
@@ -147,7 +147,7 @@ class MultiHeadAttention(nn.Module):
         self.query, self.key = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
         self.value, self.output = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
 
-    def project(self, source: Float[Tensor, "B K D"]) -> tuple[Float[Tensor, "B H K d_k"], ...]:
+    def project(self, source: Float[Tensor, "B S D"]) -> tuple[Float[Tensor, "B H S d_k"], ...]:
         """Return the keys and values of all heads."""
         keys = split_heads(self.key(source), self.n_heads)
         values = split_heads(self.value(source), self.n_heads)
@@ -155,19 +155,19 @@ class MultiHeadAttention(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "B Q D"],
-        source: Float[Tensor, "B K D"],
+        x: Float[Tensor, "B T D"],
+        source: Float[Tensor, "B S D"],
         mask: Bool[Tensor, "..."] | None = None,
         *,
         cache: KeyValueCache | None = None,
         maps: Maps = None,
-    ) -> Float[Tensor, "B Q D"]:
+    ) -> Float[Tensor, "B T D"]:
         """Attend from x (queries) to source (keys, values); mask and maps as in `attend`.
 
         With a cache, the keys and values of `source` are appended to those it holds.
         """
-        queries = split_heads(self.query(x), self.n_heads)  # (B, H, Q, d_k)
-        keys, values = self.project(source)  # (B, H, K, d_k) each
+        queries = split_heads(self.query(x), self.n_heads)  # (B, H, T, d_k)
+        keys, values = self.project(source)  # (B, H, S, d_k) each
         if cache is not None:
             keys, values = cache.append(keys, values)  # of all tokens so far
-        return self.output(merge_heads(attend(queries, keys, values, mask, maps)))  # (B, Q, D)
+        return self.output(merge_heads(attend(queries, keys, values, mask, maps)))  # (B, T, D)

@@ -1,38 +1,47 @@
-"""The figures of notebook 04: weighted sums, the factor 1 / √d_k, heads, costs."""
+"""The figures of notebook 04: one head step by step, the factor 1 / √d_k, heads, costs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from transformer_lib.lessons.figures.base import as_array, figure, headline, name_axes, style
-from transformer_lib.lessons.figures.colours import INK, MUTED, PALETTE, SEQUENTIAL
-from transformer_lib.lessons.figures.marks import arrow, label, log_sizes, note, rectangle
-from transformer_lib.lessons.figures.types import Series, Words
+from transformer_lib.lessons.figures.colours import INK, MUTED, PALETTE
+from transformer_lib.lessons.figures.marks import (
+    arrow,
+    label,
+    log_sizes,
+    name_lines,
+    note,
+    rectangle,
+)
+from transformer_lib.lessons.figures.types import Number, Series, Words
 
 __all__ = [
     "cost_against_length",
     "head_split",
-    "loss_with_and_without_scaling",
+    "loss_by_rate",
     "saturation",
-    "score_distributions",
+    "single_head",
     "weighted_sum",
 ]
 
+DARK = "#1f2d3a"
 WITH, WITHOUT = PALETTE[0], PALETTE[3]  # the same two colours for √d_k in every figure
 HEADS = [PALETTE[i] for i in (0, 1, 2, 4, 9, 5, 6, 7)]  # a colour per head
-ABOVE = {"va": "bottom", "fontsize": 9, "color": MUTED}
+QUERY, KEY, VALUE, GREY = PALETTE[0], PALETTE[1], PALETTE[2], "#7d8a96"
 
 
 @style()
 def weighted_sum(values: Any, weights: Any, names: Words, *, title: str, axes: Words) -> Figure:
-    """Draw values (K, 2) and their weighted sum; `axes` names the two coordinates."""
+    """Draw values (S, 2) and their weighted sum; `axes` names the two coordinates."""
     points, shares = as_array(values, 2), as_array(weights, 1)
-    fig, ax = figure(6.6, 4.6, title=title)
-    ax.add_patch(Polygon(points, closed=True, facecolor="#eef3f7", edgecolor="#b9c7d2"))
+    fig, ax = figure(6.6, 4.4, title=title)
+    ax.add_patch(Polygon(points, closed=True, facecolor=MUTED, alpha=0.15))
     output = shares @ points
     middle = points.mean(0)
     for number, (point, share, name) in enumerate(zip(points, shares, names, strict=True)):
@@ -42,7 +51,8 @@ def weighted_sum(values: Any, weights: Any, names: Words, *, title: str, axes: W
         bold = {"ha": "center", "va": "center", "color": colour, "fontweight": "bold"}
         note(ax, f"value of “{name}”", point, np.sign(point - middle) * (4, 15), **bold)
         box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": colour}
-        label(ax, *(output + 0.5 * (point - output)), f"{share:.2f}", zorder=5, bbox=box)
+        at = output + 0.5 * (point - output)
+        label(ax, *at, f"{share:.2f}", zorder=5, bbox=box, color=DARK)
     ax.plot(*output, "*", color=INK, markersize=20, zorder=6)
     note(ax, "output", output, (12, 12), fontweight="bold", va="center", zorder=6)
     ax.margins(0.2)
@@ -52,55 +62,102 @@ def weighted_sum(values: Any, weights: Any, names: Words, *, title: str, axes: W
 
 
 @style()
-def score_distributions(scores: Mapping[int, Any], *, title: str) -> Figure:
-    """Draw ridges of raw dot products `scores[d_k]`, and of the same scores over √d_k."""
-    fig, (left, right) = figure(8.6, 4.6, 1, 2, title=title, sharey=True)
-    edges = np.linspace(-60, 60, 241)
-    middles = (edges[1:] + edges[:-1]) / 2
-    panels = (left, "q · k", WITHOUT, 0.0), (right, "q · k / √d_k", WITH, -0.5)
-    for ax, name, colour, power in panels:
-        for row, (d_k, raw) in enumerate(scores.items()):
-            sample = np.asarray(raw.flatten()) * d_k**power
-            density, _ = np.histogram(sample, edges, density=True)
-            height = 0.82 * density / density.max()
-            ax.fill_between(middles, row, row + height, color=colour, alpha=0.35, linewidth=0)
-            ax.plot(middles, row + height, color=colour, linewidth=1.3)
-            ax.text(59, row + 0.3, f"std {sample.std():.1f}", ha="right", color=INK, fontsize=9)
-        name_axes(ax, title=name, x="score")
-        ax.set(xlim=(-60, 60), xticks=range(-40, 41, 20))
-        ax.grid(True, axis="x")
-        ax.spines["left"].set_visible(False)
-        ax.tick_params(axis="y", length=0)
-    left.set_yticks(range(len(scores)), [str(d_k) for d_k in scores])
-    name_axes(left, y="d_k, with the density of its scores")
-    return fig
+def single_head(
+    x: Any, projections: Mapping[str, Any], words: Words, *, title: str, row: int = 0
+) -> Figure:
+    """Draw one head from the words' vectors x (T, D) to its output, with every number.
+
+    `projections` holds the matrices "Q", "K" and "V"; `row` is the query drawn in full colour.
+    """
+    vectors = as_array(x, 2)
+    weights = {name: as_array(matrix, 2) for name, matrix in projections.items()}
+    q, k, v = (vectors @ weights[name] for name in "QKV")
+    scores = q @ k.T / np.sqrt(k.shape[1])
+    shares = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    (n, width), d_k = vectors.shape, k.shape[1]
+    x_w, x_q = width + 1.6, width + d_k + 3.4
+    x_s = x_q + d_k + 2.9
+    pitch = max(width, n) + 1.9
+    ax = _canvas((-2.6, x_s + n + 0.5), (3 * pitch - 1.6, -1.3), title)
+    y_x = pitch + (width - n) / 2
+    _table(ax, vectors, 0, y_x, GREY, "$x$", rows=words, row=row)
+    for number, (name, colour) in enumerate(zip("QKV", (QUERY, KEY, VALUE), strict=True)):
+        y = number * pitch
+        middle = y + (width - n) / 2
+        _table(ax, weights[name], x_w, y, colour, f"$W^{name}$")
+        one = row if name == "Q" else None
+        _table(ax, vectors @ weights[name], x_q, middle, colour, f"${name} = xW^{name}$", row=one)
+        _link(ax, (width + 0.2, y_x + n / 2), (x_w - 0.3, y + width / 2))
+        end = x_w + weights[name].shape[1]
+        _link(ax, (end + 0.2, y + width / 2), (x_q - 0.3, y + width / 2))
+    tops = [number * pitch + (width - n) / 2 for number in range(3)]
+    names = "$QK^T / \\sqrt{d_k}$", "weights", "output"
+    for y, matrix, name, form in zip(
+        tops, (scores, shares, shares @ v), names, ("{:.1f}", "{:.2f}", "{:.1f}"), strict=True
+    ):
+        _table(ax, matrix, x_s, y, GREY, name, row=row, form=form)
+    right, centre = x_q + d_k + 0.2, n / 2
+    _link(ax, (right, tops[0] + centre), (x_s - 0.3, tops[0] + centre))
+    _link(ax, (right, tops[1] + centre), (x_s - 0.3, tops[0] + centre + 0.6))
+    _link(ax, (x_q + v.shape[1] + 0.2, tops[2] + centre), (x_s - 0.3, tops[2] + centre))
+    for upper, lower, text in ((tops[0], tops[1], "softmax"), (tops[1], tops[2], "× V")):
+        _link(ax, (x_s + n / 2, upper + n + 0.2), (x_s + n / 2, lower - 1.15))
+        label(ax, x_s + n / 2 + 0.25, (upper + n + lower - 1) / 2, text, ha="left", fontsize=9)
+    return ax.get_figure(root=True)
+
+
+def _link(ax: Axes, start: Any, end: Any, colour: str = GREY) -> None:
+    arrow(ax, start, end, colour, linewidth=1.2)
+
+
+def _table(
+    ax: Axes,
+    matrix: np.ndarray,
+    x: Number,
+    y: Number,
+    colour: str,
+    name: str,
+    *,
+    rows: Words = (),
+    row: int | None = None,
+    form: str = "{:g}",
+) -> None:
+    """Draw a matrix of numbers with its name above; only `row` has its full colour, if given."""
+    look = {"fontsize": 10, "color": INK, "parse_math": True}
+    label(ax, x + matrix.shape[1] / 2, y - 0.55, name, **look)
+    for (i, j), value in np.ndenumerate(matrix):
+        face = _tint(colour, 0.42 if i == row else 0.16)
+        rectangle(ax, x + j, y + i, 1, 1, facecolor=face, edgecolor="white", linewidth=1)
+        bold = {"fontweight": "bold"} if i == row else {}
+        label(ax, x + j + 0.5, y + i + 0.5, form.format(value), fontsize=8.5, color=DARK, **bold)
+    for i, word in enumerate(rows):
+        bold = {"fontweight": "bold"} if i == row else {}
+        label(ax, x - 0.3, y + i + 0.5, word, ha="right", fontsize=9.5, **bold)
+
+
+def _tint(colour: str, strength: Number) -> str:
+    """Mix a colour with white; opaque, so that it is the same on a dark page."""
+    return to_hex([1 - strength * (1 - part) for part in to_rgb(colour)])
 
 
 @style()
-def saturation(
-    d_k: Sequence[int], entropy: Series, gradient: Series, *, uniform: float, title: str
-) -> Figure:
-    """Draw the entropy of the weights (left) and the softmax gradient (right) over d_k.
+def saturation(d_k: Sequence[int], largest: Series, stuck: Series, *, title: str) -> Figure:
+    """Draw the largest weight (left) and the queries without a gradient (right, %) over d_k.
 
-    The keys of both mappings are "with √d_k" and "without"; `gradient` holds rows
-    (low, middle, high): quantiles over many queries. `uniform` is the highest possible entropy.
+    The keys of both mappings are "with √d_k" and "without".
     """
-    fig, (left, right) = figure(8.6, 4.0, 1, 2, title=title)
-    colours = dict(zip(entropy, (WITH, WITHOUT), strict=True))
-    for name, colour in colours.items():
-        left.plot(d_k, entropy[name], "o-", color=colour, markersize=4)
-        low, middle, high = as_array(gradient[name], 2)
-        right.fill_between(d_k, low, high, color=colour, alpha=0.16, linewidth=0)
-        right.plot(d_k, middle, "o-", color=colour, markersize=4, label=name)
-    left.axhline(uniform, color=MUTED, linestyle=":", linewidth=1.3)
-    left.text(d_k[0], uniform - 0.04, "all keys alike", color=MUTED, va="top", fontsize=9)
-    log_sizes(left, d_k, base=2)
-    log_sizes(right, d_k, base=2)
-    left.set_ylim(0, uniform * 1.08)
-    right.set(yscale="log", ylim=(1e-7, 3))
-    name_axes(left, title="how evenly it looks", x="d_k", y="entropy of the weights (nats)")
-    name_axes(right, title="what it can learn from", x="d_k", y="‖∂ weights / ∂ scores‖")
-    right.legend(loc="lower left", title="median and the middle 80 % of queries", title_fontsize=9)
+    fig, (left, right) = figure(8.6, 3.7, 1, 2, title=title)
+    colours = dict(zip(largest, (WITH, WITHOUT), strict=True))
+    for ax, series, low, high in ((left, largest, 0, 1), (right, stuck, -3, 100)):
+        lines = {
+            name: ax.plot(d_k, as_array(series[name], 1), "o-", color=colour, markersize=4)[0]
+            for name, colour in colours.items()
+        }
+        log_sizes(ax, d_k, base=2)
+        ax.set_ylim(low, high)
+        name_lines(ax, lines)
+    name_axes(left, title="how much one key takes", x="d_k", y="largest of ten weights (mean)")
+    name_axes(right, title="queries that learn almost nothing", x="d_k", y="gradient < 0.01 (%)")
     return fig
 
 
@@ -113,89 +170,98 @@ def cost_against_length(
     title: str,
     x_label: str,
     time_label: str,
-    slopes: Series | None = None,
 ) -> Figure:
     """Draw time (left, milliseconds) and memory (right, MB) over the length, axes logarithmic.
 
-    The two mappings share their names and colours; `slopes` are written after the names.
+    The two mappings share their names and colours.
     """
-    fig, (left, right) = figure(8.6, 4.3, 1, 2, title=title)
+    fig, (left, right) = figure(9.4, 3.9, 1, 2, title=title)
     names = list(dict.fromkeys([*seconds, *memory]))
-    styles = zip(names, HEADS, "os^Dv", strict=False)
-    looks = {name: {"color": c, "marker": mark, "markersize": 4.5} for name, c, mark in styles}
-    for name, values in seconds.items():
-        slope = f": slope {slopes[name]:.1f}" if name in (slopes or {}) else ""
-        left.plot(lengths, as_array(values, 1) * 1e3, label=name + slope, **looks[name])
-    for name, values in memory.items():
-        right.plot(lengths, as_array(values, 1) / 1e6, label=name, **looks[name])
-    for ax in (left, right):
-        log_sizes(ax, lengths, base=2)
+    colours = dict(zip(names, HEADS, strict=False))
+    for ax, series, unit in ((left, seconds, 1e3), (right, memory, 1e-6)):
         ax.set_yscale("log")
+        log_sizes(ax, lengths, base=2)
+        lines = {
+            name: ax.plot(
+                lengths, as_array(values, 1) * unit, "o-", color=colours[name], markersize=4
+            )[0]
+            for name, values in series.items()
+        }
         ax.yaxis.set_major_formatter("{x:g}")
-        ax.legend(loc="upper left")
-        low, high = ax.get_ylim()
-        ax.set_ylim(low, high * (high / low) ** 0.32)  # room for the legend
+        name_lines(ax, lines)
     name_axes(left, title="time", x=x_label, y=time_label)
     name_axes(right, title="memory", x=x_label, y="MB")
     return fig
 
 
 @style()
-def loss_with_and_without_scaling(
-    losses: Mapping[float, tuple[Any, Any]], *, title: str, chance: float
-) -> Figure:
-    """Draw one panel per learning rate: the loss with √d_k and without it, over the steps."""
+def loss_by_rate(losses: Mapping[float, Series], *, title: str, chance: float) -> Figure:
+    """Draw one panel per learning rate with a loss curve per name; `chance` is a dotted line."""
     fig, axes = figure(8.6, 3.6, 1, len(losses), title=title, sharey=True)
-    for ax, (rate, (scaled, raw)) in zip(axes, losses.items(), strict=True):
+    for ax, (rate, curves) in zip(axes, losses.items(), strict=True):
         ax.axhline(chance, color=MUTED, linestyle=":", linewidth=1.3)
-        ax.plot(as_array(scaled, 1), color=WITH, label="with √d_k", linewidth=1.6)
-        ax.plot(as_array(raw, 1), color=WITHOUT, label="without", linewidth=1.6)
+        for (name, curve), colour in zip(curves.items(), (WITH, WITHOUT, HEADS[1]), strict=False):
+            ax.plot(as_array(curve, 1), color=colour, label=name, linewidth=1.6)
         ax.grid(True)
         ax.set_ylim(0, None)
         name_axes(ax, title=f"learning rate {rate:g}", x="step")
-    end = axes[-1].get_xlim()[1]
-    axes[-1].text(end, chance - 0.08, "guessing", color=MUTED, ha="right", va="top", fontsize=9)
     name_axes(axes[0], y="loss (nats)")
-    axes[-1].legend(loc="upper right")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower right", ncols=3)
     return fig
 
 
 @style()
-def head_split(vectors: Any, maps: Any, merged: Any, tokens: Words, *, title: str) -> Figure:
-    """Draw vectors (T, D) split into heads, a map (T, T) per head, and the merged heads (T, D)."""
-    before, weights, after = as_array(vectors, 2), as_array(maps, 3), as_array(merged, 2)
-    n_heads, length, width = len(weights), len(tokens), before.shape[1]
-    d_k, gap = width // n_heads, 2.0
-    x_head = width + 5.5
-    x_map = x_head + d_k + 2.6
-    x_after = x_map + length + 5.5
-    height = n_heads * length + (n_heads - 1) * gap
-    top = (height - length) / 2  # of the two wide matrices
-    ax = _canvas((-4.2, x_after + width + 0.5), (height + 1.8, -2.0), title)
-    by_head = np.repeat(HEADS[:n_heads], d_k)
-    wide = (0, before, "split_heads →"), (x_after, after, "→ merge_heads")
-    for x, matrix, text in wide:
-        _cells(ax, matrix, x, top, by_head)
-        label(ax, x + width / 2, top - 0.5, f"d_model = {width}", **ABOVE)
-        look = {"va": "baseline", "family": "monospace", "fontsize": 9.5}
-        label(ax, x + width / 2, top + length + 1.2, text, **look)
-    label(ax, x_head + d_k / 2, -0.5, f"d_k = {d_k}", **ABOVE)
-    label(ax, x_map + length / 2, height + 1.3, "queries × keys", **ABOVE)
-    for row, token in enumerate(tokens):
-        label(ax, -0.5, top + row + 0.5, token, ha="right", fontsize=9)
+def head_split(
+    x: Any,
+    projected: Sequence[Any],
+    maps: Any,
+    heads: Any,
+    output: Any,
+    tokens: Words,
+    *,
+    title: str,
+) -> Figure:
+    """Draw multi-head attention as tiles, from x (T, D) to the output (T, D).
+
+    `projected` holds Q, K and V (T, D); `maps` (H, T, T) and `heads` (H, T, d_k) are what each
+    head computes.
+    """
+    vectors, after = as_array(x, 2), as_array(output, 2)
+    q, k, v = (as_array(matrix, 2) for matrix in projected)
+    weights, mixed = as_array(maps, 3), as_array(heads, 3)
+    (n, width), n_heads = vectors.shape, len(weights)
+    d_k = width // n_heads
+    by_head = [HEADS[i // d_k] for i in range(width)]
+    rows, pitch = 3 * n + 2 * 2.0, (3 * n + 4.0) / n_heads
+    centre = rows / 2
+    x_p = width + 3.0
+    x_map = x_p + width + 3.2
+    x_v = x_map + n + 1.3
+    x_h = x_v + d_k + 1.3
+    x_cat = x_h + d_k + 3.0
+    x_out = x_cat + width + 3.0
+    ax = _canvas((-4.0, x_out + width + 0.3), (rows + 0.8, -1.7), title)
+    _tiles(ax, vectors, 0, centre - n / 2, [GREY] * width, "$x$", tokens)
+    for number, (matrix, name) in enumerate(zip((q, k, v), "QKV", strict=True)):
+        y = number * (n + 2.0)
+        _tiles(ax, matrix, x_p, y, by_head, f"${name}$")
+        _link(ax, (width + 0.4, centre), (x_p - 0.4, y + n / 2))
+        label(ax, x_p - 1.55, y + n / 2 + (-0.7, -0.8, 0.7)[number], f"$W^{name}$", parse_math=True)
     for head, colour in enumerate(HEADS[:n_heads]):
-        y = head * (length + gap)
-        centre, outer = y + length / 2, height / 2
-        _cells(ax, before[:, head * d_k : (head + 1) * d_k], x_head, y, [colour] * d_k)
-        _small_map(ax, weights[head], x_map, y, colour)
-        look = ABOVE | {"color": colour, "fontweight": "bold"}
-        label(ax, x_map + length / 2, y - 0.25, f"head {head}", **look)
-        for start, end in (
-            ((width + 0.5, outer), (x_head - 0.4, centre)),
-            ((x_head + d_k + 0.4, centre), (x_map - 0.4, centre)),
-            ((x_map + length + 0.4, centre), (x_after - 0.4, outer)),
-        ):
-            arrow(ax, start, end, colour, linewidth=1.3)
+        y = head * pitch + (pitch - n) / 2
+        middle = y + n / 2
+        _tiles(ax, weights[head], x_map, y, [colour] * n, "weights")
+        columns = slice(head * d_k, (head + 1) * d_k)
+        _tiles(ax, v[:, columns], x_v, y, [colour] * d_k, "values")
+        _tiles(ax, mixed[head], x_h, y, [colour] * d_k, f"head {head}")
+        label(ax, x_v - 0.65, middle, "×")
+        label(ax, x_h - 0.65, middle, "=")
+        _link(ax, (x_p + width + 0.4, centre), (x_map - 0.4, middle), colour)
+        _link(ax, (x_h + d_k + 0.4, middle), (x_cat - 0.4, centre), colour)
+    _tiles(ax, np.concatenate(list(mixed), axis=1), x_cat, centre - n / 2, by_head, "concatenated")
+    _link(ax, (x_cat + width + 0.4, centre), (x_out - 0.4, centre))
+    label(ax, x_out - 1.5, centre - 0.9, "$W^O$", parse_math=True)
+    _tiles(ax, after, x_out, centre - n / 2, [GREY] * width, "output")
     return ax.get_figure(root=True)
 
 
@@ -210,17 +276,14 @@ def _canvas(x: tuple[float, float], y: tuple[float, float], title: str) -> Axes:
     return ax
 
 
-def _small_map(ax: Axes, weights: np.ndarray, x: float, y: float, colour: str) -> None:
-    rows, columns = weights.shape
-    edges = x + np.arange(columns + 1), y + np.arange(rows + 1)
-    look = {"cmap": SEQUENTIAL, "vmin": 0, "vmax": 1, "edgecolors": "white", "linewidth": 0.6}
-    ax.pcolormesh(*edges, weights, **look)
-    rectangle(ax, x, y, columns, rows, fill=False, edgecolor=colour)
-
-
-def _cells(ax: Axes, matrix: np.ndarray, x: float, y: float, colours: Words) -> None:
+def _tiles(
+    ax: Axes, matrix: np.ndarray, x: Number, y: Number, colours: Words, name: str, rows: Words = ()
+) -> None:
     """Draw a matrix as tiles with a colour per column; larger numbers are stronger."""
+    label(ax, x + matrix.shape[1] / 2, y - 0.65, name, fontsize=9, parse_math=True)
     strength = np.abs(matrix) / np.abs(matrix).max()
     for (row, column), value in np.ndenumerate(strength):
-        look = {"facecolor": colours[column], "alpha": 0.15 + 0.8 * value}
-        rectangle(ax, x + column, y + row, 1, 1, edgecolor="white", linewidth=0.6, **look)
+        face = _tint(colours[column], 0.15 + 0.8 * value)
+        rectangle(ax, x + column, y + row, 1, 1, edgecolor="white", linewidth=0.6, facecolor=face)
+    for row, token in enumerate(rows):
+        label(ax, x - 0.4, y + row + 0.5, token, ha="right", fontsize=9)

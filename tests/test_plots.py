@@ -1,6 +1,7 @@
 """Figures: refusals, what is stored beside a picture, and that Figure 1 is readable."""
 
 import base64
+import io
 import itertools
 from types import SimpleNamespace
 
@@ -16,10 +17,11 @@ from matplotlib.font_manager import FontEntry
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from PIL import Image
 
 from transformer_lib.data import fonts
-from transformer_lib.lessons import figures
-from transformer_lib.lessons.figures import architecture, base
+from transformer_lib.lessons import Run, figures
+from transformer_lib.lessons.figures import architecture, base, png
 from transformer_lib.translate.report import draw_attention
 
 SOURCE = ["<s>", "der", "kleine", "Hund", "$5", "</s>"]
@@ -108,21 +110,28 @@ def test_padding_is_drawn_behind_the_sentences_and_counted() -> None:
 
 
 def test_live_curves_show_loss_floor_and_the_last_score_and_say_so_in_words() -> None:
-    curves = figures.LiveCurves(20, "Copying", floor=0.6)
-    for n in range(20):
-        curves(float(n < 10))
+    run = Run("Copying", 20, [1.0] * 10 + [0.0] * 10, {10: 0.8, 20: 0.7})
+    curves = figures.LiveCurves(run, floor=0.6)
     (loss,) = curves.figure().axes
-    mean, floor = loss.lines
+    mean, validation, floor = loss.lines
+    assert validation.get_xydata().tolist() == [[10, 0.8], [20, 0.7]]
     assert mean.get_xdata().tolist() == list(range(9, 20))  # of the last ten steps each
-    assert mean.get_ydata()[[0, -1]] == pytest.approx([1, 0]) and "loss is 0.00" in curves.alt()
-    assert loss.get_ylabel() == "nats per token (mean of 10 steps)"
+    assert mean.get_ydata()[[0, -1]] == pytest.approx([1, 0])
+    assert "training loss is 0.00, the validation loss 0.70" in curves.alt()
+    assert mean.get_label() == "training (mean of 10 steps)"
     assert set(floor.get_ydata()) == {0.6} and loss.texts[0].get_text() == "lowest possible"
-    curves.scores = {10: 0.25, 20: 1.0}
+    run.scores = {10: 0.25, 20: 1.0}
     _, right = curves.figure().axes
     (line,) = right.lines
     assert line.get_xydata().tolist() == [[10, 0.25], [20, 1.0]]
     assert right.get_xlim() == (0, 20) and not line.get_clip_on()  # the last point is on the edge
     assert "20 of 20 steps" in curves.alt() and "100% right" in curves.alt()
+
+
+def test_the_peak_of_a_rate_is_marked_and_numbered() -> None:
+    fig = figures.rate_curves({"a": [0.1, 0.5, 0.2]}, title="t", warmup={"a": 2})
+    assert fig.axes[0].lines[1].get_xydata().tolist() == [[2, 0.5]]
+    assert "0.50000" in [text.get_text() for text in fig.axes[0].texts]
 
 
 def test_levels_are_where_they_belong_and_the_smoothing_is_named() -> None:
@@ -163,7 +172,7 @@ def test_names_of_lines_stay_apart_and_inside(end: float) -> None:
 def test_the_alternative_text_goes_beside_the_picture(shown: list[dict]) -> None:
     assert figures.show(good_figure(), alt=ALT) is None  # a cell's last value would be shown again
     (output,) = shown
-    assert output["metadata"] == {"image/png": {"alt": ALT}}
+    assert output["metadata"]["image/png"]["alt"] == ALT
     assert output["data"]["text/plain"] == f"Figure: {ALT}"
     assert base64.b64decode(output["data"]["image/png"]).startswith(b"\x89PNG")
 
@@ -176,6 +185,51 @@ def test_a_picture_can_be_replaced_by_the_same_bytes(shown: list[dict]) -> None:
     first, second = (base64.b64decode(output["data"]["image/png"]) for output in shown)
     assert first == second
     assert b"Software" not in first and b"matplotlib" not in first
+
+
+def test_pictures_are_sharp_transparent_and_small(shown: list[dict]) -> None:
+    """Twice the pixels of what is shown, with a palette that nobody can tell from all colours."""
+    fig = good_figure()
+    figures.show(fig, alt=ALT)
+    (output,) = shown
+    size = output["metadata"]["image/png"]
+    data = base64.b64decode(output["data"]["image/png"])
+    picture = Image.open(io.BytesIO(data))
+    assert np.abs(np.array(picture.size) - 2 * np.array([size["width"], size["height"]])).max() <= 1
+    assert np.array(picture.convert("RGBA"))[0, 0, 3] == 0  # the page is seen at the corner
+    exact = io.BytesIO()
+    fig.savefig(exact, dpi=220)
+    full = np.array(Image.open(exact).convert("RGBA"))
+    small = png.compress(full)
+    assert len(small) < 0.7 * len(exact.getvalue())
+    changed = np.array(Image.open(io.BytesIO(small)).convert("RGBA"), float) - full
+    assert np.abs(changed)[full[..., 3] == 255].mean() < 0.2
+
+
+def contrast(colour: str, page: str) -> float:
+    """The ratio of luminances by the Web Content Accessibility Guidelines."""
+    both = np.array([matplotlib.colors.to_rgb(colour), matplotlib.colors.to_rgb(page)])
+    linear = np.where(both <= 0.04045, both / 12.92, ((both + 0.055) / 1.055) ** 2.4)
+    low, high = sorted(linear @ [0.2126, 0.7152, 0.0722])
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize(("page", "text"), [("white", 4.5), ("#111111", 4.0)])
+def test_text_and_lines_are_seen_on_a_white_and_on_a_dark_page(page: str, text: float) -> None:
+    assert contrast(figures.INK, page) >= text and contrast(figures.MUTED, page) >= 4.0
+    assert min(contrast(colour, page) for colour in figures.PALETTE) >= 3.0
+
+
+def test_masked_cells_are_hatched_and_small_weights_are_not() -> None:
+    maps = torch.tensor([[[0.99, 0.01], [1.0, 0.0]]])
+    for fig in (
+        figures.attention_map(maps[0], ["a", "b"], ["c", "d"], title="map"),
+        figures.attention_grid(maps, ["a", "b"], ["c", "d"], title="grid"),
+    ):
+        hatched = [cells for cells in fig.axes[0].collections if cells.get_hatch()]
+        ((cell,),) = [cells.get_paths() for cells in hatched]
+        assert cell.get_extents().p0.tolist() == [1, 1]
+        assert "masked" in fig.legends[0].get_texts()[0].get_text()
 
 
 @pytest.mark.parametrize(

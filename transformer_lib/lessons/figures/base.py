@@ -6,7 +6,6 @@ Nothing here touches pyplot's list of open figures, and nothing happens at impor
 """
 
 import base64
-import io
 import textwrap
 import tomllib
 from collections.abc import Callable
@@ -23,23 +22,25 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from transformer_lib.data.fonts import add_fonts, quiet_glyphs
-from transformer_lib.lessons.figures.colours import GRID, INK, MUTED, PALETTE
+from transformer_lib.lessons.figures.colours import GRID, INK, PALETTE
+from transformer_lib.lessons.figures.png import png
 from transformer_lib.lessons.figures.types import Number
 
 __all__ = ["figure", "headline", "name_axes", "show", "style"]
 
 SHORTEST_ALT, SMALLEST_FONT = 20, 8.0
-TICKS = {"labelsize": 9, "color": "#a9b4bd", "labelcolor": INK}
+TICKS = {"labelsize": 9, "color": INK, "labelcolor": INK}
 
 RC: dict[str, Any] = {
     "figure.dpi": 110,
-    "figure.facecolor": "white",
+    "figure.facecolor": "none",  # the page is seen through it, dark or light
+    "axes.facecolor": "none",
     "font.family": ["DejaVu Sans"],
     "font.size": 10,
     "text.color": INK,
-    "axes.edgecolor": "#a9b4bd",
+    "axes.edgecolor": INK,
     "axes.linewidth": 0.8,
-    "axes.labelcolor": MUTED,
+    "axes.labelcolor": INK,
     "axes.labelsize": 10,
     "axes.labelpad": 7,
     "axes.titlelocation": "left",
@@ -160,7 +161,7 @@ def show(figure: Figure, alt: str, *, display_id: str | None = None, update: boo
     add_fonts(figure)
     with style(), quiet_glyphs():
         _check_house_rules(figure)
-        picture = _png(figure)
+        picture, size = png(figure)
     plt.close(figure)  # one that was made with pyplot would be shown again
     text = f"Figure: {alt}"
     shell = _shell()
@@ -169,7 +170,7 @@ def show(figure: Figure, alt: str, *, display_id: str | None = None, update: boo
         return
     data = {"image/png": base64.b64encode(picture).decode("ascii"), "text/plain": text}
     transient = {} if display_id is None else {"display_id": display_id}
-    metadata = {"image/png": {"alt": alt}}
+    metadata = {"image/png": {"alt": alt, **size}}
     shell.display_pub.publish(data=data, metadata=metadata, transient=transient, update=update)
 
 
@@ -193,13 +194,6 @@ def _shell() -> Any:
     except ImportError:
         return None
     return get_ipython()
-
-
-def _png(figure: Figure) -> bytes:
-    """Return the same bytes for the same figure: without date and version."""
-    buffer, look = io.BytesIO(), {"bbox_inches": "tight", "pad_inches": 0.12}
-    figure.savefig(buffer, format="png", metadata={"Software": None}, **look)
-    return buffer.getvalue()
 
 
 def _check_house_rules(figure: Figure) -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
-from transformer_lib.lessons.figures.colours import DIVERGING, INK, MUTED, PALETTE, SEQUENTIAL
+from transformer_lib.lessons.figures.colours import DARK, DIVERGING, INK, PALETTE, SEQUENTIAL
 from transformer_lib.lessons.figures.marks import hide_frame, label, rectangle
 from transformer_lib.lessons.figures.types import Links, Number, Point, Series, Words
 
@@ -22,7 +22,7 @@ __all__ = ["attention_grid", "attention_map", "token_heatmap"]
 
 GOLD: dict[str, Any] = {"fill": False, "edgecolor": PALETTE[1], "linewidth": 2.0}
 ATTEND: dict[str, Any] = {"facecolor": "#4a97c2", "linewidth": 0}
-BLOCKED = {"facecolor": "#f1f3f5", "edgecolor": "#9aa6b0", "hatch": "////", "linewidth": 0}
+BLOCKED = {"facecolor": "#eceff2", "edgecolor": "#7d8994", "hatch": "////", "linewidth": 0}
 
 
 def check_tokens(array: np.ndarray, rows: Words, columns: Words) -> None:
@@ -82,10 +82,12 @@ def draw_values(
     vmax: Number | None = None,
     annotate: bool = False,
     cbar_label: str | None = "value",
+    masked: np.ndarray | None = None,
 ) -> None:
     """Draw a matrix as coloured cells, with a colour bar unless `cbar_label` is None.
 
-    Values of both signs get `DIVERGING`, centred on zero; those that are not finite are grey.
+    Values of both signs get `DIVERGING`, centred on zero; those that are not finite, and those
+    in `masked`, are hatched.
     """
     finite = array[np.isfinite(array)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
@@ -94,8 +96,9 @@ def draw_values(
         low, high = min(low, -high), max(-low, high)
     limits = {"vmin": low if vmin is None else vmin, "vmax": high if vmax is None else vmax}
     look = {"cmap": DIVERGING if signed else SEQUENTIAL, "edgecolors": "white", "linewidth": 0.8}
-    ax.set_facecolor("#dfe3e7")
     mesh = ax.pcolormesh(np.ma.masked_invalid(array), **limits, **look)
+    hatched = ~np.isfinite(array) if masked is None else masked
+    _fill(ax, hatched, BLOCKED)
     if cbar_label is not None:
         colour_bar(ax, mesh, cbar_label)
     if annotate:
@@ -117,19 +120,25 @@ def colour_bar(axes: Any, mesh: Any, text: str, **look: Any) -> Any:
 
 def _annotate(ax: Axes, array: np.ndarray) -> None:
     """Write each value into its cell, white on dark colours and dark on light ones."""
-    mesh = ax.collections[-1]
+    mesh = ax.collections[0]
     for (i, j), value in np.ndenumerate(array):
         red, green, blue, _ = mesh.cmap(mesh.norm(value))
         dark = np.isfinite(value) and 0.3 * red + 0.59 * green + 0.11 * blue < 0.55
         text = f"{value:.2f}".replace("-", "−").replace("inf", "∞")
-        label(ax, j + 0.5, i + 0.5, text, fontsize=8.5, color="white" if dark else INK)
+        label(ax, j + 0.5, i + 0.5, text, fontsize=8.5, color="white" if dark else DARK)
 
 
 def _draw_mask(ax: Axes, array: np.ndarray) -> None:
     """Draw a mask in two colours, and hatch what is blocked: colour is never the only sign."""
     edges = {"facecolor": "none", "edgecolor": "white", "linewidth": 1.2}
     for chosen, look in ((array, ATTEND), (~array, BLOCKED), (array | ~array, edges)):
-        cells = [Rectangle((j, i), 1, 1) for i, j in np.argwhere(chosen)]
+        _fill(ax, chosen, look)
+
+
+def _fill(ax: Axes, chosen: np.ndarray, look: dict[str, Any]) -> None:
+    """Draw the chosen cells in this look."""
+    cells = [Rectangle((j, i), 1, 1) for i, j in np.argwhere(chosen)]
+    if cells:
         ax.add_collection(PatchCollection(cells, **look))
 
 
@@ -191,6 +200,11 @@ def _draw_gold(fig: Figure, axes: Iterable[Axes], gold: Links | None) -> None:
         fig.legend(handles=[Patch(**GOLD, label="gold alignment")], loc="outside lower right")
 
 
+def _explain_masked(fig: Figure, weights: np.ndarray) -> None:
+    if (weights == 0).any():
+        legend_below(fig, {"masked: the weight is exactly 0": BLOCKED})
+
+
 @style()
 def attention_map(
     weights: Any,
@@ -203,16 +217,18 @@ def attention_map(
 ) -> Figure:
     """Draw one attention map (queries, keys); `labels` are `row_label` and `column_label`.
 
-    `gold` outlines links (source index, target index): targets are rows, sources columns.
+    `gold` outlines links (source index, target index): targets are rows, sources columns. Cells
+    of weight 0, which a mask leaves, are hatched.
 
     Raises:
         ValueError: labels that do not match the shape, weights outside [0, 1], or a row that sums
             neither to 1 nor, fully masked, to 0.
     """
     array = _as_weights(weights, 2, queries, keys)
-    look = {"vmin": 0.0, "vmax": 1.0, "cbar_label": "attention weight"}
+    look = {"vmin": 0.0, "vmax": 1.0, "cbar_label": "attention weight", "masked": array == 0}
     fig = token_heatmap(array, queries, keys, title=title, **look, **labels)
     _draw_gold(fig, fig.axes[:1], gold)
+    _explain_masked(fig, array)
     return fig
 
 
@@ -239,15 +255,16 @@ def attention_grid(
     look = {"layout": "compressed", "squeeze": False, "sharex": True, "sharey": True}
     fig, axes = figure(*size, nrows, ncols, title=title, **look)
     for ax, name, one in zip(axes.flat, names, array, strict=False):
-        draw_values(ax, one, vmin=0.0, vmax=vmax, cbar_label=None)
+        draw_values(ax, one, vmin=0.0, vmax=vmax, cbar_label=None, masked=one == 0)
         token_axes(ax, queries, keys, narrow=side / array.shape[2] < 0.4)
         ax.set_title(name, fontsize=10, pad=5)
     _draw_gold(fig, axes.flat[: len(array)], gold)
     for ax in axes.flat[len(array) :]:
         ax.axis("off")
-    fig.supxlabel(column_label, fontsize=10, color=MUTED)
-    fig.supylabel(row_label, fontsize=10, color=MUTED)
+    fig.supxlabel(column_label, fontsize=10, color=INK)
+    fig.supylabel(row_label, fontsize=10, color=INK)
     colour_bar(axes, axes[0, 0].collections[0], "attention weight")
+    _explain_masked(fig, array)
     return fig
 
 

@@ -1,5 +1,9 @@
 """Helpers that several test files share."""
 
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
 import torch
 
 from transformer_lib import ModelConfig, Transformer
@@ -84,3 +88,66 @@ def same_as_torch(ours, theirs, output, expected, inputs, tolerance=1e-12):
     for name, gradient in zip(others, wanted[n:], strict=True):
         assert gradient.any() or name.endswith("in_proj_bias")
         close(renamed[name], gradient, tolerance)
+
+
+# Notebook 07, cell by cell
+
+SHORTER = {  # where a cell would take long, and does the same in less time
+    "size=4000": "size=120",
+    "range(0, len(sizes), 40)": "range(0, 400, 40)",
+    "patience=2000": "patience=2",
+    "slice(20": "slice(1",
+    "(1, 0.0), (4, 0.0), (4, 0.6)": "(1, 0.0), (2, 0.6)",
+    "limit=30": "limit=4",
+    "else 4)": "else 1)",
+    "(1, 2, 4, 8)": "(1, 3)",
+    "[:10]": "[:2]",
+    "range(1, 101)": "range(1, 11)",
+    "held_out[:200], held_out[200:400]": "held_out[:5], held_out[5:8]",
+}
+
+
+def code_of_notebook_07():
+    """Return the sources of its code cells but the head and the exercises."""
+    import nbformat
+
+    path = next(Path(__file__).resolve().parents[1].glob("notebooks/07_*.ipynb"))
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    return [cell.source for cell in cells[1:] if "lessons.check(" not in cell.source]
+
+
+def run_notebook_07(monkeypatch, skip=()):
+    """Run its cells on small data for a few steps and return their names.
+
+    Searches stop early and no picture is drawn, but every figure is made.
+    """
+    from transformer_lib import batching, beam_search, decoding, greedy_decode, training
+    from transformer_lib.data.text import ParallelText
+    from transformer_lib.lessons import training as runs
+    from transformer_lib.lessons.figures import base
+    from transformer_lib.lessons.grammar import grammar_corpus
+
+    small = grammar_corpus()
+    sides = [tuple(getattr(p, side) for p in small.train[:20]) for side in ("source", "target")]
+    small = replace(small, train=small.train[:600], val=small.val[:5], test=small.test[:5])
+    monkeypatch.setattr(runs, "multi30k", lambda split: ParallelText(*sides, split))
+    monkeypatch.setattr(base, "png", lambda figure: (b"", {}))
+    monkeypatch.setenv("TRANSFORMER_LIB_BUDGET", "test")
+    names = {}
+    for code in code_of_notebook_07():
+        if any(word in code for word in skip):
+            continue
+        for long, short in SHORTER.items():
+            code = code.replace(long, short)
+        exec(code, names)
+        for module in (batching, training, decoding):  # the same code, with types that tests check
+            names |= {name: getattr(module, name) for name in module.__all__ if name in names}
+        if "beam_search, greedy_decode" in code:
+            names["greedy_decode"] = lambda *args, **options: greedy_decode(
+                *args, **options | {"extra": 2}
+            )
+            names["beam_search"] = partial(beam_search, extra=2)
+            names["grammar_corpus"] = lambda: small
+        if "COPY_STEPS, GRAMMAR_STEPS" in code:
+            names |= {"COPY_STEPS": 6, "GRAMMAR_STEPS": 4, "CAPTION_STEPS": 4}
+    return names

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from elsewhere import CALLS, DEVICE, Remote, elsewhere
-from helpers import silent, tiny
+from helpers import run_notebook_07, silent, tiny
 from safetensors.torch import load_file
 
 from transformer_lib import (
@@ -195,6 +195,15 @@ def test_a_translator(corpus, tmp_path, width):
         remote.save(tmp_path / "again")
     files = [tmp_path / name / "model.safetensors" for name in ("model", "again")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_every_cell_of_notebook_07(monkeypatch):
+    """On a GPU, one that moves a model and not its input would fail after all the training."""
+    monkeypatch.setattr(lessons, "choose_device", lambda: torch.device(DEVICE))
+    with elsewhere():
+        names = run_notebook_07(monkeypatch, skip=[".check("])
+        models = names["model"], names["grammar_model"], names["caption_model"]
+        assert all(isinstance(model.output_projection.weight, Remote) for model in models)
 
 
 # Which device

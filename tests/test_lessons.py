@@ -1,18 +1,24 @@
 """The running sentence and the ledger of its shapes."""
 
 import re
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from unittest.mock import MagicMock
 
-import nbformat
 import pytest
 import torch
+from helpers import code_of_notebook_07, run_notebook_07, tiny
 
-from transformer_lib import beam_search, corpora, greedy_decode
+from transformer_lib import TrainConfig, lessons
+from transformer_lib.data.multi30k import DownloadError
 from transformer_lib.data.text import ParallelText
-from transformer_lib.lessons import PAIR, Ledger, figures, running, running_ids, vocabularies
+from transformer_lib.lessons import (
+    PAIR,
+    Ledger,
+    Run,
+    figures,
+    running,
+    running_ids,
+    training,
+    vocabularies,
+)
 from transformer_lib.lessons.grammar import grammar_corpus
 
 
@@ -97,62 +103,79 @@ def test_the_earlier_notebooks_do_without_the_model(monkeypatch):
 
 # Notebook 07 after the stop button
 
-LAST = "07_training_copy_task_and_translation.ipynb"
-# Slow, or an exercise, and of no training that can be stopped.
-NO_TRAINING = "from_pretrained", "trained.", "FewWords", "### BEGIN SOLUTION", "lessons.check"
-
-
-def cells_of_notebook_07():
-    path = Path(__file__).resolve().parents[1] / "notebooks" / LAST
-    codes = [cell.source for cell in nbformat.read(path, as_version=4).cells[2:]]
-    kinds = [cell.cell_type for cell in nbformat.read(path, as_version=4).cells[2:]]
-    return [code for code, kind in zip(codes, kinds, strict=True) if kind == "code"]
+SLOW = ("best_translation", "short_run")  # nothing to stop there
 
 
 def test_every_cell_below_a_stopped_training_works_and_says_what_to_run_again(monkeypatch, capsys):
-    small = grammar_corpus()
-    small = replace(small, train=small.train[:600], val=small.val[:5], test=small.test[:5])
-    source, target = (
-        tuple(getattr(p, side) for p in small.train[:20]) for side in ("source", "target")
-    )
-    monkeypatch.setattr(corpora, "multi30k", lambda split: ParallelText(source, target, split))
-    monkeypatch.setenv("TRANSFORMER_LIB_BUDGET", " Quick")
-    names, steps = {}, iter([3, 0, 2, 3, 1])  # of each training, until it is stopped
-    at_import = {"greedy_decode": partial(greedy_decode, extra=2)}
-    at_import |= {"beam_search": partial(beam_search, extra=2), "grammar_corpus": lambda: small}
-    at_import["figures"] = MagicMock()
+    real, fit, steps = training.train_step, lessons.fit, iter([3, 0, 2])  # of each, until stopped
 
-    def stopped(fit, *args, **options):
+    def stopped(*args, **options):
         """Train, and stop as the button does."""
-        left, real = next(steps), names["train_step"]
-        results = iter(range(left))
-        names["train_step"] = lambda *a: real(*a) if next(results, None) is not None else stop()
-        try:
+        left = iter(range(next(steps)))
+
+        def step(*args):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return real(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "train_step", step)
             return fit(*args, **options)
-        finally:
-            names["train_step"] = real
 
-    def stop():
-        raise KeyboardInterrupt
-
-    for code in cells_of_notebook_07():
-        if any(word in code for word in NO_TRAINING):
-            continue
-        exec(code.replace("size=4000", "size=120").replace("8000, 40", "400, 40"), names)
-        if "import beam_search" in code:
-            names |= at_import
-        if "def fit(" in code:  # from here on, figures are drawn
-            names |= {"fit": partial(stopped, names["fit"]), "figures": figures}
-        if "copy_test = copy_test[:200]" in code:
-            names["copy_test"] = names["copy_test"][:3]
+    monkeypatch.setattr(lessons, "fit", stopped)
+    run_notebook_07(monkeypatch, skip=SLOW)
     assert next(steps, None) is None
     shown = capsys.readouterr().out
-    assert shown.count("run this one again") == 5
-    assert "copy task: stopped at step 3, run its training cell for more" in shown
+    assert shown.count("run this one again") == 3
+    assert "Copy task: stopped at step 3, run its training cell for more" in shown
+
+
+def test_a_run_ends_with_its_best_weights_and_its_check_tells_a_bad_end_from_a_stop(capsys):
+    model, pairs = tiny(12), [([5, 6, 3], [2, 5, 6, 3])] * 4
+    config, seen = TrainConfig(peak_rate=0.02, warmup=1), {}
+
+    def keep(step):
+        seen[step] = {name: weight.clone() for name, weight in model.state_dict().items()}
+
+    other = [([5, 6, 3], [2, 7, 8, 3])]  # what training makes less likely
+    options = {"steps": 4, "max_tokens": 40, "val": other, "every": 1, "watch": keep}
+    run = lessons.fit("a run", model, pairs, config, **options)
+    assert len(run.losses) == 4 and run.validation.keys() == seen.keys() == {1, 2, 3, 4}
+    best = seen[min(run.validation, key=run.validation.get)]
+    assert min(run.validation, key=run.validation.get) != 4  # else the last would do
+    torch.testing.assert_close(dict(model.state_dict()), best)
+    run.check(True)
+    with pytest.raises(AssertionError, match="^a run: trained to the end"):
+        run.check(False)
+    Run("other", 9, [1.0]).check(False)
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert lines == [
+        "a run: as expected",
+        "other: stopped at step 1, run its training cell for more",
+    ]
+
+
+def test_captions_are_fetched_once_if_asked_for_and_a_missing_network_leaves_them_out(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("TRANSFORMER_LIB_DATA", str(tmp_path))
+    asked = []
+
+    def fetch(splits):
+        asked.append(splits)
+        raise DownloadError("no connection")
+
+    monkeypatch.setattr(training, "fetch_multi30k", fetch)
+    assert lessons.captions(fetch=False) is None and not asked
+    assert lessons.captions() is None and asked == [("train", "val", "test_2016_flickr")]
+    assert capsys.readouterr().out.endswith("this part is left out. no connection\n")
+    monkeypatch.setattr(training, "has_multi30k", lambda split: True)
+    monkeypatch.setattr(training, "multi30k", lambda split: ParallelText(("a",), ("b",), split))
+    assert [*lessons.captions()] == ["train", "val", "test"] and len(asked) == 1
 
 
 def test_a_budget_that_does_not_exist_is_refused_with_the_list(monkeypatch):
-    (code,) = (code for code in cells_of_notebook_07() if "TRANSFORMER_LIB_BUDGET" in code)
+    (code,) = (code for code in code_of_notebook_07() if "TRANSFORMER_LIB_BUDGET" in code)
     names = {"os": __import__("os"), "DEVICE": torch.device("cpu")}
     monkeypatch.setenv("TRANSFORMER_LIB_BUDGET", "fast")
     with pytest.raises(ValueError, match=r"^there is no budget 'fast', choose one of test, quick"):
@@ -164,7 +187,9 @@ def test_a_budget_that_does_not_exist_is_refused_with_the_list(monkeypatch):
 
 
 def test_a_training_is_shown_from_its_first_step(capsys):
-    curves = figures.LiveCurves(900, "Copy task")
-    curves(3.0)
-    curves(2.9)
+    run = Run("Copy task", 900)
+    curves = figures.LiveCurves(run)
+    for loss in (3.0, 2.9):
+        run.losses.append(loss)
+        curves.draw_if_due()
     assert curves.shown and capsys.readouterr().out.count("Figure") == 1

@@ -316,8 +316,9 @@ def test_figure_one_can_be_read(view: dict) -> None:
             assert number or not across, f"{text.get_text()!r} crosses {frame.get_gid()!r}"
 
 
-def test_words_fit_their_boxes() -> None:
+def test_words_fit_their_boxes_and_figure_one_a_laptops_screen() -> None:
     fig = figures.figure_one()
+    assert png.png(fig, sharpness=1)[1]["height"] <= 560
     found = boxes(fig)
     labelled = [frame for frame in frames(fig) if frame.get_gid() not in NO_LABEL]
     assert len(labelled) == 21
@@ -337,7 +338,7 @@ def test_each_notebook_highlights_its_own_parts() -> None:
     ids = ["inputs", "output probabilities", "outputs (shifted right)"]
     assert found == {
         1: sorted(["embedding", "linear", "softmax", *ids]),
-        2: ["positional\nencoding"],
+        2: ["positional encoding"],
         3: ["causal mask", "padding mask"],
         4: ["multi-head attention"],
         5: ["add & norm", "feed-forward"],

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-__all__ = ["IdPair", "Batch", "token_batches", "pad", "collate", "epoch_batches"]
+__all__ = ["IdPair", "Batch", "pad", "collate", "token_batches", "epoch_batches"]
 
 IdPair = tuple[Sequence[int], Sequence[int]]
 
@@ -21,8 +21,32 @@ class Batch(NamedTuple):
     tgt: Int[Tensor, "B L"]
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
+        """Return the same batch on another device."""
         return Batch(self.src.to(device), self.tgt.to(device))
+
+
+def pad(sequences: Sequence[Sequence[int]], pad_id: int = 0) -> Int[Tensor, "B L"]:
+    """Pad rows of unequal length at the end and stack them into one tensor.
+
+    Raises:
+        ValueError: there is no row, or none has an id.
+    """
+    if not any(map(len, sequences)):
+        raise ValueError("a batch needs at least one id")
+    length = max(map(len, sequences))
+    return torch.tensor([[*row, *[pad_id] * (length - len(row))] for row in sequences])
+
+
+def collate(pairs: Sequence[IdPair], pad_id: int = 0) -> Batch:
+    """Pad sentence pairs to a batch.
+
+    Raises:
+        ValueError: a pair has an empty side or one of padding only: it could teach nothing.
+    """
+    for number, pair in enumerate(pairs):
+        if any(all(id == pad_id for id in side) for side in pair):
+            raise ValueError(f"pair {number} of the batch has a side without a single token")
+    return Batch(pad([src for src, _ in pairs], pad_id), pad([tgt for _, tgt in pairs], pad_id))
 
 
 def token_batches(
@@ -70,34 +94,10 @@ def token_batches(
     return [batch for batch in batches[rank:even:world_size] if batch]
 
 
-def pad(sequences: Sequence[Sequence[int]], pad_id: int = 0) -> Int[Tensor, "B L"]:
-    """Pad rows of unequal length at the end and stack them into one tensor.
-
-    Raises:
-        ValueError: there is no row, or none has an id.
-    """
-    if not any(map(len, sequences)):
-        raise ValueError("a batch needs at least one id")
-    length = max(map(len, sequences))
-    return torch.tensor([[*row, *[pad_id] * (length - len(row))] for row in sequences])
-
-
-def collate(pairs: Sequence[IdPair], pad_id: int = 0) -> Batch:
-    """Pad sentence pairs to a batch.
-
-    Raises:
-        ValueError: a pair has an empty side or one of padding only: it could teach nothing.
-    """
-    for number, pair in enumerate(pairs):
-        if any(all(id == pad_id for id in side) for side in pair):
-            raise ValueError(f"pair {number} of the batch has a side without a single token")
-    return Batch(pad([src for src, _ in pairs], pad_id), pad([tgt for _, tgt in pairs], pad_id))
-
-
 def epoch_batches(
     pairs: Sequence[IdPair], max_tokens: int, *, pad_id: int = 0, **draw: int
 ) -> Iterator[Batch]:
-    """One pass over the pairs in batches; `draw` as in `token_batches`."""
+    """Yield the batches of one epoch; `draw` as in `token_batches`."""
     lengths = [(len(src), len(tgt)) for src, tgt in pairs]
     for indices in token_batches(lengths, max_tokens, **draw):
         yield collate([pairs[i] for i in indices], pad_id)

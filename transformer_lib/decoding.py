@@ -12,13 +12,21 @@ from transformer_lib.model import Transformer
 from transformer_lib.vocab import BOS_ID, EOS_ID
 
 __all__ = [
+    "length_penalty",
     "Hypothesis",
+    "as_hypothesis",
     "next_log_probs",
     "greedy_sentence",
-    "length_penalty",
-    "as_hypothesis",
     "beam_sentence",
 ]
+
+
+def length_penalty(length: int, alpha: float) -> float:
+    """Return ((5 + length) / 6)^alpha, where the length counts `<eos>`.
+
+    Source: Wu et al. (2016), equation 14, as in section 6.1. Built in notebook 07.
+    """
+    return ((5 + length) / 6) ** alpha
 
 
 class Hypothesis(NamedTuple):
@@ -30,13 +38,20 @@ class Hypothesis(NamedTuple):
     finished: bool  # False: cut off at the length limit
 
 
+def as_hypothesis(prefix: list[int], log_prob: float, alpha: float = 0.0) -> Hypothesis:
+    """Return the prefix, from `<bos>` on, as a result with its score."""
+    finished = prefix[-1] == EOS_ID
+    score = log_prob / length_penalty(len(prefix) - 1, alpha)
+    return Hypothesis(prefix[1:-1] if finished else prefix[1:], log_prob, score, finished)
+
+
 def next_log_probs(
     model: Transformer,
     prefixes: Int[Tensor, "R T"],
     memory: Float[Tensor, "1 S D"],
     src: Int[Tensor, "1 S"],
 ) -> Float[Tensor, "R V"]:
-    """Log-probabilities of the token after each prefix, in float32 or wider."""
+    """Return log-probabilities of the token after each prefix, in float32 or wider."""
     n_rows = len(prefixes)
     hidden = model.decode(prefixes, memory.expand(n_rows, -1, -1), src.expand(n_rows, -1))
     logits = model.output_projection(hidden[:, -1])  # (R, V)
@@ -63,21 +78,6 @@ def greedy_sentence(model: Transformer, src: Int[Tensor, "1 S"], limit: int) -> 
         log_prob += best.item()
     finished = ids[-1] == EOS_ID
     return Hypothesis(ids[1:-1] if finished else ids[1:], log_prob, log_prob, finished)
-
-
-def length_penalty(length: int, alpha: float) -> float:
-    """((5 + length) / 6)^alpha, where the length counts `<eos>`.
-
-    Source: Wu et al. (2016), equation 14, as in section 6.1. Built in notebook 07.
-    """
-    return ((5 + length) / 6) ** alpha
-
-
-def as_hypothesis(prefix: list[int], log_prob: float, alpha: float = 0.0) -> Hypothesis:
-    """Return the prefix, from `<bos>` on, as a result with its score."""
-    finished = prefix[-1] == EOS_ID
-    score = log_prob / length_penalty(len(prefix) - 1, alpha)
-    return Hypothesis(prefix[1:-1] if finished else prefix[1:], log_prob, score, finished)
 
 
 @torch.no_grad()

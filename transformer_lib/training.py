@@ -20,16 +20,16 @@ __all__ = [
     "label_smoothed_loss",
     "inverse_sqrt_rate",
     "noam_rate",
-    "cooldown",
     "TrainConfig",
-    "make_optimizer",
-    "rate_at",
     "StepResult",
     "count_targets",
     "batch_loss",
-    "update",
     "Batches",
     "train_step",
+    "cooldown",
+    "make_optimizer",
+    "rate_at",
+    "update",
     "evaluation_mode",
     "Evaluation",
     "evaluate",
@@ -99,22 +99,6 @@ def noam_rate(step: int, d_model: int = 512, warmup: int = 4000) -> float:
     return inverse_sqrt_rate(step, (d_model * warmup) ** -0.5, warmup)
 
 
-def cooldown(step: int, start: int, end: int) -> float:
-    """Return a factor for the rate: 1 up to step `start`, then linearly to 0 at step `end`.
-
-    The paper averages its last checkpoints instead (section 6.1). A cooldown needs to know the
-    number of steps beforehand, and lets a short run settle.
-
-    Raises:
-        ValueError: the cooldown would end before it starts.
-
-    Built in notebook 07.
-    """
-    if not 0 <= start < end:
-        raise ValueError(f"a cooldown needs 0 <= start < end, got start={start}, end={end}")
-    return min(1.0, max(0.0, (end - step) / (end - start)))
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of training; the defaults are those of the paper's base run.
@@ -162,19 +146,6 @@ class TrainConfig:
             raise ValueError("invalid TrainConfig: " + "; ".join(problems))
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Adam:
-    """Return Adam with the paper's settings (section 5.3); `update` sets its rate."""
-    return torch.optim.Adam(
-        model.parameters(), lr=config.peak_rate, betas=config.betas, eps=config.eps, fused=True
-    )
-
-
-def rate_at(step: int, config: TrainConfig) -> float:
-    """Return the learning rate of an update; updates count from 1."""
-    rate = inverse_sqrt_rate(step, config.peak_rate, config.warmup)
-    return rate * cooldown(step, *config.cooldown) if config.cooldown else rate
-
-
 class StepResult(NamedTuple):
     """The result of one update."""
 
@@ -197,33 +168,6 @@ def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig) -> Float[Ten
     tgt_in, tgt_out = teacher_forcing(batch.tgt)
     logits = model(batch.src, tgt_in)
     return label_smoothed_loss(logits, tgt_out, config.smoothing, config.pad_id)[0]
-
-
-def update(
-    model: nn.Module, optimizer: Optimizer, loss: float, step: int, config: TrainConfig
-) -> tuple[float, float]:
-    """Clip the gradients, set this step's learning rate, and run the optimiser.
-
-    Args:
-        loss: the mean loss whose gradients the parameters hold.
-
-    Returns:
-        The norm of the gradients before clipping, and the rate.
-
-    Raises:
-        FloatingPointError: loss or norm is not finite; no weight is changed.
-
-    Built in notebook 07.
-    """
-    rate = rate_at(step, config)
-    grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
-    if not math.isfinite(loss) or not math.isfinite(grad_norm):
-        numbers = f"loss {loss:.4g}, gradient norm {grad_norm:.4g} at step {step}, rate {rate:.3g}"
-        raise FloatingPointError(f"{numbers}: nothing was updated")
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    return grad_norm, rate
 
 
 Batches = Batch | Sequence[Batch]
@@ -259,6 +203,62 @@ def train_step(
         total += loss.detach()
     mean = float(total) / n_tokens
     return StepResult(mean, n_tokens, *update(model, optimizer, mean, step, config))
+
+
+def cooldown(step: int, start: int, end: int) -> float:
+    """Return a factor for the rate: 1 up to step `start`, then linearly to 0 at step `end`.
+
+    The paper averages its last checkpoints instead (section 6.1). A cooldown needs to know the
+    number of steps beforehand, and lets a short run settle.
+
+    Raises:
+        ValueError: the cooldown would end before it starts.
+
+    Built in notebook 07.
+    """
+    if not 0 <= start < end:
+        raise ValueError(f"a cooldown needs 0 <= start < end, got start={start}, end={end}")
+    return min(1.0, max(0.0, (end - step) / (end - start)))
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Adam:
+    """Return Adam with the paper's settings (section 5.3); `update` sets its rate."""
+    return torch.optim.Adam(
+        model.parameters(), lr=config.peak_rate, betas=config.betas, eps=config.eps, fused=True
+    )
+
+
+def rate_at(step: int, config: TrainConfig) -> float:
+    """Return the learning rate of an update; updates count from 1."""
+    rate = inverse_sqrt_rate(step, config.peak_rate, config.warmup)
+    return rate * cooldown(step, *config.cooldown) if config.cooldown else rate
+
+
+def update(
+    model: nn.Module, optimizer: Optimizer, loss: float, step: int, config: TrainConfig
+) -> tuple[float, float]:
+    """Clip the gradients, set this step's learning rate, and run the optimiser.
+
+    Args:
+        loss: the mean loss whose gradients the parameters hold.
+
+    Returns:
+        The norm of the gradients before clipping, and the rate.
+
+    Raises:
+        FloatingPointError: loss or norm is not finite; no weight is changed.
+
+    Built in notebook 07.
+    """
+    rate = rate_at(step, config)
+    grad_norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm))
+    if not math.isfinite(loss) or not math.isfinite(grad_norm):
+        numbers = f"loss {loss:.4g}, gradient norm {grad_norm:.4g} at step {step}, rate {rate:.3g}"
+        raise FloatingPointError(f"{numbers}: nothing was updated")
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return grad_norm, rate
 
 
 @contextmanager

@@ -6,5 +6,16 @@ Builds on the paper's code. `lessons.figures` needs matplotlib and is imported o
 from transformer_lib.data.devices import choose_device
 from transformer_lib.lessons.exercises import check
 from transformer_lib.lessons.running import PAIR, Ledger, running_ids, vocabularies
+from transformer_lib.lessons.training import Run, captions, fit
 
-__all__ = ["PAIR", "Ledger", "check", "choose_device", "running_ids", "vocabularies"]
+__all__ = [
+    "PAIR",
+    "Ledger",
+    "Run",
+    "captions",
+    "check",
+    "choose_device",
+    "fit",
+    "running_ids",
+    "vocabularies",
+]

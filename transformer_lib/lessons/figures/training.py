@@ -1,7 +1,8 @@
-"""The figures of notebook 07: batches, and loss curves."""
+"""The figures of notebook 07: batches, learning rates, and loss curves."""
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,10 +10,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from transformer_lib.lessons.figures.base import figure, name_axes, show, style
 from transformer_lib.lessons.figures.colours import PALETTE
-from transformer_lib.lessons.figures.marks import level, line_plot
+from transformer_lib.lessons.figures.marks import level, line_plot, note
 from transformer_lib.lessons.figures.types import Series
 
-__all__ = ["LiveCurves", "loss_curves", "padded_batches"]
+__all__ = ["LiveCurves", "loss_curves", "padded_batches", "rate_curves"]
 
 SMOOTH = 10  # steps of a running mean
 
@@ -51,71 +52,82 @@ def running_mean(values: Sequence[float], width: int) -> np.ndarray:
     return np.convolve(values, np.ones(width) / width, mode="valid")
 
 
-class LiveCurves:
-    """Loss and accuracy, drawn while a model trains for `steps` updates, with the remaining time.
+@style()
+def rate_curves(rates: Series, *, title: str, warmup: Mapping[str, int]) -> Figure:
+    """Draw learning rates over the steps 1, 2, …, each with a dot and its height at the peak."""
+    steps = np.arange(len(next(iter(rates.values())))) + 1
+    fig = line_plot(steps, rates, title=title, x_label="step", y_label="learning rate")
+    for line, name in zip(fig.axes[0].lines, rates, strict=True):
+        peak = warmup[name]
+        height = float(line.get_ydata()[peak - 1])
+        look = {"color": line.get_color(), "fontweight": "bold"}
+        fig.axes[0].plot(peak, height, "o", color=line.get_color())
+        note(fig.axes[0], f"{height:.5f}", (peak, height), (8, 4), **look)
+    fig.axes[0].set_ylim(bottom=0)
+    fig.axes[0].margins(y=0.12)
+    return fig
 
-    Call it with every loss. The picture appears with the first one and is redrawn at most every
-    three seconds. `floor` is the lowest possible loss, drawn as a dashed line.
+
+class LiveCurves:
+    """The curves of a `lessons.Run`, drawn while it trains, with the remaining time.
+
+    The picture appears with the first step and is redrawn at most every three seconds, and at the
+    end. `floor` is the lowest possible loss, drawn as a dashed line.
     """
 
-    def __init__(self, steps: int, title: str, floor: float | None = None) -> None:
-        self.steps, self.title, self.floor = steps, title, floor
-        self.smooth = max(SMOOTH, steps // 50)
-        self.losses: list[float] = []
-        self.scores: dict[int, float] = {}
+    def __init__(self, run: Any, floor: float | None = None) -> None:
+        self.run, self.floor = run, floor
+        self.smooth = max(SMOOTH, run.steps // 50)
         self.started = self.drawn = time.monotonic()
         self.id = f"live-{id(self)}"
         self.shown = False
 
-    def __call__(self, loss: float) -> None:
-        """Record the loss of one more step."""
-        self.losses.append(loss)
-        if len(self.losses) in (1, self.steps) or time.monotonic() - self.drawn > 3.0:
-            self.draw()
-
-    def score(self, share: float) -> None:
-        """Record the share of sentences that are correct at this step."""
-        self.scores[len(self.losses)] = share
-        self.draw()
-
-    def draw(self) -> None:
-        """Show the curves so far, in place of the last picture."""
-        show(self.figure(), alt=self.alt(), display_id=self.id, update=self.shown)
-        self.shown, self.drawn = True, time.monotonic()
+    def draw_if_due(self) -> None:
+        """Show the curves so far in place of the last picture, if that is old enough."""
+        step = len(self.run.losses)
+        if step in (1, self.run.steps) or time.monotonic() - self.drawn > 3.0:
+            show(self.figure(), alt=self.alt(), display_id=self.id, update=self.shown)
+            self.shown, self.drawn = True, time.monotonic()
 
     def alt(self) -> str:
         """Describe the picture in words."""
-        scores = f", {self.scores[max(self.scores)]:.0%} right" if self.scores else ""
-        return (
-            f"Training curves, {self.title}: after {len(self.losses)} of {self.steps} steps the "
-            f"loss is {np.mean(self.losses[-self.smooth :]):.2f}{scores}."
-        )
+        run = self.run
+        text = f"Training curves, {run.name}: after {len(run.losses)} of {run.steps} steps the "
+        text += f"training loss is {np.mean(run.losses[-self.smooth :]):.2f}"
+        if run.validation:
+            text += f", the validation loss {run.validation[max(run.validation)]:.2f}"
+        return text + (f", {run.scores[max(run.scores)]:.0%} right." if run.scores else ".")
 
     @style()
     def figure(self) -> Figure:
-        """Draw the loss and, once there is one, the share of correct sentences beside it."""
-        done, taken = len(self.losses), time.monotonic() - self.started
-        left = taken / max(done, 1) * (self.steps - done)
-        title = f"{self.title}: step {done} of {self.steps}, {taken:.0f} s"
+        """Draw both losses and, once there is one, the share of correct sentences beside them."""
+        run, done = self.run, len(self.run.losses)
+        taken = time.monotonic() - self.started
+        left = taken / max(done, 1) * (run.steps - done)
+        title = f"{run.name}: step {done} of {run.steps}, {taken:.0f} s"
         title += f", {left:.0f} s left" if left > 1 else ""
-        fig, axes = figure(9, 3.3, ncols=2 if self.scores else 1, title=title, squeeze=False)
+        fig, axes = figure(9, 3.3, ncols=2 if run.scores else 1, title=title, squeeze=False)
         left, right = axes[0, 0], axes[0, -1]
-        line = running_mean(self.losses, self.smooth)
-        left.plot(np.arange(len(line)) + len(self.losses) - len(line), line)
+        line = running_mean(run.losses, self.smooth)
+        name = f"training (mean of {self.smooth} steps)"
+        left.plot(np.arange(len(line)) + done - len(line), line, label=name)
+        if run.validation:
+            points = list(run.validation), list(run.validation.values())
+            left.plot(*points, "o-", color=PALETTE[1], markersize=4, label="validation")
         if self.floor is not None:
             top = left.get_ylim()[1]
             left.set_ylim(self.floor - 0.16 * (top - self.floor), top)  # room for its name
             level(left, self.floor, "lowest possible")
-        unit = f"nats per token (mean of {self.smooth} steps)"
-        name_axes(left, title="loss", x="step", y=unit)
-        if self.scores:
-            points = list(self.scores), list(self.scores.values())
+        left.legend(loc="upper right")
+        name_axes(left, title="loss", x="step", y="nats per token")
+        if run.scores:
+            points = list(run.scores), list(run.scores.values())
             right.plot(*points, "o-", color=PALETTE[2], clip_on=False)  # the last is on the edge
             right.set(ylim=(-0.03, 1.03))
             right.yaxis.set_major_formatter(PercentFormatter(1.0))
             name_axes(right, title="sentences exactly right", x="step", y="share of held-out pairs")
         for ax in axes[0]:
-            ax.set_xlim(0, self.steps)
+            ax.set_xlim(0, run.steps)
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             ax.grid(True)
         return fig

@@ -3,6 +3,7 @@
 One small picture per notebook, and Figure 1.
 """
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from PIL import Image
 
-from transformer_lib.lessons.figures import DIVERGING, INK, SEQUENTIAL, figure_one, style
+from transformer_lib.lessons.figures import DIVERGING, SEQUENTIAL, figure_one, style
 from transformer_lib.lessons.figures.architecture import HERE, Canvas
 from transformer_lib.lessons.figures.marks import label, rectangle
+from transformer_lib.lessons.figures.png import compress
 from transformer_lib.lessons.figures.types import Number, Point
 
 WIDTH, HEIGHT = 32.0, 20.0  # drawing units; ten to the inch
@@ -66,7 +69,7 @@ def _embeddings(ax: Axes) -> None:
         y = 14.8 - 4.9 * row
         ax.add_patch(_rounded(2.6, y - 1.5, 7.4, 3.0, DARK, radius=1.0))
         label(ax, 6.3, y - 0.1, word, color="white", fontsize=9.5, fontweight="bold")
-        _arrow(ax, (10.4, y), (13.2, y), INK)
+        _arrow(ax, (10.4, y), (13.2, y), DARK)
         _cells(ax, 13.8, y + 1.15, [[DIVERGING(value) for value in strip]], 2.3)
 
 
@@ -167,8 +170,10 @@ def main(arguments: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {f"{number:02}": draw(number) for number in PICTURES} | {"figure_one": figure_one()}
     for name, fig in pictures.items():
-        dpi = 140 if name == "figure_one" else 200
-        fig.savefig(folder / f"{name}.png", dpi=dpi, metadata={"Software": None})
+        buffer = io.BytesIO()
+        fig.savefig(buffer, dpi=200)
+        pixels = np.array(Image.open(buffer).convert("RGBA"))
+        (folder / f"{name}.png").write_bytes(compress(pixels))
 
 
 if __name__ == "__main__":

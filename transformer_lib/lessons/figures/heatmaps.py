@@ -196,13 +196,15 @@ def _draw_gold(fig: Figure, axes: Iterable[Axes], gold: Links | None) -> None:
                 f"{targets} targets and {sources} sources: are its two numbers swapped?"
             )
         rectangle(ax, source + 0.06, target + 0.06, 0.88, 0.88, **GOLD)
-    if gold is not None:
-        fig.legend(handles=[Patch(**GOLD, label="gold alignment")], loc="outside lower right")
 
 
-def _explain_masked(fig: Figure, weights: np.ndarray) -> None:
+def _explain_cells(fig: Figure, weights: np.ndarray, gold: Links | None) -> None:
+    """Name the looks of cells that the figure has, if any, below it."""
+    looks = {} if gold is None else {"gold alignment": GOLD}
     if (weights == 0).any():
-        legend_below(fig, {"masked: the weight is exactly 0": BLOCKED})
+        looks["masked: the weight is exactly 0"] = BLOCKED
+    if looks:
+        legend_below(fig, looks)
 
 
 @style()
@@ -228,7 +230,7 @@ def attention_map(
     look = {"vmin": 0.0, "vmax": 1.0, "cbar_label": "attention weight", "masked": array == 0}
     fig = token_heatmap(array, queries, keys, title=title, **look, **labels)
     _draw_gold(fig, fig.axes[:1], gold)
-    _explain_masked(fig, array)
+    _explain_cells(fig, array, gold)
     return fig
 
 
@@ -264,7 +266,7 @@ def attention_grid(
     fig.supxlabel(column_label, fontsize=10, color=INK)
     fig.supylabel(row_label, fontsize=10, color=INK)
     colour_bar(axes, axes[0, 0].collections[0], "attention weight")
-    _explain_masked(fig, array)
+    _explain_cells(fig, array, gold)
     return fig
 
 

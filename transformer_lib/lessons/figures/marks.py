@@ -12,7 +12,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import NullLocator
 
 from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
-from transformer_lib.lessons.figures.colours import MUTED, PALETTE
+from transformer_lib.lessons.figures.colours import DARK, MUTED, PALETTE
 from transformer_lib.lessons.figures.types import Number, Point, Series
 
 __all__ = ["bars", "line_plot", "name_lines"]
@@ -49,7 +49,7 @@ def box(
     shape = f"round,pad=0,rounding_size={radius}"
     corner = (x - width / 2, y - height / 2)
     ax.add_patch(FancyBboxPatch(corner, width, height, boxstyle=shape, **look))
-    label(ax, x, y, text, **{"fontsize": 9} | words)
+    label(ax, x, y, text, **{"fontsize": 9, "color": DARK} | words)
 
 
 def arrow(ax: Axes, start: Any, end: Any, colour: str, **look: Any) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 
 from transformer_lib.lessons.figures.base import as_array, figure, headline, name_axes, style
-from transformer_lib.lessons.figures.colours import INK, MUTED, PALETTE
+from transformer_lib.lessons.figures.colours import DARK, INK, MUTED, PALETTE
 from transformer_lib.lessons.figures.marks import (
     arrow,
     label,
@@ -30,7 +30,6 @@ __all__ = [
     "weighted_sum",
 ]
 
-DARK = "#1f2d3a"
 WITH, WITHOUT = PALETTE[0], PALETTE[3]  # the same two colours for √d_k in every figure
 HEADS = [PALETTE[i] for i in (0, 1, 2, 4, 9, 5, 6, 7)]  # a colour per head
 QUERY, KEY, VALUE, GREY = PALETTE[0], PALETTE[1], PALETTE[2], "#7d8a96"

@@ -8,8 +8,10 @@ from torch import Tensor
 __all__ = ["padding_mask", "teacher_forcing", "causal_mask", "target_mask"]
 
 
-def padding_mask(ids: Int[Tensor, "B K"], pad_id: int = 0) -> Bool[Tensor, "B 1 1 K"]:
-    """True where a key is a real token. Broadcasts over heads and queries.
+def padding_mask(ids: Int[Tensor, "B S"], pad_id: int = 0) -> Bool[Tensor, "B 1 1 S"]:
+    """Mask padding: True where a key is a real token.
+
+    Broadcasts over heads and queries.
 
     Source: section 3.2.3. Built in notebook 03.
     """
@@ -22,27 +24,27 @@ def teacher_forcing(
     """Split `<bos> a b <eos>` into the decoder's input and its targets.
 
     The input is `<bos> a b`, the targets are `a b <eos>`: the shift by one that makes position t
-    predict t + 1.
+    predict the token at position t + 1.
 
     Returns:
         Decoder input and targets, both one shorter than `ids`: T = L - 1.
 
-    Source: section 3.1, "outputs shifted right". Built in notebook 03.
+    Source: Figure 1, "outputs (shifted right)", and section 3.1. Built in notebook 03.
     """
     return ids[:, :-1], ids[:, 1:]
 
 
 def causal_mask(
     n_queries: int, n_keys: int | None = None, device: torch.device | str | None = None
-) -> Bool[Tensor, "Q K"]:
-    """True where a key does not lie in the query's future.
+) -> Bool[Tensor, "T S"]:
+    """Mask the future: True where a key does not come after the query.
 
     Aligned at the end: the last query sees every key. So one new query over five cached
     keys sees all five, where a mask aligned at the start would show only the first.
 
     Args:
-        n_queries: number of queries Q.
-        n_keys: number of keys K; as many as queries when left out.
+        n_queries: number of queries T.
+        n_keys: number of keys S; equal to the number of queries by default.
 
     Raises:
         ValueError: there are fewer keys than queries.
@@ -57,7 +59,9 @@ def causal_mask(
 
 
 def target_mask(ids: Int[Tensor, "B T"], pad_id: int = 0) -> Bool[Tensor, "B 1 T T"]:
-    """True where a key is a real token and not in the query's future: the decoder's mask.
+    """Mask padding and the future, as the decoder's self-attention needs it.
+
+    True where a key is a real token and does not come after the query.
 
     Source: section 3.2.3. Built in notebook 03.
     """

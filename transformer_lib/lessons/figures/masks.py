@@ -1,20 +1,20 @@
-"""The figures of notebook 03: padding, the shift by one, masks, and what wrong masks do."""
+"""The figures of notebook 03: masked scores, padding, the shift by one, masks and their effects."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
-from transformer_lib.lessons.figures.colours import INK, MUTED, PALETTE
+from transformer_lib.lessons.figures.colours import DARK, INK, MUTED, PALETTE
 from transformer_lib.lessons.figures.heatmaps import (
     BLOCKED,
-    colour_bar,
+    draw_values,
     heatmap_row,
     legend_below,
     mask_legend,
+    token_axes,
     token_heatmap,
 )
 from transformer_lib.lessons.figures.marks import arrow, box, hide_frame, label, rectangle
@@ -22,12 +22,12 @@ from transformer_lib.lessons.figures.types import Series, Words
 
 __all__ = [
     "causal_reading",
-    "gradient_panels",
+    "influence_bars",
     "mask_panels",
+    "masked_scores",
     "padded_batch",
     "rows_without_keys",
     "shift_by_one",
-    "three_trainings",
 ]
 
 TINT, ORANGE = "#d6e7f1", "#b8650a"
@@ -45,7 +45,7 @@ def padded_batch(sentences: Sequence[Words], mask: Any, *, title: str) -> Figure
     for (row, column), real in np.ndenumerate(array):
         rectangle(ax, column, row, 1, 1, **(WORD if real else BLOCKED))
         rectangle(ax, column, row, 1, 1, fill=False, edgecolor="white", linewidth=2)
-        look = {"color": INK} if real else {"color": MUTED, "bbox": behind}
+        look = {"color": DARK} | ({} if real else {"bbox": behind})
         label(ax, column + 0.5, row + 0.5, sentences[row][column], fontsize=9, **look)
     ax.set_xticks(np.arange(array.shape[1]) + 0.5, range(array.shape[1]))
     ax.set_yticks(np.arange(array.shape[0]) + 0.5, range(array.shape[0]))
@@ -64,7 +64,17 @@ def shift_by_one(reads: Words, predicts: Words, *, title: str) -> Figure:
     fig, ax = figure(9.4, 2.9, title=title)
     for x, (word, prediction) in enumerate(zip(reads, predicts, strict=True)):
         for y, text, colour in ((0.3, word, TINT), (1.8, prediction, "#f8dcb4")):
-            box(ax, x + 0.5, y, (0.84, 0.6), text, 0.08, words={}, facecolor=colour, linewidth=0)
+            box(
+                ax,
+                x + 0.5,
+                y,
+                (0.84, 0.6),
+                text,
+                0.08,
+                words={"color": DARK},
+                facecolor=colour,
+                linewidth=0,
+            )
         arrow(ax, (x + 0.5, 0.62), (x + 0.5, 1.48), INK, linewidth=1.2)
         if x + 1 < len(reads):
             look = {"color": ORANGE, "linestyle": (0, (2, 2)), "linewidth": 1.0}
@@ -128,22 +138,39 @@ def mask_panels(
 
 
 @style()
-def gradient_panels(panels: Series, outputs: Words, inputs: Words, *, title: str) -> Figure:
-    """Draw the size of ∂ output (row) / ∂ input (column), log scale; exact zeros are hatched."""
+def masked_scores(panels: Series, tokens: Words, *, title: str) -> Figure:
+    """Draw scores, masked scores and weights with their numbers; what is masked is hatched."""
     arrays = {name: as_array(matrix, 2) for name, matrix in panels.items()}
-    top = max(float(array.max()) for array in arrays.values())
-    size = 4.6 * len(arrays) + 0.9, 5.4
-    look = {"row_label": "output of position i", "column_label": "input of position j"}
-    fig, axes = heatmap_row(size, arrays, outputs, inputs, title=title, **look)
-    for ax, array in zip(axes, arrays.values(), strict=True):
-        ax.collections[0].set_norm(LogNorm(top / 300, top, clip=True))
-        for i, j in np.argwhere(array == 0):
-            rectangle(ax, j, i, 1, 1, **BLOCKED)
-            rectangle(ax, j, i, 1, 1, fill=False, edgecolor="white", linewidth=1.0)
-    text = "size of ∂ output i / ∂ input j"
-    bar = colour_bar(axes, axes[0].collections[0], text, shrink=0.8, pad=0.02, extend="min")
-    bar.ax.yaxis.set_major_formatter("{x:g}")
-    legend_below(fig, {"exactly 0": BLOCKED})
+    blocked = np.any([np.isinf(array) for array in arrays.values()], axis=0)
+    fig, axes = figure(3.1 * len(arrays) + 0.6, 4.0, 1, len(arrays), title=title)
+    for ax, (name, array) in zip(axes, arrays.items(), strict=True):
+        hidden = blocked & (np.isinf(array) | (array == 0))
+        draw_values(ax, array, annotate=True, cbar_label=None, masked=hidden)
+        for text in ax.texts:
+            x, y = text.get_position()
+            if hidden[int(y), int(x)]:
+                text.set(color=DARK, bbox={"facecolor": BLOCKED["facecolor"], "pad": 1, "lw": 0})
+        token_axes(ax, tokens, tokens)
+        name_axes(ax, title=name, x="keys", y="queries" if ax is axes[0] else "")
+        ax.yaxis.set_visible(ax is axes[0])
+    legend_below(fig, {"masked": BLOCKED})
+    return fig
+
+
+@style()
+def influence_bars(panels: Series, tokens: Words, *, title: str) -> Figure:
+    """Draw the size of ∂ output / ∂ input for one output; exact zeros are written as 0."""
+    fig, axes = figure(8.4, 4.2, len(panels), 1, title=title, sharex=True, sharey=True)
+    for ax, (name, sizes), colour in zip(axes, panels.items(), PALETTE, strict=False):
+        heights = as_array(sizes, 1)
+        ax.bar(range(len(heights)), heights, 0.7, color=colour)
+        for x in np.flatnonzero(heights == 0):
+            label(ax, x, 0.12 * heights.max(), "0", fontweight="bold", color=INK)
+        ax.grid(True, axis="y")
+        name_axes(ax, title=name, y="size of ∂ out / ∂ in")
+        ax.title.set_fontsize(10)
+    axes[-1].set_xticks(range(len(tokens)), tokens, parse_math=False)
+    name_axes(axes[-1], x="input: the word that the decoder reads")
     return fig
 
 
@@ -159,27 +186,4 @@ def rows_without_keys(panels: Series, queries: Words, keys: Words, *, title: str
             if np.isnan(weight):
                 text.set(text="NaN", color="white", fontweight="bold")
                 rectangle(ax, j, i, 1, 1, facecolor=ORANGE, edgecolor="white", zorder=2)
-    return fig
-
-
-@style()
-def three_trainings(steps: Any, accuracy: Series, exact: Series, *, title: str) -> Figure:
-    """Draw teacher-forced accuracy while training, and the share of exact sentences, in percent."""
-    fig, (left, right) = figure(9.4, 3.8, 1, 2, title=title, width_ratios=[1.25, 1])
-    for name, values in accuracy.items():
-        left.plot(as_array(steps, 1), 100 * as_array(values, 1), label=name)
-    left.set_ylim(0, 104)
-    left.grid(True)
-    left.legend(loc="lower right")
-    name_axes(left, title="with teacher forcing", x="training step", y="correct targets (%)")
-    for y, (colour, (name, share)) in enumerate(zip(PALETTE, exact.items(), strict=False)):
-        right.barh(y, 100 * share, height=0.42, color=colour)
-        right.text(0, y - 0.3, name, va="bottom", fontsize=9.5, color=INK)
-        look = {"ha": "left", "fontsize": 11, "color": colour, "fontweight": "bold"}
-        label(right, 100 * share + 1.5, y, f"{100 * share:.0f}", **look)
-    right.set(xlim=(0, 108), ylim=(len(exact) - 0.6, -0.75))
-    right.grid(True, axis="x")
-    right.spines["left"].set_visible(False)
-    right.yaxis.set_visible(False)
-    name_axes(right, title="decoding alone", x="held-out sentences exactly right (%)")
     return fig

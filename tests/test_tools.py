@@ -273,7 +273,7 @@ def page(root):
     data = {"text/html": SCRIPT}
     shown = nbformat.v4.new_output("display_data", data=data)
     picture = nbformat.v4.new_output("display_data", data={"image/png": "AAAA"})
-    picture.metadata = {"image/png": {"alt": 'a "line" <rises>'}}
+    picture.metadata = {"image/png": {"alt": 'a "line" <rises>', "width": 90, "height": 50}}
     cells[-1].outputs = [shown, picture]
     path = root / "notebooks" / "01_a.ipynb"
     pages.write_page(new_notebook(cells=cells), path, root / "build" / "html")
@@ -293,7 +293,9 @@ def test_a_page_folds_hints_and_hidden_code_and_shows_formulas(page):
 def test_a_page_loads_nothing_and_its_links_lead_somewhere(page):
     loaded = {tag.get("src") or tag.get("href") for tag in page.select("[src], link[href]")}
     assert loaded == {"data:image/png;base64,AAAA"} and page.select_one("meta[http-equiv]")
-    assert page.select_one("img")["alt"] == 'a "line" <rises>'
+    picture = page.select_one("img")
+    assert picture["alt"] == 'a "line" <rises>'
+    assert (picture["width"], picture["height"]) == ("90", "50")  # half of its pixels
     assert all(text in page.body.text for text in ("a badge", "a chart", "shown", "gone"))
     links = [a["href"] for a in page.select("a[href]") if not a["href"].startswith("#")]
     inside = ["02_b.html#x", "../../transformer_lib/__init__.py"]

@@ -69,6 +69,9 @@ TEMPLATE = """\
 {%- block data_png -%}
 <div class="jp-RenderedImage jp-OutputArea-output">
 <img src="data:image/png;base64,{{ output.data['image/png'] | escape_html }}"
+{%- for side in ('width', 'height') if output | get_metadata(side, 'image/png') %}
+  {{ side }}="{{ output | get_metadata(side, 'image/png') | int }}"
+{%- endfor %}
   alt="{{ (output | get_metadata('alt', 'image/png') or 'A picture without a description') | e }}">
 </div>
 {%- endblock -%}

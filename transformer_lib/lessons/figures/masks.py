@@ -142,9 +142,12 @@ def masked_scores(panels: Series, tokens: Words, *, title: str) -> Figure:
     """Draw scores, masked scores and weights with their numbers; what is masked is hatched."""
     arrays = {name: as_array(matrix, 2) for name, matrix in panels.items()}
     blocked = np.any([np.isinf(array) for array in arrays.values()], axis=0)
-    fig, axes = figure(3.1 * len(arrays) + 0.6, 4.0, 1, len(arrays), title=title)
+    size = 2.7 * len(arrays) + 0.7, 3.9
+    fig, axes = figure(*size, 1, len(arrays), title=title, layout="compressed")
+    fig.get_layout_engine().set(h_pad=0.12)
     for ax, (name, array) in zip(axes, arrays.items(), strict=True):
-        hidden = blocked & (np.isinf(array) | (array == 0))
+        scores = np.isfinite(array[blocked]).all() and array[blocked].any()
+        hidden = blocked & (not scores)
         draw_values(ax, array, annotate=True, cbar_label=None, masked=hidden)
         for text in ax.texts:
             x, y = text.get_position()

@@ -145,7 +145,7 @@ def test_a_run_ends_with_its_best_weights_and_its_check_tells_a_bad_end_from_a_s
     assert min(run.validation, key=run.validation.get) != 4  # else the last would do
     torch.testing.assert_close(dict(model.state_dict()), best)
     run.check(True)
-    with pytest.raises(AssertionError, match="^a run: trained to the end"):
+    with pytest.raises(AssertionError, match=r"^a run: trained to the end"):
         run.check(False)
     Run("other", 9, [1.0]).check(False)
     lines = capsys.readouterr().out.splitlines()[-2:]

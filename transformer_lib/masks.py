@@ -13,7 +13,7 @@ def padding_mask(ids: Int[Tensor, "B S"], pad_id: int = 0) -> Bool[Tensor, "B 1 
 
     Broadcasts over heads and queries.
 
-    Source: section 3.2.3. Built in notebook 03.
+    Source: not in the paper; a padded batch needs it. Built in notebook 03.
     """
     return (ids != pad_id)[:, None, None, :]
 
@@ -63,6 +63,6 @@ def target_mask(ids: Int[Tensor, "B T"], pad_id: int = 0) -> Bool[Tensor, "B 1 T
 
     True where a key is a real token and does not come after the query.
 
-    Source: section 3.2.3. Built in notebook 03.
+    Source: section 3.2.3, with `padding_mask`. Built in notebook 03.
     """
     return padding_mask(ids, pad_id) & causal_mask(ids.size(1), device=ids.device)

@@ -5,6 +5,7 @@ in `INK` (text, strong lines) or `MUTED` (notes, thin lines), which are seen on 
 light box or cell is in `DARK`.
 """
 
+import seaborn
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 
 __all__ = ["DARK", "DIVERGING", "GRID", "INK", "MUTED", "PALETTE", "SEQUENTIAL"]
@@ -12,10 +13,11 @@ __all__ = ["DARK", "DIVERGING", "GRID", "INK", "MUTED", "PALETTE", "SEQUENTIAL"]
 INK, MUTED, GRID = "#6f777f", "#77808a", "#8a949d50"
 DARK = "#1f2d3a"
 
-# Seaborn's "colorblind", each colour at 3:1 or more on white and on the dark page.
+# Seaborn's "colorblind"; six of its colours would be too pale for a white page, or too alike.
+STRONGER = {1: "#c98407", 5: "#a5673f", 6: "#8f6ed5", 7: "#8c8c8c", 8: "#9a8f00", 9: "#3f9bd1"}
 PALETTE: list[str] = [
-    *("#0173b2", "#c98407", "#029e73", "#d55e00", "#cc78bc"),
-    *("#a5673f", "#8f6ed5", "#8c8c8c", "#9a8f00", "#3f9bd1"),
+    STRONGER.get(number, str(colour))
+    for number, colour in enumerate(seaborn.color_palette("colorblind").as_hex())
 ]
 
 # One hue in each direction, ever darker away from white: readable in grey and for any eye.

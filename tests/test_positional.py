@@ -19,19 +19,19 @@ both = pytest.mark.parametrize("layer", [SinusoidalPositionalEncoding, LearnedPo
 def formula(position, d_model):
     """Section 3.5, entry by entry, in Python's float64."""
     row = []
-    for i in range(d_model // 2):
-        angle = position / 10_000 ** (2 * i / d_model)
+    for m in range(d_model // 2):
+        angle = position / 10_000 ** (2 * m / d_model)
         row += [math.sin(angle), math.cos(angle)]
     return torch.tensor(row, dtype=torch.float64)
 
 
 def rotation(k, d_model):
-    """The matrix with PE(p + k) = M PE(p): a turn by k · w_i for each pair."""
+    """The matrix U with PE(t + k) = U PE(t): a turn by k · ω_m for each pair."""
     matrix = torch.zeros(d_model, d_model, dtype=torch.float64)
-    for i in range(0, d_model, 2):
-        angle = k / 10_000 ** (i / d_model)
-        matrix[i, i] = matrix[i + 1, i + 1] = math.cos(angle)
-        matrix[i, i + 1], matrix[i + 1, i] = math.sin(angle), -math.sin(angle)
+    for even in range(0, d_model, 2):
+        angle = k / 10_000 ** (even / d_model)
+        matrix[even, even] = matrix[even + 1, even + 1] = math.cos(angle)
+        matrix[even, even + 1], matrix[even + 1, even] = math.sin(angle), -math.sin(angle)
     return matrix
 
 

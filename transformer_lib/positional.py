@@ -18,7 +18,7 @@ __all__ = [
 def sinusoidal_table(
     n_positions: int, d_model: int, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "P D"]:
-    """PE(pos, 2i) = sin(pos / 10000^(2i/d_model)), PE(pos, 2i+1) = cos of the same angle.
+    """Table of sinusoids: columns 2m and 2m + 1 hold sin and cos of t / 10000^(2m/d_model).
 
     Computed in float64 and rounded once: in float32 the angles of far positions lose digits.
 
@@ -30,7 +30,7 @@ def sinusoidal_table(
     if d_model % 2:
         raise ValueError(f"sinusoidal positions need an even d_model, got {d_model}")
     position = torch.arange(n_positions, dtype=torch.float64)[:, None]  # (P, 1)
-    even = torch.arange(0, d_model, 2, dtype=torch.float64)  # (D/2,): 2i
+    even = torch.arange(0, d_model, 2, dtype=torch.float64)  # (D/2,): 2m
     angle = position * torch.exp(even * (-math.log(10_000.0) / d_model))  # (P, D/2)
     table = torch.stack([angle.sin(), angle.cos()], dim=-1)  # (P, D/2, 2)
     return table.flatten(1).to(dtype)  # (P, D): sine, cosine, sine, cosine, …
@@ -66,7 +66,7 @@ class SinusoidalPositionalEncoding(nn.Module):
         self.register_buffer("table", sinusoidal_table(max_len, d_model), persistent=False)
 
     def forward(self, x: Float[Tensor, "B T D"], offset: int = 0) -> Float[Tensor, "B T D"]:
-        """x plus the rows `offset … offset + T - 1`.
+        """Add rows `offset … offset + T - 1` to x.
 
         Args:
             offset: position of the first token, for a decoder that is fed step by step.
@@ -97,5 +97,5 @@ class LearnedPositionalEncoding(nn.Module):
         nn.init.normal_(self.table, std=math.sqrt(0.5))
 
     def forward(self, x: Float[Tensor, "B T D"], offset: int = 0) -> Float[Tensor, "B T D"]:
-        """x plus the rows `offset … offset + T - 1`; raises as the sinusoidal variant does."""
+        """Add rows `offset … offset + T - 1` to x; raise as the sinusoidal variant does."""
         return x + position_rows(self.table, offset, x.size(1))

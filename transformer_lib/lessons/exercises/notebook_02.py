@@ -85,10 +85,10 @@ EXERCISES = {
             "d_model is an argument, and 512 only one of its values.": (
                 lambda dimension, d_model: wavelength(dimension, 512)
             ),
-            "a sine and its cosine share one wavelength: dimensions 6 and 7 both have 2i = 6.": (
+            "a sine and its cosine share one wavelength: columns 6 and 7 both have 2m = 6.": (
                 lambda dimension, d_model: 2 * math.pi * 10_000 ** (dimension / d_model)
             ),
-            "the exponent is 2i / d_model, and i is half the dimension.": (
+            "the exponent is 2m / d_model, and m is half the column, rounded down.": (
                 lambda dimension, d_model: 2 * math.pi * 10_000 ** (dimension // 2 / d_model)
             ),
             "this is the number of positions for one radian. A whole turn has 2π.": (
@@ -122,7 +122,7 @@ EXERCISES = {
     "2.3": Exercise(
         look_back,
         passed="each position looks exactly k back, wherever it is",
-        hint="W must move row p to row p - k, so that its product with that row is the largest.",
+        hint="W must move row t to row t - k, so that its product with that row is the largest.",
         inputs=lambda: [(1, 64), (2, 32), (5, 128)],
         measure=offsets,
         mistakes={

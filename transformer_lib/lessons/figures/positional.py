@@ -1,32 +1,39 @@
 """The figures of notebook 02: sinusoids as waves, counters, clocks and rotations."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Circle
+from matplotlib.ticker import PercentFormatter
 
 from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
-from transformer_lib.lessons.figures.colours import DIVERGING, GRID, INK, MUTED, PALETTE, SEQUENTIAL
-from transformer_lib.lessons.figures.heatmaps import colour_bar, draw_values
-from transformer_lib.lessons.figures.marks import (
-    beside,
-    hide_frame,
-    label,
-    line_plot,
-    note,
-    rectangle,
+from transformer_lib.lessons.figures.colours import (
+    DARK,
+    DIVERGING,
+    GRID,
+    INK,
+    MUTED,
+    PALETTE,
+    SEQUENTIAL,
 )
-from transformer_lib.lessons.figures.types import Series
+from transformer_lib.lessons.figures.heatmaps import (
+    GOLD,
+    check_tokens,
+    colour_bar,
+    draw_values,
+    token_axes,
+)
+from transformer_lib.lessons.figures.marks import beside, hide_frame, label, rectangle
+from transformer_lib.lessons.figures.types import Series, Words
 
 __all__ = [
     "copy_task",
     "position_clocks",
     "position_counter",
-    "position_curves",
     "position_similarity",
     "position_table",
     "position_wavelengths",
@@ -41,43 +48,23 @@ def _wavelength(pair: int, width: int) -> float:
 
 
 @style()
-def position_curves(table: Any, pairs: Sequence[int]) -> Figure:
-    """Draw pairs of dimensions over the positions: dots are the table (P, D), lines the formula."""
-    array = as_array(table, 2)
-    length, width = array.shape
-    title = "Every pair of dimensions is a wave, slower than the one before"
-    height = 1.15 * len(pairs) + 1.1
-    fig, axes = figure(8.2, height, len(pairs), title=title, sharex=True, squeeze=False)
-    smooth = np.linspace(0, length - 1, 40 * length)
-    for ax, pair in zip(axes[:, 0], pairs, strict=True):
-        every = _wavelength(pair, width)
-        for column, wave, colour in ((0, np.sin, BLUE), (1, np.cos, ORANGE)):
-            ax.plot(smooth, wave(2 * math.pi * smooth / every), color=colour, linewidth=1.2)
-            dots = array[:, 2 * pair + column]
-            ax.plot(dots, "o", color=colour, markersize=3.5, label=("sine", "cosine")[column])
-        ax.set(ylim=(-1.25, 1.25), yticks=(-1, 0, 1), xlim=(-0.5, length - 0.5))
-        ax.grid(True, axis="y")
-        text = f"dimensions {2 * pair}, {2 * pair + 1}\nrepeats every\n{every:,.1f} positions"
-        beside(ax, 0, text, INK, data=True)
-    axes[0, 0].legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 0.98), markerscale=1.6)
-    fig.supxlabel("position", fontsize=10, color=MUTED)
-    fig.supylabel("value in the table", fontsize=10, color=MUTED)
-    return fig
-
-
-@style()
-def position_table(table: Any, marked: int) -> Figure:
-    """Draw the table as a heatmap: rows are positions, columns dimensions; one is outlined."""
-    array = as_array(table, 2)
-    right = array.shape[1] - 0.5
-    fig, ax = figure(8.2, 4.6, title="One row per position: fast waves left, almost still right")
-    image = ax.imshow(array, cmap=DIVERGING, vmin=-1, vmax=1, aspect="auto", interpolation="none")
-    rectangle(ax, -0.5, marked - 0.5, right + 0.5, 1, fill=False, edgecolor=INK)
-    look = {"ha": "right", "fontsize": 9.5, "arrowprops": {"arrowstyle": "-", "color": INK}}
-    look["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 2.5}
-    note(ax, f"added to the word\nat position {marked}", (right, marked), (-12, 26), **look)
-    name_axes(ax, x="dimension", y="position")
-    colour_bar(ax, image, "value")
+def position_table(first: Any, words: Words, table: Any) -> Figure:
+    """Draw the first rows of a table (T, D) beside their words, and a larger table (P, D)."""
+    few, many = as_array(first, 2), as_array(table, 2)
+    check_tokens(few, words, range(few.shape[1]))
+    title = "Columns on the left change fast, columns on the right slowly"
+    fig, (left, right) = figure(8.4, 4.3, 1, 2, title=title)
+    draw_values(left, few, vmin=-1, vmax=1, cbar_label=None)
+    left.set_yticks(np.arange(len(few)) + 0.5, [f"{word}  {t}" for t, word in enumerate(words)])
+    left.set(xticks=(), ylim=(len(few), 0))
+    left.set_xticks(np.arange(0, few.shape[1], 2) + 0.5, range(0, few.shape[1], 2))
+    hide_frame(left)
+    name_axes(left, title="Ten words, width 16", x="column", y="word and position")
+    look = {"cmap": DIVERGING, "vmin": -1, "vmax": 1, "aspect": "auto", "interpolation": "none"}
+    image = right.imshow(many, **look)
+    length, width = many.shape
+    name_axes(right, title=f"{length} positions, width {width}", x="column", y="position")
+    colour_bar(right, image, "value")
     return fig
 
 
@@ -88,10 +75,10 @@ def position_counter(table: Any) -> Figure:
     positions = np.arange(len(array))
     bits = np.stack([positions >> bit & 1 for bit in range(n_rows)])
     sines = array[:, 0 : 2 * n_rows : 2].T
-    title = "A binary counter, and the same counter with soft edges"
-    fig, (upper, lower) = figure(9.0, 4.9, 2, 1, title=title, sharex=True)
-    upper.set_title("The bits of the position: white 0, blue 1", fontsize=10.5)
-    lower.set_title("The sines of the position: brown +1, blue −1", fontsize=10.5)
+    title = "Sines are like the bits of a counter, with smooth transitions"
+    fig, (upper, lower) = figure(8.4, 4.6, 2, 1, title=title, sharex=True)
+    upper.set_title("Bits of the position: white is 0, blue is 1", fontsize=10.5)
+    lower.set_title("Sines of the position: brown is +1, blue is −1", fontsize=10.5)
     draw_values(upper, bits, vmin=0, vmax=1.35, cbar_label=None)
     draw_values(lower, sines, vmin=-1, vmax=1, cbar_label=None)
     for ax, name in ((upper, "bit"), (lower, "sine")):
@@ -123,25 +110,25 @@ def position_wavelengths(wavelengths: Any, sentence: int) -> Figure:
     ax.axhline(sentence, color=ORANGE, linewidth=1.4)
     beside(ax, sentence, f"{sentence} words", ORANGE, data=True, fontweight="bold")
     ax.axvspan(first, last, color=ORANGE, alpha=0.09, linewidth=0)
-    text = f"{longer} of {len(array)} pairs do not finish\none turn within {sentence} words"
+    text = f"{longer} of {len(array)} pairs do not complete\na turn in {sentence} words"
     label(ax, first + 8, 9_000, text, ha="left")
-    name_axes(ax, x="pair i (dimensions 2i and 2i + 1)", y="wavelength in positions (log)")
+    name_axes(ax, x="pair m (columns 2m and 2m + 1)", y="wavelength in positions")
     return fig
 
 
 @style()
 def position_similarity(dots: Any, by_distance: Any) -> Figure:
-    """Draw dot products of all pairs of positions (P, P), and by distance 0, 1, 2, … (Q,)."""
+    """Draw dot products of all pairs of positions (P, P), and by distance 0, 1, 2, … (P,)."""
     matrix, line = as_array(dots, 2), as_array(by_distance, 1)
-    title = "How alike two positions are depends on their distance alone"
+    title = "The dot product of two positions depends on their distance alone"
     fig, (left, right) = figure(9.2, 4.0, 1, 2, title=title, width_ratios=(1, 1.15))
     colour_bar(left, left.imshow(matrix, cmap=SEQUENTIAL, vmin=0), "dot product")
-    name_axes(left, title="Every pair of positions …", x="position", y="position")
+    name_axes(left, title="All pairs of positions", x="position", y="position")
     distance = np.arange(1 - len(line), len(line))
     right.plot(distance, line[abs(distance)], color=BLUE)
     right.grid(True)
     right.set(xlim=(-len(line), len(line)), ylim=(min(0.0, 1.1 * line.min()), 1.08 * line.max()))
-    name_axes(right, title="… lies on one curve", x="distance in positions", y="dot product")
+    name_axes(right, title="The same, by distance", x="distance in positions", y="dot product")
     return fig
 
 
@@ -149,7 +136,7 @@ def position_similarity(dots: Any, by_distance: Any) -> Figure:
 def position_clocks(table: Any, starts: Sequence[int], step: int) -> Figure:
     """Draw pairs as clocks, with a hand at each start and `step` later; position 0 is noon."""
     array, n_pairs = as_array(table, 2), 4
-    title = f"{step} positions on, each hand has turned by the same angle, wherever it began"
+    title = f"{step} positions on, a hand has turned by the same angle from any start"
     size = 1.95 * n_pairs + 0.9, 2.05 * len(starts) + 0.9
     fig, axes = figure(*size, len(starts), n_pairs, title=title, squeeze=False)
     for row, start in zip(axes, starts, strict=True):
@@ -157,7 +144,7 @@ def position_clocks(table: Any, starts: Sequence[int], step: int) -> Figure:
             _clock(ax, array, pair, start, start + step)
         label(row[0], -1.35, 0, f"from {start}\nto {start + step}", ha="right", fontsize=11)
     for pair, ax in enumerate(axes[0]):
-        ax.set_title(f"dimensions {2 * pair}, {2 * pair + 1}", fontsize=10, loc="center", pad=5)
+        ax.set_title(f"columns {2 * pair}, {2 * pair + 1}", fontsize=10, loc="center", pad=5)
     return fig
 
 
@@ -174,51 +161,56 @@ def _clock(ax: Axes, table: np.ndarray, pair: int, start: int, end: int) -> None
     begin = math.degrees(math.atan2(table[start, 2 * pair + 1], table[start, 2 * pair]))
     arc = Arc((0, 0), 0.9, 0.9, theta1=begin - turn, theta2=begin, color=ORANGE, linewidth=2.6)
     ax.add_patch(arc)
-    ax.plot(0, 0, "o", color=INK, markersize=4)
+    ax.plot(0, 0, "o", color=DARK, markersize=4)
     label(ax, 0, -1.22, f"{turn:.1f}°", color=ORANGE, fontsize=10.5)
     ax.set(xlim=(-1.1, 1.1), ylim=(-1.35, 1.1), aspect="equal")
     ax.axis("off")
 
 
 @style()
-def shift_by_rotation(matrix: Any, scores: Any, shift: int) -> Figure:
-    """Draw the matrix (D, D) of a shift, and scores (P, P): row p of the table, moved, by row q."""
-    array, moved = as_array(matrix, 2), as_array(scores, 2)
-    title = f"One fixed matrix moves every position by {shift}"
-    fig, (left, right) = figure(9.2, 4.2, 1, 2, title=title)
-    colour_bar(left, left.imshow(array, cmap=DIVERGING, vmin=-1, vmax=1), "entry")
-    colour_bar(right, right.imshow(moved, cmap=SEQUENTIAL), "dot product")
-    rows = np.arange(len(moved) - shift)
-    right.plot(rows + shift, rows, color=ORANGE, linewidth=1.8, label=f"q = p + {shift}")
-    ends = (0, len(moved) - 1)
-    right.plot(ends, ends, color=INK, linestyle=":", linewidth=1.4, label="q = p")
-    right.legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none")
-    name_axes(left, title="Small rotations, nothing else", x="dimension in", y="dimension out")
-    panel = f"Row p, moved, is most like row p + {shift}"
-    name_axes(right, title=panel, x="position q", y="position p")
+def shift_by_rotation(scores: Mapping[str, Any], words: Words, shift: int = 3) -> Figure:
+    """Draw scores (T, T) of shifted queries with all keys; the largest of each row is framed."""
+    title = f"A shift by {shift} finds the word {shift} ahead only where the words are removed"
+    fig, axes = figure(8.6, 3.7, 1, len(scores), title=title)
+    for ax, (name, matrix) in zip(axes, scores.items(), strict=True):
+        array = as_array(matrix, 2)
+        check_tokens(array, words, words)
+        draw_values(ax, array, vmin=0, vmax=array.max(), cbar_label=None)
+        for row in range(len(array) - shift):
+            rectangle(ax, array[row].argmax(), row, 1, 1, **GOLD)
+        token_axes(ax, words, words)
+        name_axes(ax, title=name, x="keys", y="queries, shifted" if ax is axes[0] else "")
+        ax.yaxis.set_visible(ax is axes[0])
     return fig
 
 
 @style()
-def copy_task(steps: Any, accuracy: Series, by_place: Any, ceiling: Any, without: str) -> Figure:
-    """Draw accuracy over training and, for the model `without`, by place (T,) with its ceiling."""
-    measured, best = as_array(by_place, 1), as_array(ceiling, 1)
-    title = "Without positions, copying cannot be learned"
-    fig, (left, right) = figure(9.6, 4.0, 1, 2, title=title, width_ratios=(1.35, 1))
-    left.set(ylim=(0, 1.04))  # set before the lines are named: it decides the heights of the names
-    names = {"x_label": "training step", "y_label": "letters right"}
-    line_plot(steps, accuracy, title="Three models learn to copy", **names, ax=left)
-    colour = left.lines[list(accuracy).index(without)].get_color()
+def copy_task(steps: Any, curves: Series, ceiling: Any, without: str) -> Figure:
+    """Draw accuracy (steps, T) over training and, for `without`, at each place of the copy."""
+    accuracy = {name: as_array(curve, 2) for name, curve in curves.items()}
+    best = as_array(ceiling, 1)
+    title = "Without positions, the copy is no better than a guess from a bag"
+    fig, (left, right) = figure(8.4, 3.8, 1, 2, title=title)
+    x = as_array(steps, 1)
+    for name, curve in accuracy.items():
+        (line,) = left.plot(x, curve.mean(axis=1))
+        side = {"va": "bottom" if name == without else "top"}
+        height = curve[-1].mean() + (0.015 if name == without else -0.03)
+        left.text(x[-1], height, name, ha="right", color=line.get_color(), **side)
+        if name == without:
+            colour = line.get_color()
     left.axhline(best.mean(), color=INK, linestyle=(0, (4, 3)), linewidth=1.2)
-    text = f"all that a bag allows: {best.mean():.0%}"
-    left.text(as_array(steps, 1)[-1], best.mean() + 0.03, text, ha="right", fontsize=9)
-    places = np.arange(1, len(measured) + 1)
-    right.bar(places, measured, color=colour, alpha=0.85, label="measured")
-    mark = {"markersize": 17, "markeredgewidth": 2, "label": "best guess from a bag"}
+    left.text(x[-1], best.mean() - 0.02, f"best guess: {best.mean():.0%}", ha="right", va="top")
+    places = np.arange(1, len(best) + 1)
+    right.bar(places, accuracy[without][-1], color=colour, alpha=0.75, label=without)
+    mark = {"markersize": 20, "markeredgewidth": 2.4, "label": "best guess"}
     right.plot(places, best, "_", color=INK, **mark)
-    right.set(xticks=places, ylim=(0, 1.04))
-    right.legend(loc="upper left")
-    name_axes(right, title="Without positions it guesses", x="place in the copy", y="letters right")
-    left.yaxis.set_major_formatter("{x:.0%}")
-    right.yaxis.set_major_formatter("{x:.0%}")
+    right.set(xticks=places)
+    right.legend(loc="upper left", markerscale=0.6)
+    name_axes(left, title="All letters, over training", x="training step", y="letters right")
+    name_axes(right, title="Each letter, after training", x="place in the copy", y="letters right")
+    for ax in (left, right):
+        ax.set_ylim(0, 1.05)
+        ax.grid(True, axis="y")
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
     return fig

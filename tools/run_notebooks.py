@@ -26,6 +26,7 @@ from pages import write_index, write_page
 ROOT = Path(__file__).resolve().parents[1]
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 METADATA = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+KEPT = ("jp-MarkdownHeadingCollapsed", "jupyter", "tags")  # of a cell's metadata
 
 
 class NotebookError(RuntimeError):
@@ -124,7 +125,7 @@ def clean(notebook, path):
                 raise NotebookError(f"{where(path, number, cell)}: on standard error: {text}")
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict(
-            {key: cell.metadata[key] for key in ("jupyter", "tags") if key in cell.metadata}
+            {key: cell.metadata[key] for key in KEPT if key in cell.metadata}
         )
 
 

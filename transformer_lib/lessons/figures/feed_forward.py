@@ -61,7 +61,7 @@ def relu_activity(before: Any, tokens: Words, *, title: str) -> Figure:
 @style()
 def norm_spread(panels: Series, tokens: Words, *, title: str) -> Figure:
     """Draw mean and standard deviation of each token's vector as a bar, before and after."""
-    fig, axes = figure(10, 3.9, ncols=len(panels), title=title)
+    fig, axes = figure(10, 3.9, ncols=len(panels), title=title, sharey=True)
     positions = np.arange(len(tokens))
     for ax, (name, values), colour in zip(axes, panels.items(), PALETTE, strict=False):
         entries = as_array(values, 2)

@@ -84,7 +84,7 @@ def test_every_exercise_has_a_task_hints_and_a_stub_and_no_solution(path):
             assert not stub.metadata.get("jupyter")
     assert 4 <= len(found) <= 7 and found == sorted(found)
     last = next(c for c in cells if c.source.startswith(f"### Exercise {found[-1]}"))
-    assert "real piece of work" in last.source and last.source.count("<details>") >= 3
+    assert "(challenging)" in last.source and last.source.count("<details>") >= 3
 
 
 def known_mistakes():

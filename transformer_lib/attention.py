@@ -42,7 +42,7 @@ def attention(
     if mask is None:
         weights = scores.softmax(dim=-1)
     else:
-        # The lowest number of this precision: -1e9 does not fit into half precision, and -inf
+        # The lowest number of this precision: -1e9 overflows in half precision, and -inf
         # would turn a row without keys into NaN. Such a row comes out uniform, so set it to 0.
         lowest = torch.finfo(scores.dtype).min
         weights = scores.masked_fill(~mask, lowest).softmax(dim=-1).masked_fill(~mask, 0.0)
@@ -103,7 +103,7 @@ class KeyValueCache:
 
     @classmethod
     def of(cls, keys: Tensor, values: Tensor) -> "KeyValueCache":
-        """Wrap keys and values that do not grow: the memory's, projected once."""
+        """Wrap keys and values that do not grow: such as those of the encoder's output."""
         return cls(keys, values, keys.size(2))
 
     def append(
@@ -125,7 +125,7 @@ class KeyValueCache:
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Reorder the batch in place to these rows; there may be no more of them than now."""
         moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().flatten()
-        for stored in (part.transpose(1, 2) for part in self.read()):  # as it lies in memory
+        for stored in (part.transpose(1, 2) for part in self.read()):  # in memory order
             stored.index_copy_(0, moved, stored.index_select(0, rows[moved]))
         self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
 

@@ -35,7 +35,7 @@ class ModelConfig:
     tgt_vocab_size: int  # size of the target vocabulary
     d_model: int = 512  # width D of all vectors between the sub-layers
     n_heads: int = 8  # attention heads H; divides d_model
-    n_layers: int = 6  # encoder layers, and as many decoder layers: N
+    n_layers: int = 6  # number N of encoder layers, and of decoder layers
     d_ff: int = 2048  # inner width F of the feed-forward network
     dropout: float = 0.1  # share dropped after every sub-layer and after embedding + position
     max_len: int = 5000  # number of positions
@@ -74,7 +74,7 @@ def is_whole(value: object) -> bool:
 
 
 def config_problems(config: "ModelConfig") -> list[str]:
-    """List everything that is wrong with the sizes, each in one sentence."""
+    """List all problems with the sizes, one message each."""
     problems = [
         f"{name} must be a whole number of at least 1, got {value!r}"
         for name in SIZES

@@ -16,10 +16,10 @@ class TokenEmbedding(nn.Module):
     """A learned vector of width d_model for every id, multiplied by √d_model.
 
     The entries start with standard deviation 1/√d_model, so that the same matrix can serve the
-    output projection; the factor makes the vectors longer than the positions added next. (The
-    paper gives the factor, but neither a start nor a reason.) The row of padding starts as zeros
-    and gets no gradient from lookups. A shared output projection does train it: masks hide
-    padding, not zeros.
+    output projection; the factor makes the vectors longer than the positional encodings added
+    next. (The paper gives the factor, but neither an initialization nor a reason.) The row of
+    padding starts as zeros and gets no gradient from lookups. A shared output projection does
+    train it, so padding must be masked: its row does not stay zero.
 
     Args:
         vocab_size: number of ids V.

@@ -39,7 +39,7 @@ def layer_norm(
     """Normalise each vector to mean 0 and variance 1, then scale and shift (the reference).
 
     The variance divides by D, not D - 1, and eps is inside the square root. The layers
-    run torch's fused `nn.LayerNorm`; a test holds the two equal.
+    run torch's fused `nn.LayerNorm`; a test checks that the two agree.
 
     Source: section 3.1 (Ba et al., 2016). Built in notebook 05.
     """

@@ -200,7 +200,7 @@ class Vocab(TokenTable):
             return SubwordVocab(data)
         fields = json.loads(data)
         tokens = fields["tokens"]
-        if "glue" not in fields:  # an older file: only these marks had no space before them
+        if "glue" not in fields:  # an older file: then only these marks came without a space
             no_space = tuple(".,!?;:")
             tokens = [GLUE + token if token.startswith(no_space) else token for token in tokens]
         return WordVocab(tokens, fields["language"])

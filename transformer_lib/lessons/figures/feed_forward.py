@@ -98,7 +98,7 @@ def gradients_by_depth(gradients: Mapping[int, Series], *, title: str) -> Figure
         for (name, values), mark in zip(lines.items(), "os", strict=False):
             ax.plot(range(1, depth + 1), values, mark + "-", markersize=4, label=name)
         ax.grid(True)
-        name_axes(ax, title=f"{depth} layers", x="layer (the loss is at the right)")
+        name_axes(ax, title=f"{depth} layers", x="layer (loss on the right)")
     axes[0].set_ylim(bottom=0)  # shared, so after everything is drawn
     name_axes(axes[0], y="gradient norm of the last matrix")
     axes[0].legend()

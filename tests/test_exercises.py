@@ -68,7 +68,8 @@ def test_untouched_cells_say_not_yet_and_solutions_pass(path, capsys):
 def test_every_exercise_has_a_task_hints_and_a_stub_and_no_solution(path):
     cells = nbformat.read(path, as_version=4).cells
     text = "\n".join(cell.source for cell in cells)
-    assert not re.search(r"\bsolutions?\b(?! of)", text.partition("## Exercises")[2])
+    exercises = text.partition("## Exercises")[2].partition("\n## ")[0]
+    assert exercises.strip() and not re.search(r"\bsolutions?\b(?! of)", exercises)
     found = []
     for task, stub in pairwise(cells):
         if stub.cell_type == "code" and STUB.search(stub.source):

@@ -606,7 +606,8 @@ def test_nothing_is_unpickled_and_no_archive_unpacked():
 def test_the_list_of_faults_names_tests_that_exist():
     text = (ROOT / "docs" / "faults.md").read_text("utf-8")
     rows = re.findall(r"^\| (\d+) \|(.*)\|$", text, re.M)
-    assert [int(number) for number, _ in rows] == list(range(1, 30))
+    numbers = [int(number) for number, _ in rows]
+    assert numbers[:29] == list(range(1, 30)) and numbers == sorted(set(numbers))
     for number, row in rows:
         named = re.findall(r"`(test_\w+)\.(test_\w+)`", row)
         assert named, f"row {number} names no test"

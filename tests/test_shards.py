@@ -9,6 +9,7 @@ import pytest
 
 from transformer_lib.batching import epoch_batches
 from transformer_lib.data import prepared as module
+from transformer_lib.data.coverage import Coverage
 from transformer_lib.data.encoding import Encoded, write_split
 from transformer_lib.data.prepared import IdPairs, count_shards, shards
 
@@ -21,7 +22,7 @@ def corpus(folder, n_pairs):
     lengths = draw.integers(1, 13, (2, n_pairs))
     ids = [draw.integers(4, 9, side.sum()) for side in lengths]
     ids[0][np.cumsum([0, *lengths[0][:-1]])] = np.arange(n_pairs) + 100
-    blocks = [Encoded(ids, list(lengths), [], Counter())]
+    blocks = [Encoded(ids, list(lengths), [], [Coverage(0, 0, 0)] * 2, Counter(), [])]
     write_split(folder, "train", blocks, keep_text=False)
     return IdPairs(folder, "train")
 

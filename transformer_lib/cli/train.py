@@ -74,11 +74,11 @@ def train(
     say(f"{reason}: step {trainer.step}, {trainer.seconds / 60:.1f} minutes of training")
     if best["step"]:
         say(f"best validation {describe(best, trainer.measure)} at step {best['step']}")
-    say(f"{last_saved(trainer)}; {next_command(trainer, reason)}")
     if trainer.saved:
         last = corpus.splits[-1]  # the one for final scores, if there is one
         say(f"to score it: {command_line('evaluate', out, '--data', data, '--split', last)}")
         say(f"to use it:   {command_line('translate', out, corpus.text(validation).source[0])}")
+    say(f"{last_saved(trainer)}; {next_command(trainer, reason)}")
     stopped = {signal.SIGINT.name: 130, signal.SIGTERM.name: 143}
     return stopped.get(reason, 0)
 

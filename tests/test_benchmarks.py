@@ -254,12 +254,15 @@ def test_batches_side_by_side_share_the_threads_and_keep_their_order():
 
 def test_rows_that_were_not_measured_again_are_kept_with_their_date():
     old = json.loads((report.RESULTS / "benchmarks.json").read_text("utf-8"))
+    old.pop("kept", None)
     new = old | {"training": {}, "when": "later", "matrix peak": {"float32": 1.0}, "versions": {}}
     new.pop("loss curves")
     both = report.with_kept(new, old)
     for name in ("training", "loss curves", "matrix peak", "versions"):
         assert both[name] == old[name]
     assert f"training: kept from {old['when']}" in report.conditions(both)
+    again = report.with_kept(new, both)  # what was kept before keeps its first date
+    assert f"training: kept from {old['when']}" in report.conditions(again)
     with pytest.raises(ValueError, match="another machine"):
         report.with_kept(new | {"machine": {}}, old)
 

@@ -75,6 +75,8 @@ def with_head(path, project):
     ]
     for cell in head:
         cell["metadata"] = {"tags": ["head"]}
+        if cell["cell_type"] == "code":  # folded: it is not part of the lesson
+            cell["metadata"]["jupyter"] = {"source_hidden": True}
         cell["source"] = cell["source"].splitlines(keepends=True)
     notebook["cells"] = head + body
     return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"

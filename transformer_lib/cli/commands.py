@@ -1,4 +1,4 @@
-"""What can be typed: the signature, the flags and the help of every command.
+"""Signatures, flags and help of every command.
 
 Nothing here needs torch, whose import takes a second, so that `--help` answers at once. The work
 is done by the modules beside, which are imported when a command runs.

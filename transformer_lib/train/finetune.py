@@ -34,7 +34,7 @@ class Start:
 
     @property
     def record(self) -> dict[str, str]:
-        """What a run keeps among its settings."""
+        """Return the entry of this model in a run's settings."""
         return {"name": self.name, "sha256": self.sha256}
 
     @classmethod

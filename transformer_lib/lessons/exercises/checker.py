@@ -51,7 +51,7 @@ class Exercise:
 
 
 class Hint(Exception):  # noqa: N818 - not an error of the program
-    """What to tell the reader; raised by a `measure` that has seen enough."""
+    """Hint for the reader, raised by a `measure` that has seen enough."""
 
 
 class Raised(NamedTuple):

@@ -188,6 +188,9 @@ def test_groups_hold_every_sentence_once(report):
     edges = ParallelText(lines, lines, "edges")
     groups = by_length(Report("edges", {}, {}, list(lines), 0), edges)
     assert [n for _, n in groups.values()] == [2, 2, 2, 1]
+    short = ParallelText(("ein", "zwei"), ("one", "two"), "short")
+    groups = by_length(Report("short", {}, {}, ["one", "two"], 0), short)
+    assert groups == {"1-8": (pytest.approx(100), 2)}
 
 
 def test_a_result_records_its_conditions(tmp_path, report):
@@ -207,7 +210,7 @@ def test_a_report_is_a_picture_or_a_page(tmp_path, report, monkeypatch):
     monkeypatch.setattr("transformer_lib.translate.report.EXAMPLES", 2)
     write_report(tmp_path / "report.html", report, TEXT)
     page = (tmp_path / "report.html").read_text("utf-8")
-    for part in ("schläft", "data:image/png;base64,", 'alt="BLEU by', "the first 2 of 3"):
+    for part in ("schläft", "data:image/png;base64,", 'alt="chrF by', "the first 2 of 3"):
         assert part in page
     assert "Katze" not in page  # the third
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)  # nothing is fetched

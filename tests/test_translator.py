@@ -195,3 +195,7 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_the_vocabulary_must_fit_the_model(translator):
     with pytest.raises(ValueError, match=r"\(40, 40\) ids, but the model was built for \(41, 41\)"):
         Translator(tiny(41), translator.src_vocab)
+    two = tiny(40, shared_vocabulary=False)  # of one size, but not the same
+    assert Translator(two, translator.src_vocab, translator.tgt_vocab)
+    with pytest.raises(ValueError, match="two vocabularies: give tgt_vocab"):
+        Translator(two, translator.src_vocab)

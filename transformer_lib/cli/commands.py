@@ -270,7 +270,7 @@ def evaluate(
         device: auto takes a GPU if there is one.
         threads: CPU threads; torch's choice when left out.
         result: write scores, settings and training curve to this JSON file.
-        report: write BLEU by sentence length to this picture, or with translations to this page.
+        report: write chrF by sentence length to this picture, or with translations to this page.
         hypotheses: write the translations to this file, line by line as in the files that the
             split was prepared from; empty where `prepare` left a line out.
         force: replace files of these names.

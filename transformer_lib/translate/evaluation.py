@@ -197,9 +197,10 @@ def literature_bleu(
 
 
 def by_length(report: Report, text: ParallelText) -> dict[str, tuple[float, int]]:
-    """Return BLEU and the number of sentences by the number of words in the source.
+    """Return chrF and the number of sentences by the number of words in the source.
 
-    In scripts without spaces between words, characters are counted.
+    chrF, since the BLEU of short sentences is 0 however good they are. In scripts without spaces
+    between words, characters are counted.
     """
     groups: dict[str, list[tuple[str, str]]] = {name: [] for name in LENGTH_GROUPS}
     for source, *pair in zip(text.source, report.hypotheses, text.target, strict=True):
@@ -207,7 +208,7 @@ def by_length(report: Report, text: ParallelText) -> dict[str, tuple[float, int]
         group = next(name for name, longest in LENGTH_GROUPS.items() if n_words <= longest)
         groups[group].append(pair)
     return {
-        name: (bleu(*zip(*pairs, strict=True), tokenize=report.tokenize, **RAW).value, len(pairs))
+        name: (chrf(*zip(*pairs, strict=True), **RAW).value, len(pairs))
         for name, pairs in groups.items()
         if pairs
     }

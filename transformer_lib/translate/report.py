@@ -44,7 +44,7 @@ td, th {{ text-align: left; padding: .2rem 1rem .2rem 0; vertical-align: top }}<
 
 
 def write_report(path: Path, report: Report, text: ParallelText, how: str = "") -> None:
-    """Write BLEU by sentence length to a picture (`.png`, `.svg`, `.pdf`) or a page (`.html`).
+    """Write chrF by sentence length to a picture (`.png`, `.svg`, `.pdf`) or a page (`.html`).
 
     The page also has the model and search (`how`), the scores and the first translations.
 
@@ -53,7 +53,7 @@ def write_report(path: Path, report: Report, text: ParallelText, how: str = "") 
     """
     check_ending(path)
     groups = by_length(report, text)
-    figure = _draw_groups(groups, f"BLEU by length, {report.name}")
+    figure = _draw_groups(groups, f"chrF by length, {report.name}")
     add_fonts(figure)
     with quiet_glyphs():
         if path.suffix.lower() in PICTURES:
@@ -106,12 +106,12 @@ def draw_attention(
 
 
 def _draw_groups(groups: dict[str, tuple[float, int]], title: str) -> Figure:
-    """Draw a bar for the BLEU of each length group, with the number of sentences in it."""
+    """Draw a bar for the chrF of each length group, with the number of sentences in it."""
     figure, ax = _figure(8.0, 3.9, title)
     bars = ax.bar(list(groups), [score for score, _ in groups.values()], color=BLUE, width=0.66)
     ax.bar_label(bars, fmt="{:.1f}", padding=2, fontweight="bold")
     ax.set_xticks(range(len(groups)), [f"{name}\n{n} sentences" for name, (_, n) in groups.items()])
-    ax.set(xlabel="words in the source sentence", ylabel="BLEU")
+    ax.set(xlabel="words in the source sentence", ylabel="chrF")
     ax.spines[["top", "right"]].set_visible(False)
     ax.margins(y=0.14)
     return figure
@@ -140,7 +140,7 @@ def _page(
         how=html.escape(how),
         examples=f"the first {EXAMPLES} of {len(text)}" if len(text) > EXAMPLES else "all",
         scores=_rows(scores),
-        alt=f"BLEU by sentence length. {alt}",
+        alt=f"chrF by sentence length. {alt}",
         image=base64.b64encode(image).decode(),
         rows=_rows(islice(examples, EXAMPLES)),
     )

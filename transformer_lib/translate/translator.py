@@ -48,10 +48,11 @@ class Translator:
     Args:
         model: a trained `Transformer`.
         src_vocab: the source language's vocabulary.
-        tgt_vocab: the target language's; the source's when left out (shared subwords).
+        tgt_vocab: the target language's; left out only where the model has a shared vocabulary.
 
     Raises:
-        ValueError: a vocabulary's size is not the one the model was built for.
+        ValueError: a vocabulary's size is not the one the model was built for, or the target's
+            is left out although the model has two.
     """
 
     def __init__(
@@ -63,6 +64,8 @@ class Translator:
         expected = model.config.src_vocab_size, model.config.tgt_vocab_size
         if found != expected:
             raise ValueError(f"vocabularies of {found} ids, but the model was built for {expected}")
+        if tgt_vocab is None and not model.config.shared_vocabulary:
+            raise ValueError("this model has two vocabularies: give tgt_vocab, too")
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,40 @@
+// Formulas, folded sections that links lead into, and a search that works from a file.
+"use strict";
+
+// The search fetches a summary of each result, which browsers refuse to do for files.
+if (location.protocol === "file:" && window.DOCUMENTATION_OPTIONS)
+  DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+
+function unfold() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const folded = target && target.closest("details:not([open])");
+  if (!folded) return;
+  for (let part = folded; part; part = part.parentElement.closest("details")) part.open = true;
+  target.scrollIntoView();
+}
+
+function letScrollersTakeFocus() {
+  for (const box of document.querySelectorAll(".table-wrapper, .sig, .katex-display"))
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+}
+
+function start() {
+  if (window.renderMathInElement)
+    renderMathInElement(document.body, {
+      delimiters: [
+        { left: "\\(", right: "\\)", display: false },
+        { left: "\\[", right: "\\]", display: true },
+      ],
+      throwOnError: false,
+    });
+  letScrollersTakeFocus();
+  unfold();
+}
+
+addEventListener("hashchange", unfold);
+addEventListener("resize", letScrollersTakeFocus);
+addEventListener("beforeprint", () => {
+  for (const part of document.querySelectorAll("details")) part.open = true;
+});
+if (document.readyState === "loading") addEventListener("DOMContentLoaded", start);
+else start();

@@ -12,10 +12,13 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test core lab edit data export notebooks student results fuzz bench audit pins lint clean
+.PHONY: help check-env run test core lab edit data export notebooks student results fuzz bench audit pins lint clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+check-env: ## say in ten seconds whether this machine is ready for the notebooks, and what mends it
+	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) tools/check_env.py
 
 run: $(STAMP) ## run the seven notebooks, pages with all figures in build/html
 	OMP_WAIT_POLICY=PASSIVE $(PY) tools/run_notebooks.py

@@ -16,6 +16,8 @@ MODULES = [f"transformer_lib.{path.stem}" for path in LIBRARY.iterdir() if path.
 jaxtyping.install_import_hook(MODULES, "beartype.beartype")
 matplotlib.use("agg")
 torch.set_num_threads(1)
+if device := os.environ.get("TRANSFORMER_LIB_TEST_DEVICE"):  # tools/gpu_check.py
+    torch.set_default_device(device)
 
 
 # Files that take longest, in this order; then the other notebooks, then all other tests.

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import ablations
+import check_env
 import export_notebooks
 import nbformat
 import pages
@@ -399,3 +400,31 @@ def test_a_translation_is_shown_with_the_persons_and_the_score(monkeypatch, caps
     assert "know captions" in shown and "multi30k-de-en, all two:" in shown
     rows = "  German   Ein Kind.\n  model    Some child.\n  person   A child.\n"
     assert rows in shown and "chrF of these 2: " in shown
+
+
+# Is this machine ready?
+
+
+@pytest.mark.parametrize(("flags", "status"), [([], 0), (["-S"], 1)], ids=["ready", "bare"])
+def test_a_class_is_told_what_is_missing_and_what_mends_it(flags, status):
+    """With -S, Python finds nothing that was installed."""
+    tool = ROOT / "tools" / "check_env.py"
+    run = subprocess.run([sys.executable, *flags, tool], capture_output=True, text=True)
+    lines = run.stdout.splitlines()
+    assert (run.returncode, run.stderr) == (status, ""), run.stdout
+    wrong = [line for line in lines if line.startswith("MEND")]
+    if status:
+        assert len(wrong) == 1 and "torch is missing; numpy is missing" in wrong[0]
+        assert wrong[0].endswith('-e ".[lessons,cli,test]"') and "device" not in run.stdout
+    else:
+        assert not wrong and any("first product" in line for line in lines)
+    assert lines[-1].startswith("Mend what is" if status else "This machine is ready")
+
+
+@pytest.mark.parametrize(
+    ("version", "mark"), [((3, 10), False), ((3, 11), True), ((3, 14), True), ((3, 15), None)]
+)
+def test_pythons_that_are_too_old_or_too_new_are_told(version, mark, monkeypatch):
+    monkeypatch.setattr(check_env.sys, "version_info", (*version, 0))
+    found, _, remedy = check_env.check_python()
+    assert found is mark and bool(remedy) is (mark is not True)

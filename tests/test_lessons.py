@@ -5,8 +5,10 @@ import re
 import pytest
 import torch
 from helpers import code_of_notebook_07, run_notebook_07, tiny
+from torch import nn
 
 from transformer_lib import TrainConfig, lessons
+from transformer_lib.attention import attention
 from transformer_lib.data.multi30k import DownloadError
 from transformer_lib.data.text import ParallelText
 from transformer_lib.lessons import (
@@ -193,3 +195,23 @@ def test_a_training_is_shown_from_its_first_step(capsys):
         run.losses.append(loss)
         curves.draw_if_due()
     assert curves.shown and capsys.readouterr().out.count("Figure") == 1
+
+
+class OneHead(nn.Module):
+    """The least that `train_next_word` needs: an output and weights (B, 1, T, S)."""
+
+    def forward(self, x, source, mask):
+        output, weights = attention(x[:, None], source[:, None], source[:, None], mask)
+        return output[:, 0], weights
+
+
+def test_the_next_word_model_sees_neither_padding_nor_later_words():
+    pairs = [PAIR, grammar_corpus().train[0]]
+    model = lessons.train_next_word(OneHead(), 8, pairs, steps=2)
+    src, tgt = lessons.to_ids(pairs)
+    later = tgt.clone()
+    later[:, 5:] = 7
+    logits, weights = model(src, tgt)
+    assert logits.shape == (*tgt.shape, len(vocabularies()[1]))
+    assert (src == 0).any() and not weights[(src == 0)[:, None, None].expand_as(weights)].any()
+    torch.testing.assert_close(model(src, later)[0][:, :5], logits[:, :5])

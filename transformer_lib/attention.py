@@ -29,21 +29,15 @@ def attention(
 ) -> tuple[Float[Tensor, "*B T d_v"], Float[Tensor, "*B T S"]]:
     """Scaled dot-product attention, step by step: for every query, a weighted sum of the values.
 
-    Args:
-        mask: True = may attend; broadcasts to (*B, T, S).
-
-    Returns:
-        The output and the weights. Rows of weights add up to 1; a row with no key to attend to
-        is all 0, and so is its output.
+    Returns the output and the weights. `mask` is True = may attend, and broadcasts to (*B, T, S).
+    A row of weights adds up to 1. A row with no key to attend to is all 0, and so is its output.
 
     Source: section 3.2.1, equation 1. Built in notebook 04.
     """
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.size(-1))  # (*B, T, S)
     if mask is None:
         weights = scores.softmax(dim=-1)
-    else:
-        # The lowest number of this precision: -1e9 overflows in half precision, and -inf
-        # would turn a row without keys into NaN. Such a row comes out uniform, so set it to 0.
+    else:  # -1e9 would overflow in half precision; -inf would give NaN in a row without keys
         lowest = torch.finfo(scores.dtype).min
         weights = scores.masked_fill(~mask, lowest).softmax(dim=-1).masked_fill(~mask, 0.0)
     return weights @ value, weights
@@ -86,8 +80,10 @@ def attend(
 
 @dataclass(eq=False)
 class KeyValueCache:
-    """Keys and values of the tokens so far, so that each step projects only the new one: room
-    for S tokens is allocated once; the first `length` are in use. Built in notebook 04."""
+    """The keys and values of all tokens so far, so that each step projects only the new one.
+
+    There is room for S tokens, allocated once; the first `length` are in use.
+    """
 
     keys: Float[Tensor, "B H S d_k"]
     values: Float[Tensor, "B H S d_k"]
@@ -97,19 +93,24 @@ class KeyValueCache:
     def empty(
         cls, batch: int, n_heads: int, max_len: int, d_k: int, like: Tensor
     ) -> "KeyValueCache":
-        """Allocate room for max_len tokens (dtype, device of `like`); each token is contiguous."""
+        """Allocate room for max_len tokens, with the dtype and device of `like`."""
+        # the heads of a token are neighbours in memory
         both = (like.new_empty(batch, max_len, n_heads, d_k) for _ in range(2))
         return cls(*(stored.transpose(1, 2) for stored in both))
 
     @classmethod
     def of(cls, keys: Tensor, values: Tensor) -> "KeyValueCache":
-        """Wrap keys and values that do not grow: such as those of the encoder's output."""
+        """Wrap keys and values that do not grow, such as those of the encoder's output."""
         return cls(keys, values, keys.size(2))
 
     def append(
         self, keys: Float[Tensor, "B H T d_k"], values: Float[Tensor, "B H T d_k"]
     ) -> tuple[Float[Tensor, "B H S d_k"], ...]:
-        """Append keys and values and return all of them; ValueError if there is no room."""
+        """Append keys and values of T tokens, and return those of all tokens.
+
+        Raises:
+            ValueError: there is no room for them.
+        """
         end = self.length + keys.size(2)
         if end > self.keys.size(2):
             raise ValueError(f"cache has room for {self.keys.size(2)} tokens, {end} are needed")
@@ -119,11 +120,11 @@ class KeyValueCache:
         return self.read()
 
     def read(self) -> tuple[Float[Tensor, "B H S d_k"], ...]:
-        """Return the keys and values stored so far, as views."""
+        """Return views of the keys and values stored so far."""
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
-        """Reorder the batch in place to these rows; there may be no more of them than now."""
+        """Keep these rows of the batch, in this order, in place; at most as many as now."""
         moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().flatten()
         for stored in (part.transpose(1, 2) for part in self.read()):  # in memory order
             stored.index_copy_(0, moved, stored.index_select(0, rows[moved]))

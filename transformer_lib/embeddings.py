@@ -15,16 +15,9 @@ __all__ = ["TokenEmbedding", "OutputProjection"]
 class TokenEmbedding(nn.Module):
     """A learned vector of width d_model for every id, multiplied by √d_model.
 
-    The entries start with standard deviation 1/√d_model, so that the same matrix can serve the
-    output projection; the factor makes the vectors longer than the positional encodings added
-    next. (The paper gives the factor, but neither an initialization nor a reason.) The row of
-    padding starts as zeros and gets no gradient from lookups. A shared output projection does
-    train it, so padding must be masked: its row does not stay zero.
-
-    Args:
-        vocab_size: number of ids V.
-        d_model: width D of the vectors.
-        pad_id: the id of padding.
+    The entries start with standard deviation 1/√d_model. (The paper gives the factor, but neither
+    an initialization nor a reason.) The row of padding starts as zeros and gets no gradient from
+    lookups. A shared output projection does train it, so padding must be masked.
 
     Source: section 3.4. Built in notebook 01.
     """
@@ -50,10 +43,7 @@ class TokenEmbedding(nn.Module):
 class OutputProjection(nn.Module):
     """Map each hidden vector to one score (logit) per id: its dot product with that id's row.
 
-    The embedding's parameter is shared, not copied, so both uses train it.
-
-    Args:
-        weight: the (V, D) parameter to share, `TokenEmbedding.weight` in the paper.
+    The parameter `weight` (V, D) of the embedding is shared, not copied, so both uses train it.
 
     Source: section 3.4. Built in notebook 01.
     """

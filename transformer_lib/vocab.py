@@ -71,6 +71,21 @@ def normalize_text(line: str) -> str:
     return line
 
 
+def _spacy_tokenizer(language: str):
+    """Return spaCy's tokenizer for a language."""
+    try:
+        import spacy
+    except ImportError as error:
+        raise ImportError('spaCy is missing: pip install "transformer-lib[words]"') from error
+    try:
+        return spacy.blank(language).tokenizer
+    except ImportError as error:
+        reason = f"spaCy's tokenizer for {language!r} needs another package: {error}"
+        if "Can't import language" in str(error):
+            reason = f"spaCy has no tokenizer for language {language!r}"
+        raise ValueError(reason) from error
+
+
 GLUE = "##"  # written before a token that follows without a space
 
 
@@ -85,17 +100,7 @@ class WordTokenizer:
     """
 
     def __init__(self, language: str) -> None:
-        try:
-            import spacy
-        except ImportError as error:
-            raise ImportError('spaCy is missing: pip install "transformer-lib[words]"') from error
-        try:
-            self._tokenizer = spacy.blank(language).tokenizer
-        except ImportError as error:
-            reason = f"spaCy's tokenizer for {language!r} needs another package: {error}"
-            if "Can't import language" in str(error):
-                reason = f"spaCy has no tokenizer for language {language!r}"
-            raise ValueError(reason) from error
+        self._tokenizer = _spacy_tokenizer(language)
         self.language = language
 
     def __call__(self, text: str) -> list[str]:
@@ -136,10 +141,7 @@ def frequent_words(
 
 
 class TokenTable(ABC):
-    """The interface that `Vocab` needs: tokens, their ids, and the way back to text.
-
-    Ids 0 to 3 are `<pad>`, `<unk>`, `<bos>` and `<eos>`.
-    """
+    """The interface that `Vocab` needs; ids 0 to 3 are `<pad>`, `<unk>`, `<bos>` and `<eos>`."""
 
     pad_id, unk_id, bos_id, eos_id = PAD_ID, UNK_ID, BOS_ID, EOS_ID
 
@@ -196,14 +198,17 @@ class Vocab(TokenTable):
     @staticmethod
     def from_bytes(data: bytes) -> "Vocab":
         """Rebuild a `WordVocab` (JSON) or a `SubwordVocab` (a sentencepiece model)."""
-        if not data.startswith(b"{"):
-            return SubwordVocab(data)
-        fields = json.loads(data)
-        tokens = fields["tokens"]
-        if "glue" not in fields:  # an older file: then only these marks came without a space
-            no_space = tuple(".,!?;:")
-            tokens = [GLUE + token if token.startswith(no_space) else token for token in tokens]
-        return WordVocab(tokens, fields["language"])
+        return _words_from_json(data) if data.startswith(b"{") else SubwordVocab(data)
+
+
+def _words_from_json(data: bytes) -> "WordVocab":
+    """Rebuild a `WordVocab` from what its `to_bytes` returned."""
+    fields = json.loads(data)
+    tokens = fields["tokens"]
+    if "glue" not in fields:  # an older file: then only these marks came without a space
+        no_space = tuple(".,!?;:")
+        tokens = [GLUE + token if token.startswith(no_space) else token for token in tokens]
+    return WordVocab(tokens, fields["language"])
 
 
 class WordVocab(Vocab):
@@ -221,7 +226,7 @@ class WordVocab(Vocab):
             raise ValueError(f"a vocabulary starts with {SPECIALS}, got {tuple(tokens[:4])}")
         self._tokens = list(tokens)
         self._ids = {token: id for id, token in enumerate(tokens) if id >= len(SPECIALS)}
-        self._cut = WordTokenizer(language)
+        self._tokenizer = WordTokenizer(language)
         self.language = language
 
     @classmethod
@@ -229,15 +234,15 @@ class WordVocab(Vocab):
         cls, texts: Iterable[str], language: str, *, min_freq: int = 2, max_size: int | None = None
     ) -> "WordVocab":
         """Learn the words of the *training* texts; limits as in `frequent_words`."""
-        cut = WordTokenizer(language)
-        counts = Counter(word for text in texts for word in cut.marked(text))
+        split = WordTokenizer(language).marked
+        counts = Counter(word for text in texts for word in split(text))
         return cls([*SPECIALS, *frequent_words(counts, min_freq, max_size)], language)
 
     def __len__(self) -> int:
         return len(self._tokens)
 
     def tokenize(self, text: str) -> list[str]:
-        return [self._known_form(token) for token in self._cut.marked(text)]
+        return [self._known_form(token) for token in self._tokenizer.marked(text)]
 
     def _known_form(self, token: str) -> str:
         """Return the token, or its form with the other spacing if only that one is known."""

@@ -5,6 +5,7 @@ Builds on the paper's code. `lessons.figures` needs matplotlib and is imported o
 
 from transformer_lib.data.devices import choose_device
 from transformer_lib.lessons.exercises import check
+from transformer_lib.lessons.next_word import to_ids, train_next_word
 from transformer_lib.lessons.running import PAIR, Ledger, running_ids, vocabularies
 from transformer_lib.lessons.training import Run, captions, fit
 
@@ -17,5 +18,7 @@ __all__ = [
     "choose_device",
     "fit",
     "running_ids",
+    "to_ids",
+    "train_next_word",
     "vocabularies",
 ]

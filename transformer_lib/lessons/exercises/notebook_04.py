@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from transformer_lib.attention import KeyValueCache, MultiHeadAttention, attention
+from transformer_lib.attention import MultiHeadAttention, attention
 from transformer_lib.lessons.exercises.checker import Exercise, draw
 from transformer_lib.masks import causal_mask
 
@@ -35,11 +35,11 @@ def shift_matters():
     return not torch.allclose(five_weights(q, k + 3), five_weights(q, k))
 
 
-def parameters(d_model, n_heads):
+def count_parameters(d_model, n_heads):
     return sum(p.numel() for p in MultiHeadAttention(d_model, n_heads).parameters())
 
 
-def map_numbers(batch, n_heads, length):
+def count_weights(batch, n_heads, length):
     maps, x = [], torch.zeros(batch, length, 2 * n_heads)
     MultiHeadAttention(2 * n_heads, n_heads)(x, x, maps=maps)
     return maps[0].numel()
@@ -49,27 +49,21 @@ def window_mask(length, radius):
     return torch.ones(length, length).tril(radius).triu(-radius).bool()
 
 
-def in_chunks(layer, x, sizes, mask_of=causal_mask, fresh=False):
-    caches = [cache_for(layer, x) for _ in sizes] if fresh else [cache_for(layer, x)] * len(sizes)
-    outputs = []
-    for chunk, cache in zip(x.split(sizes, dim=1), caches, strict=True):
-        mask = mask_of(chunk.size(1), cache.length + chunk.size(1))
-        outputs.append(layer(chunk, chunk, mask, cache=cache))
+def in_chunks(layer, x, sizes, mask_of=causal_mask, before=True):
+    outputs, end = [], 0
+    for chunk in x.split(sizes, dim=1):
+        end += chunk.size(1)
+        source = x[:, :end] if before else chunk
+        outputs.append(layer(chunk, source, mask_of(chunk.size(1), source.size(1))))
     return torch.cat(outputs, dim=1)
 
 
-def cache_for(layer, x):
-    width = x.size(2) // layer.n_heads
-    return KeyValueCache.empty(x.size(0), layer.n_heads, x.size(1), width, like=x)
-
-
 def chunks_read(answer, layer, x, sizes):
-    """Return the output, and the queries and new keys of every call of the layer."""
+    """Return the output, and the number of queries in every call of the layer."""
     calls = []
 
     def record(_, args, options):
-        pair = [*args[:2], options.get("x"), options.get("source")]
-        calls.append([tensor.size(1) for tensor in pair if tensor is not None])
+        calls.append((args[0] if args else options["x"]).size(1))
 
     layer.register_forward_pre_hook(record, with_kwargs=True)
     with torch.no_grad():
@@ -96,7 +90,7 @@ def by_distance(at, known, values, radius, root=1, squares=1.0):
 
 def distance_inputs():
     cases = ((3, 40, 1, 0.4), (5, 20, 2, 0.8), (2, 30, 3, 1.5))
-    return [(draw(q, d), draw(k, d, seed=1), draw(k, 2, seed=2), r) for q, k, d, r in cases]
+    return [(draw(t, d), draw(s, d, seed=1), draw(s, 2, seed=2), r) for t, s, d, r in cases]
 
 
 def heads(x, n_heads):
@@ -136,7 +130,7 @@ EXERCISES = {
         hint="the same number, q · c, is added to all five scores. Answer True or False.",
     ),
     "4.2a": Exercise(
-        parameters,
+        count_parameters,
         passed="the number of heads does not change the number of parameters",
         hint="four linear layers, each with d_model inputs, d_model outputs and a bias.",
         inputs=lambda: [(32, 1), (32, 16), (48, 4), (512, 8)],
@@ -153,7 +147,7 @@ EXERCISES = {
         },
     ),
     "4.2b": Exercise(
-        map_numbers,
+        count_weights,
         passed="16 heads write 16 maps where one head writes one",
         hint="one map of queries × keys for every head of every sentence.",
         inputs=lambda: [(2, 1, 7), (2, 16, 7), (3, 4, 5)],
@@ -193,7 +187,8 @@ EXERCISES = {
     "4.4": Exercise(
         in_chunks,
         passed="one chunk, single words and uneven chunks give what the whole gives",
-        hint="call the layer once for each chunk, with one cache and a mask for old and new keys.",
+        hint="call the layer once for each chunk: its words are the queries, and `source` is x "
+        "up to the end of the chunk.",
         inputs=chunk_inputs,
         measure=chunks_read,
         slack=1e-4,
@@ -201,14 +196,14 @@ EXERCISES = {
             "the whole sequence went in at once. Call the layer once for each chunk.": (
                 lambda layer, x, sizes: layer(x, x, causal_mask(x.size(1)))
             ),
-            "the mask is square, but the cache holds more keys: `causal_mask(queries, keys)`.": (
+            "the mask is square, but there are more keys than queries: `causal_mask(T, S)`.": (
                 partial(in_chunks, mask_of=lambda queries, keys: causal_mask(queries))
             ),
             "within a chunk, words see their future. Pass a mask.": (
                 partial(in_chunks, mask_of=lambda queries, keys: None)
             ),
-            "a chunk cannot see the chunks before it. Pass one cache to all calls.": (
-                partial(in_chunks, fresh=True)
+            "a chunk cannot see the chunks before it. Pass x up to its end as the source.": (
+                partial(in_chunks, before=False)
             ),
         },
     ),

@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Polygon
 
 from transformer_lib.lessons.figures.base import as_array, figure, headline, name_axes, style
 from transformer_lib.lessons.figures.colours import DARK, INK, MUTED, PALETTE
@@ -16,7 +15,6 @@ from transformer_lib.lessons.figures.marks import (
     label,
     log_sizes,
     name_lines,
-    note,
     rectangle,
 )
 from transformer_lib.lessons.figures.types import Number, Series, Words
@@ -27,43 +25,16 @@ __all__ = [
     "loss_by_rate",
     "saturation",
     "single_head",
-    "weighted_sum",
 ]
 
 WITH, WITHOUT = PALETTE[0], PALETTE[3]  # the same two colours for √d_k in every figure
 HEADS = [PALETTE[i] for i in (0, 1, 2, 4, 9, 5, 6, 7)]  # a colour per head
 QUERY, KEY, VALUE, GREY = PALETTE[0], PALETTE[1], PALETTE[2], "#7d8a96"
+GAP = "#ffffff66"  # between the cells of a matrix, on any page
 
 
 @style()
-def weighted_sum(values: Any, weights: Any, names: Words, *, title: str, axes: Words) -> Figure:
-    """Draw values (S, 2) and their weighted sum; `axes` names the two coordinates."""
-    points, shares = as_array(values, 2), as_array(weights, 1)
-    fig, ax = figure(6.6, 4.4, title=title)
-    ax.add_patch(Polygon(points, closed=True, facecolor=MUTED, alpha=0.15))
-    output = shares @ points
-    middle = points.mean(0)
-    for number, (point, share, name) in enumerate(zip(points, shares, names, strict=True)):
-        colour = HEADS[number % len(HEADS)]
-        ax.plot(*zip(output, point, strict=True), color=colour, linewidth=1 + 11 * share, zorder=2)
-        ax.plot(*point, "o", color=colour, markersize=11, zorder=3)
-        bold = {"ha": "center", "va": "center", "color": colour, "fontweight": "bold"}
-        note(ax, f"value of “{name}”", point, np.sign(point - middle) * (4, 15), **bold)
-        box = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": colour}
-        at = output + 0.5 * (point - output)
-        label(ax, *at, f"{share:.2f}", zorder=5, bbox=box, color=DARK)
-    ax.plot(*output, "*", color=INK, markersize=20, zorder=6)
-    note(ax, "output", output, (12, 12), fontweight="bold", va="center", zorder=6)
-    ax.margins(0.2)
-    ax.grid(True)
-    name_axes(ax, x=axes[0], y=axes[1])
-    return fig
-
-
-@style()
-def single_head(
-    x: Any, projections: Mapping[str, Any], words: Words, *, title: str, row: int = 0
-) -> Figure:
+def single_head(x: Any, projections: Mapping[str, Any], words: Words, *, row: int = 0) -> Figure:
     """Draw one head from the words' vectors x (T, D) to its output, with every number.
 
     `projections` holds the matrices "Q", "K" and "V"; `row` is the query drawn in full colour.
@@ -77,6 +48,7 @@ def single_head(
     x_w, x_q = width + 1.6, width + d_k + 3.4
     x_s = x_q + d_k + 2.9
     pitch = max(width, n) + 1.9
+    title = "One head: project each word three times, compare, mix the values"
     ax = _canvas((-2.6, x_s + n + 0.5), (3 * pitch - 1.6, -1.3), title)
     y_x = pitch + (width - n) / 2
     _table(ax, vectors, 0, y_x, GREY, "$x$", rows=words, row=row)
@@ -126,7 +98,7 @@ def _table(
     label(ax, x + matrix.shape[1] / 2, y - 0.55, name, **look)
     for (i, j), value in np.ndenumerate(matrix):
         face = _tint(colour, 0.42 if i == row else 0.16)
-        rectangle(ax, x + j, y + i, 1, 1, facecolor=face, edgecolor="white", linewidth=1)
+        rectangle(ax, x + j, y + i, 1, 1, facecolor=face, edgecolor=GAP, linewidth=1)
         bold = {"fontweight": "bold"} if i == row else {}
         label(ax, x + j + 0.5, y + i + 0.5, form.format(value), fontsize=8.5, color=DARK, **bold)
     for i, word in enumerate(rows):
@@ -155,8 +127,8 @@ def saturation(d_k: Sequence[int], largest: Series, stuck: Series, *, title: str
         log_sizes(ax, d_k, base=2)
         ax.set_ylim(low, high)
         name_lines(ax, lines)
-    name_axes(left, title="how much one key takes", x="d_k", y="largest of ten weights (mean)")
-    name_axes(right, title="queries that learn almost nothing", x="d_k", y="gradient < 0.01 (%)")
+    name_axes(left, title="largest weight", x="d_k", y="largest of ten weights (mean)")
+    name_axes(right, title="queries with almost no gradient", x="d_k", y="gradient < 0.01 (%)")
     return fig
 
 
@@ -217,8 +189,6 @@ def head_split(
     heads: Any,
     output: Any,
     tokens: Words,
-    *,
-    title: str,
 ) -> Figure:
     """Draw multi-head attention as tiles, from x (T, D) to the output (T, D).
 
@@ -239,6 +209,7 @@ def head_split(
     x_h = x_v + d_k + 1.3
     x_cat = x_h + d_k + 3.0
     x_out = x_cat + width + 3.0
+    title = "Each head works with its own columns of Q, K and V"
     ax = _canvas((-4.0, x_out + width + 0.3), (rows + 0.8, -1.7), title)
     _tiles(ax, vectors, 0, centre - n / 2, [GREY] * width, "$x$", tokens)
     for number, (matrix, name) in enumerate(zip((q, k, v), "QKV", strict=True)):
@@ -283,6 +254,6 @@ def _tiles(
     strength = np.abs(matrix) / np.abs(matrix).max()
     for (row, column), value in np.ndenumerate(strength):
         face = _tint(colours[column], 0.15 + 0.8 * value)
-        rectangle(ax, x + column, y + row, 1, 1, edgecolor="white", linewidth=0.6, facecolor=face)
+        rectangle(ax, x + column, y + row, 1, 1, edgecolor=GAP, linewidth=0.6, facecolor=face)
     for row, token in enumerate(rows):
         label(ax, x - 0.4, y + row + 0.5, token, ha="right", fontsize=9)

@@ -38,10 +38,10 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int = 0) -> Int[Tensor, "B L
 
 
 def collate(pairs: Sequence[IdPair], pad_id: int = 0) -> Batch:
-    """Pad sentence pairs to a batch.
+    """Pad sentence pairs into one batch.
 
     Raises:
-        ValueError: a pair has an empty side or one of padding only: it could teach nothing.
+        ValueError: a side of a pair is empty or holds only padding.
     """
     for number, pair in enumerate(pairs):
         if any(all(id == pad_id for id in side) for side in pair):

@@ -108,6 +108,6 @@ class Decoder(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Turn the embedded target and the memory into hidden vectors."""
         caches = cache or [None] * len(self.layers)  # one for each layer
-        for layer, of_layer in zip(self.layers, caches, strict=True):
-            x = layer(x, mask, memory, memory_mask, of_layer, maps)
+        for layer, layer_cache in zip(self.layers, caches, strict=True):
+            x = layer(x, mask, memory, memory_mask, layer_cache, maps)
         return self.norm(x)

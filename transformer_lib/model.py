@@ -89,7 +89,7 @@ class Transformer(nn.Module):
 
 
 def make_embeddings(config: ModelConfig) -> tuple[TokenEmbedding, TokenEmbedding]:
-    """Return the embeddings of target and source; with a shared vocabulary, they are one module."""
+    """Return the embeddings of target and source: one module if tied and of one vocabulary."""
     target = TokenEmbedding(config.tgt_vocab_size, config.d_model, config.pad_id)
     if config.tie_embeddings and config.shared_vocabulary:
         return target, target
@@ -97,14 +97,14 @@ def make_embeddings(config: ModelConfig) -> tuple[TokenEmbedding, TokenEmbedding
 
 
 def make_output_projection(config: ModelConfig, embedding: TokenEmbedding) -> OutputProjection:
-    """Return the output projection, on the matrix of the target embedding or on one of its own."""
+    """Return the output projection: it shares the target embedding's matrix if they are tied."""
     if not config.tie_embeddings:
         embedding = TokenEmbedding(config.tgt_vocab_size, config.d_model, config.pad_id)
     return OutputProjection(embedding.weight)
 
 
 def make_positions(config: ModelConfig) -> nn.Module:
-    """Return the positional encoding that `config` names; "none" is a table of zeros."""
+    """Return the positional encoding that `config` names; for "none", a table of zeros."""
     if config.positions == "learned":
         return LearnedPositionalEncoding(config.d_model, config.max_len)
     positions = SinusoidalPositionalEncoding(config.d_model, config.max_len)

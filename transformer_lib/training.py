@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from transformer_lib.batching import Batch
+from transformer_lib.config import wrong_kinds
 from transformer_lib.masks import teacher_forcing
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "batch_loss",
     "Batches",
     "train_step",
+    "bad_settings",
     "cooldown",
     "make_optimizer",
     "rate_at",
@@ -125,24 +127,7 @@ class TrainConfig:
     pad_id: int = 0
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} must be above 0, got {getattr(self, name)}"
-            for name in ("peak_rate", "max_grad_norm", "eps")
-            if not getattr(self, name) > 0
-        ]
-        if math.inf in (self.peak_rate, self.eps):
-            problems.append("peak_rate and eps must be finite")
-        if not self.warmup >= 1:
-            problems.append(f"warmup must be at least 1, got {self.warmup}")
-        if not 0 <= self.smoothing < 1:
-            problems.append(f"smoothing must be at least 0 and below 1, got {self.smoothing}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            problems.append(f"betas must be at least 0 and below 1, got {self.betas}")
-        if self.cooldown and not 0 <= self.cooldown[0] < self.cooldown[1]:
-            problems.append(
-                f"cooldown must be (start, end) with 0 <= start < end, got {self.cooldown}"
-            )
-        if problems:
+        if problems := bad_settings(self):
             raise ValueError("invalid TrainConfig: " + "; ".join(problems))
 
 
@@ -205,6 +190,30 @@ def train_step(
     return StepResult(mean, n_tokens, *update(model, optimizer, mean, step, config))
 
 
+def bad_settings(config: TrainConfig) -> list[str]:
+    """List what is wrong with the settings, one message each."""
+    if problems := wrong_kinds(config):
+        return problems
+    problems = [
+        f"{name} must be above 0, got {getattr(config, name)}"
+        for name in ("peak_rate", "max_grad_norm", "eps")
+        if not getattr(config, name) > 0
+    ]
+    if math.inf in (config.peak_rate, config.eps):
+        problems.append("peak_rate and eps must be finite")
+    if not config.warmup >= 1:
+        problems.append(f"warmup must be at least 1, got {config.warmup}")
+    if not 0 <= config.smoothing < 1:
+        problems.append(f"smoothing must be at least 0 and below 1, got {config.smoothing}")
+    if not all(0 <= beta < 1 for beta in config.betas):
+        problems.append(f"betas must be at least 0 and below 1, got {config.betas}")
+    if config.cooldown and not 0 <= config.cooldown[0] < config.cooldown[1]:
+        problems.append(
+            f"cooldown must be (start, end) with 0 <= start < end, got {config.cooldown}"
+        )
+    return problems
+
+
 def cooldown(step: int, start: int, end: int) -> float:
     """Return a factor for the rate: 1 up to step `start`, then linearly to 0 at step `end`.
 
@@ -237,7 +246,7 @@ def rate_at(step: int, config: TrainConfig) -> float:
 def update(
     model: nn.Module, optimizer: Optimizer, loss: float, step: int, config: TrainConfig
 ) -> tuple[float, float]:
-    """Clip the gradients, set this step's learning rate, and run the optimiser.
+    """Clip the gradients, set this step's learning rate, and run the optimizer.
 
     Args:
         loss: the mean loss whose gradients the parameters hold.
@@ -263,13 +272,16 @@ def update(
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
-    """Switch dropout off inside; restore the mode of every sub-module, also after an error."""
-    modes = {module: module.training for module in model.modules()}
+    """Put the model into evaluation mode inside; what was in training mode returns to it.
+
+    Several threads may do so at once, if none of them trains the model.
+    """
+    trained = [module for module in model.modules() if module.training]
     try:
         yield model.eval()
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for module in trained:
+            module.training = True
 
 
 class Evaluation(NamedTuple):
@@ -281,8 +293,11 @@ class Evaluation(NamedTuple):
 
     @property
     def perplexity(self) -> float:
-        """Return exp(loss): the model is as uncertain as a choice among this many tokens."""
-        return math.exp(self.loss)
+        """Return exp(loss): the model is as uncertain as a choice among this many tokens.
+
+        Above 709 nats, where a float overflows, it is infinity.
+        """
+        return math.inf if self.loss > 709 else math.exp(self.loss)
 
 
 @torch.no_grad()

@@ -147,7 +147,7 @@ def captions(fetch: bool = True) -> dict[str, ParallelText] | None:
     """Return Multi30k's training, validation and test text of 2016, or None with a message.
 
     Args:
-        fetch: get the files, about 1.2 MB, from the data set's repository if they are not here.
+        fetch: get the files, about 1.3 MB, from the data set's repository if they are not here.
     """
     try:
         if fetch and not all(map(has_multi30k, CAPTIONS)):

@@ -1,4 +1,4 @@
-"""Exercises of notebook 06: maps, encoder runs, a score, a planted bug, the whole forward pass."""
+"""Exercises of notebook 06: maps, encoder runs, a score, a planted bug, one stack for both."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ import torch
 from transformer_lib.config import ModelConfig
 from transformer_lib.decoding import greedy_sentence
 from transformer_lib.lessons.exercises.checker import Exercise, Hint
-from transformer_lib.masks import causal_mask, padding_mask, target_mask, teacher_forcing
+from transformer_lib.masks import causal_mask, padding_mask, teacher_forcing
 from transformer_lib.model import Transformer
 
 
@@ -88,30 +88,44 @@ def with_encoder_mask(mask_of):
     return Changed
 
 
-def forward(model, src, tgt_in, self_mask=target_mask, cross_mask=padding_mask, **changes):
-    """The forward pass, layer by layer; options and changes plant mistakes."""
-    parts = {"positions": model.positions, "memory": lambda states: states[-1]} | changes
-    x = parts["positions"](model.src_embedding(src))
-    states = [x]
-    for layer in model.encoder.layers:
-        states.append(x := layer(x, parts.get("mask", padding_mask)(src)))
-    y = parts["positions"](model.tgt_embedding(tgt_in))
-    for i, layer in enumerate(model.decoder.layers):
-        memory = states[i + 1] if parts["memory"] is None else parts["memory"](states)
-        y = layer(y, self_mask(tgt_in), memory, cross_mask(src))
-    return model.output_projection(y) if parts.get("project", True) else y
+def one_stack(model, src, tgt_in, opened=causal_mask, hide=padding_mask, **changes):
+    """Run both sentences through one stack; options and changes plant mistakes."""
+    ids, n_src = torch.cat([src, tgt_in], dim=1), src.size(1)
+    allowed = opened(ids.size(1))
+    allowed[:, : changes.get("columns", n_src)] = True
+    x = changes.get("positions", model.positions)(model.tgt_embedding(ids))
+    hidden = model.encoder(x, allowed & hide(ids))
+    hidden = hidden if changes.get("whole") else hidden[:, n_src:]
+    return model.output_projection(hidden) if changes.get("project", True) else hidden
 
 
-def by_hand(answer, model, src, tgt):
-    """Run an answer on a model whose own shortcuts are closed."""
+def two_starts(model, src, tgt_in):
+    """Count the positions of the target from 0 again."""
+    start = src.size(1)
 
-    def closed(*_, **__):
-        raise Hint("write the steps: do not call the model, `encode`, `decode` or the stacks.")
+    def restart(x):
+        return torch.cat([model.positions(x[:, :start]), model.positions(x[:, start:])], dim=1)
 
-    model.encode = model.decode = model.forward = closed
-    model.encoder.forward = model.decoder.forward = closed
+    return one_stack(model, src, tgt_in, positions=restart)
+
+
+def source_sees_target(model, src, tgt_in):
+    """Let the rows of the source see everything."""
+
+    def opened(n):
+        mask = causal_mask(n)
+        mask[: src.size(1)] = True
+        return mask
+
+    return one_stack(model, src, tgt_in, opened)
+
+
+def at_real_tokens(answer, model, src, tgt):
+    """Return the outputs at target tokens that are not padding."""
     with torch.no_grad():
-        return answer(model, src, tgt[:, :-1])
+        found = answer(model, src, tgt[:, :-1])
+    as_expected = isinstance(found, torch.Tensor) and found.shape[:2] == tgt[:, :-1].shape
+    return found[tgt[:, :-1] != model.config.pad_id] if as_expected else found
 
 
 EXERCISES = {
@@ -201,40 +215,40 @@ EXERCISES = {
         },
     ),
     "6.5": Exercise(
-        forward,
-        passed="the same logits as the model's own, for two models",
-        hint="embed, add positions, run the layers with their masks, project to logits.",
+        one_stack,
+        passed="one stack reads both sentences, as a decoder-only model does",
+        hint="join the ids, embed, add positions, build one mask, run `model.encoder`, project.",
         inputs=batches,
-        measure=by_hand,
+        measure=at_real_tokens,
         tolerance=1e-3,
         slack=1e-4,
         mistakes={
-            "the decoder sees its future. Give it `target_mask`.": partial(
-                forward, self_mask=padding_mask
+            "this is the encoder-decoder. Join both sentences and use `model.encoder` alone.": (
+                lambda model, src, tgt_in: model(src, tgt_in)
             ),
-            "the decoder layers attend to the memory, the output of the *last* encoder layer.": (
-                partial(forward, memory=None),
-                partial(forward, memory=lambda states: states[0]),
-                partial(forward, memory=lambda states: states[1]),
+            "source tokens see only earlier ones. Open the source's columns in every row.": (
+                partial(one_stack, columns=0)
             ),
-            "the encoder sees padding. Give it `padding_mask(src)`.": (
-                partial(forward, mask=lambda src: None)
+            "target tokens see their future: the mask of the target's columns is causal.": (
+                partial(one_stack, opened=lambda n: torch.ones(n, n).bool())
             ),
-            "attention to the memory sees padding. Give it `padding_mask(src)`.": (
-                partial(forward, cross_mask=lambda src: torch.ones(1, 1, 1, src.size(1)).bool())
+            "the source sees the target. Open only the columns of the source.": source_sees_target,
+            "padding of the source is visible. Combine with `padding_mask(ids)`.": (
+                partial(one_stack, hide=lambda ids: torch.tensor(True))
             ),
             "the positions are missing: `model.positions` adds them.": (
-                partial(forward, positions=lambda x: x)
+                partial(one_stack, positions=lambda x: x)
+            ),
+            "the positions start again at the target. Add them to the joined sequence.": two_starts,
+            "this has S + T positions. Keep the last T, those of the target.": (
+                partial(one_stack, whole=True)
             ),
             "these are hidden vectors. `model.output_projection` turns them into logits.": (
-                partial(forward, project=False)
-            ),
-            "the encoder sees the future, too: its mask is the padding mask.": (
-                partial(forward, mask=target_mask)
+                partial(one_stack, project=False)
             ),
             "these are probabilities. Return the logits.": (
-                lambda *args: forward(*args).softmax(-1),
-                lambda *args: forward(*args).log_softmax(-1),
+                lambda *args: one_stack(*args).softmax(-1),
+                lambda *args: one_stack(*args).log_softmax(-1),
             ),
         },
     ),

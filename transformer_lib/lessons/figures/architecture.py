@@ -61,18 +61,18 @@ STACKS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         FEED_FORWARD,
     ),
 }
-# position of the text of each shape: x, y, alignment
+# position of the text of each shape: x, y, alignment; beside the box that has this output
 SHAPES: dict[str, tuple[Number, Number, str]] = {
-    "source": (ENCODER_X + 1.3, 3.45, "left"),
-    "source_embedding": (ENCODER_X + 1.3, 7.65, "left"),
+    "source": (ENCODER_X - 13.4, 1.4, "right"),
+    "source_embedding": (ENCODER_X - 13.4, 5.5, "right"),
     "encoder_input": (ENCODER_X + 2.0, 11.9, "left"),
     "memory": (ENCODER_X + 3.5, 36.3, "left"),
-    "target": (DECODER_X - 1.3, 3.45, "right"),
-    "target_embedding": (DECODER_X - 1.3, 7.65, "right"),
+    "target": (DECODER_X + 13.4, 1.4, "left"),
+    "target_embedding": (DECODER_X + 13.4, 5.5, "left"),
     "decoder_input": (DECODER_X - 2.0, 11.9, "right"),
-    "decoder": (DECODER_X - 1.3, 43.3, "right"),
-    "logits": (DECODER_X - 1.3, 47.65, "right"),
-    "probabilities": (DECODER_X - 1.3, 51.8, "right"),
+    "decoder": (DECODER_X - 1.3, 43.0, "right"),
+    "logits": (DECODER_X + 9.9, 45.6, "left"),
+    "probabilities": (DECODER_X + 9.9, 49.8, "left"),
 }
 
 

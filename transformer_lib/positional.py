@@ -40,7 +40,7 @@ def position_rows(table: Float[Tensor, "P D"], offset: int, length: int) -> Floa
     """Return rows offset … offset + length - 1 of the table.
 
     Raises:
-        ValueError: the table ends before that.
+        ValueError: the table has fewer than offset + length rows.
     """
     if offset + length > len(table):
         raise ValueError(

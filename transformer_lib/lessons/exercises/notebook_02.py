@@ -105,12 +105,12 @@ EXERCISES = {
         passed="after 250 steps, such an encoder got 100 %, 15 % and 100 % right",
         hint="shuffle the row in your head: does each right answer move along with its letter?",
         mistakes={
-            "without positions, a place cannot find its mirrored place. A guess is right one time "
-            "in seven.": lambda: predicted(**{"mirrored letter": True}),
+            "without positions, no letter can find the mirrored position. A guess is right one "
+            "time in seven.": lambda: predicted(**{"mirrored letter": True}),
             "the rank depends on the letter and on the others, not on any position.": (
                 lambda: predicted(rank=False)
             ),
-            "each place sees its own letter, whatever its position is.": (
+            "each position sees its own letter, wherever it is.": (
                 lambda: predicted(**{"own letter": False})
             ),
             'use the three task names as keys: "own letter", "mirrored letter", "rank".': (

@@ -30,7 +30,7 @@ def bends(x: Any, curve: Any, fits: Series, *, title: str) -> Figure:
     """Draw a curve and its approximations by few and by many hidden units."""
     fig, axes = figure(9, 3.4, ncols=len(fits), title=title, sharey=True)
     for ax, (name, values) in zip(axes, fits.items(), strict=True):
-        ax.plot(as_array(x, 1), as_array(curve, 1), color=MUTED, linewidth=5, alpha=0.35)
+        ax.plot(as_array(x, 1), as_array(curve, 1), color=MUTED, linewidth=5, alpha=0.5)
         ax.plot(as_array(x, 1), as_array(values, 1), color=PALETTE[1])
         name_axes(ax, title=name, x="x")
     name_axes(axes[0], y="output")
@@ -54,7 +54,7 @@ def relu_activity(before: Any, tokens: Words, *, title: str) -> Figure:
     right.set_yticks(np.arange(len(tokens)) + 0.5, tokens)
     right.invert_yaxis()
     right.grid(False)
-    name_axes(right, title="each token activates a different set", x="hidden unit", y="token")
+    name_axes(right, title="what each token passes on", x="hidden unit", y="token")
     return fig
 
 
@@ -82,7 +82,7 @@ def parameter_shares(counts: Mapping[str, int], *, title: str) -> Figure:
     names, values = list(counts), list(counts.values())
     bars = ax.barh(names, values, color=PALETTE, height=0.62)
     total = sum(values)
-    ax.bar_label(bars, [f"{v:,}  ({v / total:.0%})" for v in values], padding=5)
+    ax.bar_label(bars, [f"{v:,}  ({v / total:.1%})" for v in values], padding=5)
     ax.invert_yaxis()
     ax.set_xlim(0, max(values) * 1.35)
     ax.xaxis.set_major_formatter(lambda value, position: f"{value / 1e6:g} M")
@@ -130,8 +130,8 @@ def _detour(ax: Axes, start: float, norm_first: bool) -> None:
     arrow(ax, (plus, DETOUR), (plus, PATH - 0.14), MUTED, linewidth=1.6, mutation_scale=10)
     for number, (text, colour) in enumerate(inside):
         _box(ax, start + 0.75 + 1.2 * number, DETOUR, text, colour)
-    ax.plot(plus, PATH, "o", markersize=17, color="white", markeredgecolor=INK, zorder=3)
-    label(ax, plus, PATH - 0.01, "+", fontsize=14, color=INK, zorder=4)
+    ax.plot(plus, PATH, "o", markersize=17, color=PALETTE[2], markeredgecolor=PALETTE[2], zorder=3)
+    label(ax, plus, PATH - 0.01, "+", fontsize=14, color="white", fontweight="bold", zorder=4)
     if not norm_first:
         _box(ax, plus + 1.0, PATH, "LayerNorm", PALETTE[1])
 

@@ -121,7 +121,7 @@ def mask_panels(
     rows = max(array.shape[0] for array in arrays)
     labels = 0.5 if signs else 1.2
     cell = min(0.46, (9.6 - labels * len(panels)) / sum(columns))
-    size = cell * sum(columns) + labels * len(panels) + 0.6, cell * rows + 1.9
+    size = cell * sum(columns) + labels * len(panels) + 0.6, cell * rows + 1.55
     look = {"layout": "compressed", "squeeze": False, "width_ratios": columns}
     fig, axes = figure(*size, 1, len(panels), title=title, **look)
     for number, (ax, (name, mask, row_tokens, column_tokens)) in enumerate(

@@ -12,9 +12,7 @@ from matplotlib.ticker import PercentFormatter
 
 from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
 from transformer_lib.lessons.figures.colours import (
-    DARK,
     DIVERGING,
-    GRID,
     INK,
     MUTED,
     PALETTE,
@@ -77,9 +75,14 @@ def position_counter(table: Any) -> Figure:
     sines = array[:, 0 : 2 * n_rows : 2].T
     title = "Sines are like the bits of a counter, with smooth transitions"
     fig, (upper, lower) = figure(8.4, 4.6, 2, 1, title=title, sharex=True)
-    upper.set_title("Bits of the position: white is 0, blue is 1", fontsize=10.5)
+    upper.set_title("Bits of the position: empty is 0, blue is 1", fontsize=10.5)
     lower.set_title("Sines of the position: brown is +1, blue is −1", fontsize=10.5)
-    draw_values(upper, bits, vmin=0, vmax=1.35, cbar_label=None)
+    upper.pcolormesh(np.ma.masked_equal(bits, 0), cmap=SEQUENTIAL, vmin=0, vmax=1.35)
+    upper.set_xticks(positions, minor=True)
+    upper.set_yticks(np.arange(n_rows + 1), minor=True)
+    upper.grid(True, which="minor")
+    upper.tick_params(which="minor", length=0)
+    lower.tick_params(which="minor", length=0)
     draw_values(lower, sines, vmin=-1, vmax=1, cbar_label=None)
     for ax, name in ((upper, "bit"), (lower, "sine")):
         ax.set_yticks(np.arange(n_rows) + 0.5, [f"{name} {row}" for row in range(n_rows)])
@@ -150,18 +153,18 @@ def position_clocks(table: Any, starts: Sequence[int], step: int) -> Figure:
 
 def _clock(ax: Axes, table: np.ndarray, pair: int, start: int, end: int) -> None:
     """Draw one clock with the hands of two positions and the angle between them."""
-    ax.add_patch(Circle((0, 0), 1, facecolor="#f6f8f9", edgecolor=GRID, linewidth=1.5))
+    ax.add_patch(Circle((0, 0), 1, facecolor="none", edgecolor=MUTED, linewidth=1.2))
     for hour in range(12):
         x, y = math.sin(hour * math.pi / 6), math.cos(hour * math.pi / 6)
         ax.plot((0.93 * x, x), (0.93 * y, y), color=MUTED, linewidth=0.9)
-    for position, colour in ((start, "#9fb0bd"), (end, BLUE)):
+    for position, colour in ((start, MUTED), (end, BLUE)):
         sine, cosine = 0.84 * table[position, 2 * pair : 2 * pair + 2]
         ax.plot((0, sine), (0, cosine), color=colour, linewidth=2.8)
     turn = 360 * (end - start) / _wavelength(pair, table.shape[1])
     begin = math.degrees(math.atan2(table[start, 2 * pair + 1], table[start, 2 * pair]))
     arc = Arc((0, 0), 0.9, 0.9, theta1=begin - turn, theta2=begin, color=ORANGE, linewidth=2.6)
     ax.add_patch(arc)
-    ax.plot(0, 0, "o", color=DARK, markersize=4)
+    ax.plot(0, 0, "o", color=INK, markersize=4)
     label(ax, 0, -1.22, f"{turn:.1f}°", color=ORANGE, fontsize=10.5)
     ax.set(xlim=(-1.1, 1.1), ylim=(-1.35, 1.1), aspect="equal")
     ax.axis("off")
@@ -170,7 +173,7 @@ def _clock(ax: Axes, table: np.ndarray, pair: int, start: int, end: int) -> None
 @style()
 def shift_by_rotation(scores: Mapping[str, Any], words: Words, shift: int = 3) -> Figure:
     """Draw scores (T, T) of shifted queries with all keys; the largest of each row is framed."""
-    title = f"A shift by {shift} finds the word {shift} ahead only where the words are removed"
+    title = f"A shift by {shift} finds the word {shift} ahead only without the word vectors"
     fig, axes = figure(8.6, 3.7, 1, len(scores), title=title)
     for ax, (name, matrix) in zip(axes, scores.items(), strict=True):
         array = as_array(matrix, 2)
@@ -186,10 +189,10 @@ def shift_by_rotation(scores: Mapping[str, Any], words: Words, shift: int = 3) -
 
 @style()
 def copy_task(steps: Any, curves: Series, ceiling: Any, without: str) -> Figure:
-    """Draw accuracy (steps, T) over training and, for `without`, at each place of the copy."""
+    """Draw accuracy (steps, T) over training and, for `without`, at each position."""
     accuracy = {name: as_array(curve, 2) for name, curve in curves.items()}
     best = as_array(ceiling, 1)
-    title = "Without positions, the copy is no better than a guess from a bag"
+    title = "Without positions, the copy is no better than the best guess"
     fig, (left, right) = figure(8.4, 3.8, 1, 2, title=title)
     x = as_array(steps, 1)
     for name, curve in accuracy.items():
@@ -201,14 +204,14 @@ def copy_task(steps: Any, curves: Series, ceiling: Any, without: str) -> Figure:
             colour = line.get_color()
     left.axhline(best.mean(), color=INK, linestyle=(0, (4, 3)), linewidth=1.2)
     left.text(x[-1], best.mean() - 0.02, f"best guess: {best.mean():.0%}", ha="right", va="top")
-    places = np.arange(1, len(best) + 1)
-    right.bar(places, accuracy[without][-1], color=colour, alpha=0.75, label=without)
+    positions = np.arange(len(best))
+    right.bar(positions, accuracy[without][-1], color=colour, alpha=0.75, label=without)
     mark = {"markersize": 20, "markeredgewidth": 2.4, "label": "best guess"}
-    right.plot(places, best, "_", color=INK, **mark)
-    right.set(xticks=places)
+    right.plot(positions, best, "_", color=INK, **mark)
+    right.set(xticks=positions)
     right.legend(loc="upper left", markerscale=0.6)
     name_axes(left, title="All letters, over training", x="training step", y="letters right")
-    name_axes(right, title="Each letter, after training", x="place in the copy", y="letters right")
+    name_axes(right, title="Each letter, after training", x="position", y="letters right")
     for ax in (left, right):
         ax.set_ylim(0, 1.05)
         ax.grid(True, axis="y")

@@ -84,7 +84,12 @@ def is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-KINDS = {int: "a whole number below 2**53", float: "a number", bool: "True or False", type(None): "None"}
+KINDS = {
+    int: "a whole number below 2**53",
+    float: "a number",
+    bool: "True or False",
+    type(None): "None",
+}
 
 
 def is_of_kind(value: object, kind: type) -> bool:

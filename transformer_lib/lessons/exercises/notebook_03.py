@@ -172,7 +172,7 @@ EXERCISES = {
         ],
         mistakes={
             "the heads are missing: the shape is (B, 1, T, T).": lambda n: packed_mask(n)[:, 0],
-            "the future of the own sentence must stay hidden.": partial(packed_mask, causal=False),
+            "each sentence's own future must stay hidden.": partial(packed_mask, causal=False),
             "sentences see each other. Compare their numbers.": (
                 lambda n: causal_mask(n.size(1)).expand(len(n), 1, -1, -1)
             ),
@@ -185,21 +185,19 @@ EXERCISES = {
     ),
     "3.4": Exercise(
         leaks,
-        passed="ten models judged, and each left in its mode",
+        passed="ten models judged, each left in the mode it was in",
         hint="change the last target word in both modes; no output before it may move.",
         inputs=suspects,
         measure=leaks_and_mode,
         mistakes={
-            "the verdict is right, but the model must be left in the mode in which it came.": (
+            "the verdict is right, but the model must be left in the mode you found it in.": (
                 partial(leaks, restore=False),
                 lambda *args: leaks(args[0], *args[1:]) + (args[0].train() and []),
             ),
-            "try both modes, not only the one in which the model comes.": partial(
-                leaks, modes=(None,)
-            ),
+            "try both modes, not only the one the model is in.": partial(leaks, modes=(None,)),
             "a model may leak in evaluation, too.": partial(leaks, modes=("train",)),
             "a model may leak in training, too.": partial(leaks, modes=("eval",)),
-            "every model is accused. The output *at* the changed word may move.": (
+            "every model is reported. The output *at* the changed word may move.": (
                 lambda *args: ["train", "eval"]
             ),
             "no leak is found yet.": lambda *args: [],

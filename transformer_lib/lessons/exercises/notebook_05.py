@@ -94,7 +94,7 @@ EXERCISES = {
     ),
     "5.2": Exercise(
         parameters,
-        passed="2,099,712 in the base model",
+        passed="2,099,712 in each layer of the base model",
         hint="d_model · d_ff twice; the first bias has d_ff entries, the second d_model.",
         inputs=lambda: [(8, 32), (512, 2048), (6, 6)],
         mistakes={

@@ -99,13 +99,16 @@ const ACTIONS = {
   en: ["is running through the snow.", "is playing guitar on the street.", "is sitting on a bench in the park.", "is riding a bicycle through the city.", "is reading a book at the beach.", "is jumping into a swimming pool.", "is standing in front of a yellow house.", "is cooking in a small kitchen.", "is playing with a dog in the garden.", "is waiting for the bus."],
 };
 const EXAMPLES = {
-  de: ["Ein Hund läuft durch den tiefen Schnee.", "Zwei Kinder spielen im Garten mit einem Ball.", "Eine Frau mit rotem Hut liest auf einer Parkbank ein Buch.", "Mehrere Menschen warten im Regen auf einen Bus.", "Ein alter Mann verkauft auf einem Markt Obst.", "Der Zug nach Berlin hat zwanzig Minuten Verspätung."],
-  en: ["A dog runs through the deep snow.", "Two children are playing with a ball in the garden.", "A woman with a red hat is reading a book on a park bench.", "Several people are waiting for a bus in the rain.", "An old man is selling fruit at a market.", "The train to Berlin is twenty minutes late."],
+  de: ["Ein Hund läuft durch den tiefen Schnee.", "Zwei Kinder spielen im Garten mit einem Ball.", "Eine Frau mit rotem Hut liest auf einer Parkbank ein Buch.", "Mehrere Menschen warten im Regen auf einen Bus.", "Ein alter Mann verkauft auf einem Markt Obst.", "Ein Mann läuft durch den Schnee und eine Frau fährt mit dem Fahrrad durch die Stadt.", "Der Zug nach Berlin hat zwanzig Minuten Verspätung."],
+  en: ["A dog runs through the deep snow.", "Two children are playing with a ball in the garden.", "A woman with a red hat is reading a book on a park bench.", "Several people are waiting for a bus in the rain.", "An old man is selling fruit at a market.", "A man is running through the snow and a woman is riding a bicycle through the city.", "The train to Berlin is twenty minutes late."],
 };
 
-/** A hundred captions of a language; none for a language that the page has none of.
- * @param {string | null} language */
+/** A hundred captions of two actions each, for short ones hide many bugs; none for a language that
+ * the page does not know. @param {string | null} language */
 function captions(language) {
   if (language !== "de" && language !== "en") return [];
-  return PEOPLE[language].flatMap((who) => ACTIONS[language].map((does) => `${who} ${does}`));
+  const [actions, and] = [ACTIONS[language], { de: "und", en: "and" }[language]];
+  return PEOPLE[language].flatMap((who) =>
+    actions.map((first, i) => `${who} ${first.slice(0, -1)} ${and} ${actions[(i + 3) % 10]}`),
+  );
 }

@@ -3,7 +3,10 @@
 // sentencepiece, read as they are.
 
 /** @typedef {{config: ModelConfig, weights: string, source: string, target: string | null,
- *   about: About}} PackedModel files in base64, as `models/*.js` holds them; target: null if shared */
+ *   about: About}} PackedModel a model as `models/*.js` holds it: its files, deflated, in base64;
+ *   target: null if the vocabulary is shared */
+/** @typedef {{model: Transformer, srcVocab: SubwordVocab, tgtVocab: SubwordVocab,
+ *   about: About}} OpenModel */
 /** @typedef {{title: string, source: string | null, target: string | null, valLoss: number | null,
  *   note: string, examples: string[]}} About */
 
@@ -154,12 +157,13 @@ function whyUnfamiliar(vocab, sentence, hypothesis, valLoss) {
   return `${share}% unknown, ${perWord.toFixed(2)} tokens per word, ${(-nats).toFixed(2)} log-probability per token of its translation`;
 }
 
-/** @param {string} text in base64 @returns {Uint8Array} */
-function fromBase64(text) {
+/** The bytes of a packed file. @param {string} text @returns {Promise<Uint8Array>} */
+async function unpack(text) {
   const binary = atob(text);
   const bytes = new Uint8Array(binary.length);
   for (let i = 0; i < bytes.length; i++) bytes[i] = binary.charCodeAt(i);
-  return bytes;
+  const inflated = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(inflated).arrayBuffer());
 }
 
 /** Half-precision numbers in single precision. @param {Uint16Array} halves */
@@ -195,9 +199,10 @@ function readSafetensors(bytes) {
   return tensors;
 }
 
-/** A model and its vocabularies, from what `models/*.js` holds. @param {PackedModel} packed */
-function openModel({ config, weights, source, target, about }) {
-  const srcVocab = new SubwordVocab(fromBase64(source));
-  const tgtVocab = target === null ? srcVocab : new SubwordVocab(fromBase64(target));
-  return { model: new Transformer(config, readSafetensors(fromBase64(weights))), srcVocab, tgtVocab, about };
+/** A model and its vocabularies. @param {PackedModel} packed @returns {Promise<OpenModel>} */
+async function openModel({ config, weights, source, target, about }) {
+  const srcVocab = new SubwordVocab(await unpack(source));
+  const tgtVocab = target === null ? srcVocab : new SubwordVocab(await unpack(target));
+  const tensors = readSafetensors(await unpack(weights));
+  return { model: new Transformer(config, tensors), srcVocab, tgtVocab, about };
 }

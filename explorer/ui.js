@@ -28,7 +28,7 @@ const state = {
   bug: "",
   forced: /** @type {number[]} */ ([]),
 };
-/** @type {Map<string, ReturnType<typeof openModel>>} */
+/** @type {Map<string, OpenModel>} */
 const openedModels = new Map();
 /** @type {Result | null} */
 let result = null;
@@ -55,7 +55,7 @@ async function loadModel(key) {
       document.head.append(element("script", { src: `models/${key}.js`, load: resolve, error: failed }));
     });
   }
-  const opened = openModel(/** @type {PackedModel} */ (given.TransformerModels?.[key]));
+  const opened = await openModel(/** @type {PackedModel} */ (given.TransformerModels?.[key]));
   openedModels.set(key, opened);
   return opened;
 }
@@ -194,27 +194,25 @@ async function translate(slowly = false) {
 /** Count how many captions a change alters. */
 async function countCaptions() {
   const mine = ++run;
-  const opened = await loadModel(state.model);
-  const { model, srcVocab } = opened;
-  const texts = captions(opened.about.source);
+  const { model, srcVocab, about } = await loadModel(state.model);
+  const texts = captions(about.source);
   const output = byId("counted");
-  if (!texts.length) return void (output.textContent = "The page has captions in German and English only.");
   const changes = chosenChanges();
   let changed = 0;
   for (let i = 0; i < texts.length; i++) {
     const src = srcVocab.encode(texts[i], { eos: true });
-    const ids = [INTACT, changes].map((which) => {
+    const [right, now] = [INTACT, changes].map((which) => {
       Object.assign(model.changes, which);
       return String(greedyDecode(model, src).ids);
     });
-    changed += Number(ids[0] !== ids[1]);
-    if (i % 10 === 9) {
-      output.textContent = `${changed} of ${i + 1} captions change${i + 1 < texts.length ? " …" : ", greedy."}`;
-      await pause();
-      if (mine !== run) return undefined;
-    }
+    changed += Number(right !== now);
+    output.textContent = `${changed} of ${i + 1} captions change …`;
+    await pause();
+    if (mine !== run) return;
   }
-  return undefined;
+  output.textContent = texts.length
+    ? `${changed} of ${texts.length} captions change, decoded greedily.`
+    : "The page has captions in German and English only.";
 }
 
 // Drawing
@@ -301,11 +299,12 @@ function drawHeads(shown) {
   box.replaceChildren(...Array.from({ length: n_layers }, (_, layer) => heads.map((head) => {
     const map = mapView(shown, state.kind, layer, head);
     const silenced = state.silenced.includes(`${state.kind} ${layer} ${head}`);
-    const name = head === "mean" ? "mean" : `head ${head + 1}`;
+    const short = head === "mean" ? "mean" : `${layer + 1}.${head + 1}`;
+    const name = head === "mean" ? `mean of layer ${layer + 1}` : `${short}: layer ${layer + 1}, head ${head + 1}`;
     const isChosen = layer === state.layer && head === state.head;
     return element("button", {
       type: "button", class: silenced ? "silenced" : null, "aria-pressed": String(isChosen),
-      "aria-label": `layer ${layer + 1}, ${name}${silenced ? ", silenced" : ""}`,
+      "aria-label": `${name}${silenced ? ", silenced" : ""}`,
       click: () => {
         Object.assign(state, { layer, head });
         drawHeads(shown);
@@ -313,7 +312,7 @@ function drawHeads(shown) {
         writeAddress();
         /** @type {HTMLElement | null} */ (box.querySelector('[aria-pressed="true"]'))?.focus();
       },
-    }, thumbnail(map), element("span", {}, head === "mean" ? "mean" : `${layer + 1}.${head + 1}`));
+    }, thumbnail(map), element("span", {}, short));
   })).flat());
 }
 
@@ -374,12 +373,13 @@ function drawExhibit(shown) {
     lines.push(element("dl", { class: "exhibit" },
       element("dt", {}, "the right model"), element("dd", {}, ...markDifferences(shown.intact, broken)),
       element("dt", {}, "this model"), element("dd", {}, ...(broken ? markDifferences(broken, shown.intact) : ["(nothing)"]))));
+    if (broken === shown.intact) lines.push(element("p", {}, "This sentence does not show it. Such bugs are the worst: try a longer sentence, look at the probabilities, or count."));
   }
   byId("exhibit").replaceChildren(...lines);
   control("count", HTMLButtonElement).disabled = shown.intact === null;
 }
 
-/** Show the state in the form. @param {ReturnType<typeof openModel>} opened */
+/** Show the state in the form. @param {OpenModel} opened */
 function fillForm({ about }) {
   const known = about.source === "de" || about.source === "en" ? EXAMPLES[about.source] : [];
   if (state.sentence === null) state.sentence = known[0] ?? "";

@@ -1,7 +1,7 @@
 "use strict";
 // What the page shows of one translation: its maps, the arithmetic of a cell, what could follow.
 
-/** @typedef {{opened: ReturnType<typeof openModel>, changes: Changes, src: number[],
+/** @typedef {{opened: OpenModel, changes: Changes, src: number[],
  *   source: string[], encoder: Maps, steps: GreedyStep[], best: Hypothesis,
  *   beamSteps: BeamStep[], hypotheses: Hypothesis[], intact: string | null}} Result */
 /** @typedef {"encoder" | "decoder" | "cross"} Kind */
@@ -140,7 +140,7 @@ function nextTokens({ steps, opened }, at, force) {
   const shown = likely.includes(id) ? likely : [...likely, id];
   const body = element("tbody", {}, ...shown.map((token) => {
     const share = Math.exp(logProbs[token]);
-    const action = token === id ? element("strong", {}, "chosen") : element("button", { type: "button", "aria-label": `Continue with ${pieces[token]}`, click: () => force(token) }, "take");
+    const action = token === id ? element("strong", {}, "chosen") : element("button", { type: "button", "aria-label": `take ${pieces[token]} instead`, click: () => force(token) }, "take");
     return element("tr", {},
       element("th", { scope: "row" }, pieces[token]),
       element("td", { class: "bar" }, element("span", { style: `width: ${(100 * share).toFixed(2)}%` })),

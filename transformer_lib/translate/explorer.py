@@ -12,6 +12,7 @@ import json
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -42,7 +43,7 @@ def page_folder() -> Path:
 
 
 def pack_model(name: str | Path, *, half: bool = False) -> dict[str, Any]:
-    """Return what the page needs of a model, with its files in base64.
+    """Return what the page needs of a model: its files are deflated and in base64.
 
     Args:
         name: a run (its best checkpoint), a model folder, or the name of a model that ships.
@@ -60,30 +61,30 @@ def pack_model(name: str | Path, *, half: bool = False) -> dict[str, Any]:
     n_bytes = sum(p.numel() for p in translator.model.parameters()) * (2 if half else 4)
     if n_bytes > MAX_BYTES:
         remedy = "" if half else "; half precision takes half of it"
-        raise ValueError(
-            f"{name} has {n_bytes / 2**20:,.0f} MiB of weights, a page takes 100{remedy}"
-        )
+        size = f"{n_bytes / 2**20:,.0f} MiB of weights, a page takes 100"
+        raise ValueError(f"{name} has {size}{remedy}")
     with tempfile.TemporaryDirectory() as temporary:
         translator.write_files(Path(temporary), torch.float16 if half else torch.float32)
         weights = (Path(temporary) / "model.safetensors").read_bytes()
     source, target = (v.to_bytes() for v in (translator.src_vocab, translator.tgt_vocab))
     return {
         "config": asdict(translator.model.config),
-        "weights": _base64(weights),
-        "source": _base64(source),
-        "target": None if source == target else _base64(target),
+        "weights": _packed(weights),
+        "source": _packed(source),
+        "target": None if source == target else _packed(target),
         "about": _about(Path(name).name, folder),
     }
 
 
 def _about(title: str, folder: Path) -> dict[str, Any]:
-    """Return title, languages, validation loss and the card's limits and licence, as far as known."""
+    """Return title, languages, validation loss, and the card's limits and licence, if known."""
     training, card = folder / "training.json", folder / "README.md"
     record = read_json(training, {}) if training.is_file() else {}
     with blame_file(training):
         data = record.get("settings", {}).get("data", {})
         losses = [line["val_loss"] for line in record.get("curve", []) if "val_loss" in line]
     notes = LIMITS.findall(card.read_text("utf-8")) if card.is_file() else []
+    notes = [note[:1].upper() + note[1:] for note in notes]
     return {
         "title": title,
         "source": data.get("source"),
@@ -93,8 +94,8 @@ def _about(title: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+def _packed(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data, 9)).decode()
 
 
 def _model_script(key: str, packed: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 __all__ = [
     "TINY",
@@ -92,7 +92,7 @@ KINDS = {
 }
 
 
-def is_of_kind(value: object, kind: type) -> bool:
+def is_of_kind(value: object, kind: Any) -> bool:
     """Return True for a value of an annotated kind; numbers must not overflow a float."""
     options = get_args(kind)
     if get_origin(kind) is tuple:
@@ -109,7 +109,7 @@ def is_of_kind(value: object, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def name_of_kind(kind: type) -> str:
+def name_of_kind(kind: Any) -> str:
     """Return an annotated kind in words."""
     options = get_args(kind)
     if get_origin(kind) is Literal:

@@ -10,9 +10,10 @@ BENCH_ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+BOOK_STAMP := $(VENV)/.book-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help check-env run test core lab edit data export notebooks student results fuzz bench audit pins lint clean
+.PHONY: help check-env run test core lab edit data export notebooks student results fuzz bench book book-test audit pins lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +67,12 @@ fuzz: $(STAMP) ## throw bytes at every reader for SECONDS=60 each (installs athe
 bench: $(STAMP) ## measure speed next to the peers, which it installs into build/bench (BENCH_ARGS=--quick)
 	OMP_WAIT_POLICY=PASSIVE $(PY) -m benchmarks --pip-args="$(PIP_ARGS)" $(BENCH_ARGS)
 
+book: $(BOOK_STAMP) ## build the book: notebooks, documents and API as a site in build/book
+	$(PY) -m book
+
+book-test: $(BOOK_STAMP) ## look at every page of build/book in Chromium, after make book
+	TRANSFORMER_LIB_BOOK=build/book OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_book.py -n $(WORKERS)
+
 audit: ## look the pinned versions up among the known vulnerabilities (needs the network)
 	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit \
 	  && build/audit/bin/pip install --quiet $(PIP_ARGS) pip-audit; }
@@ -97,4 +104,8 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "The pinned versions did not install on $$($(PY) -V). They are meant for Python 3.11 to 3.14" \
 	    "on Linux, Windows and Apple silicon; another Python: rm -r $(VENV) && make PYTHON=python3.12"; \
 	  exit 1; }
+	touch $@
+
+$(BOOK_STAMP): $(STAMP)
+	$(PY) -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) -c constraints.txt -e ".[book]"
 	touch $@

@@ -12,6 +12,7 @@ from book import ROOT, notebooks, pages
 from book.links import Links
 from book.picture import small_pictures
 from book.symbols import NOTEBOOKS, PACKAGE, public_symbols
+from transformer_lib.translate.explorer import write_explorer
 
 
 def write_sources(folder: Path, explorer: bool = False) -> None:
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         return status
     small_pictures(out / "pictures")
     if explorer.exists():
-        shutil.copytree(explorer.parent, out / "explorer")
+        write_explorer(out / "explorer", book="../")
     (out / ".nojekyll").touch()  # or GitHub Pages leaves out _static
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     seconds = time.perf_counter() - started

@@ -30,7 +30,7 @@ myst_heading_anchors = 3
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 88
+python_maximum_signature_line_length = 130
 toc_object_entries_show_parents = "hide"
 add_module_names = False
 

@@ -16,6 +16,7 @@ MENDED = {
     'class="caption" role="heading">': 'class="caption" role="heading" aria-level="2">',
     '<summary aria-label="Toggle hidden content">': "<summary>",
 }
+SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.S)
 symbols = cache(public_symbols)
 
 
@@ -59,8 +60,8 @@ def link_docstring(
     text = "\n".join(lines).strip("\n")
     text = BUILT.sub("", text).rstrip()
     paragraphs = [as_rst(p) for p in text.split("\n\n") if not (symbol and is_only_source(p))]
+    paragraphs = [linked(paragraph) for paragraph in paragraphs]
     if symbol:
-        paragraphs = [linked(paragraph) for paragraph in paragraphs]
         paragraphs.append(".. rst-class:: origin\n\n   " + origin(symbol))
     lines[:] = "\n\n".join(paragraphs).split("\n")
 
@@ -122,6 +123,12 @@ def fold_going_further(app: Sphinx, doctree: nodes.document) -> None:
         section.append(nodes.raw("", "</details>", format="html"))
 
 
+def without_list(signature: re.Match) -> str:
+    """Return a signature of several lines without its list, which has no terms."""
+    text = signature[0].replace("<dl>", '<span class="sig-lines">').replace("</dl>", "</span>")
+    return text.replace("<dd>", "<span>").replace("</dd>", "</span>")
+
+
 def mend(app: Sphinx, error: Exception | None) -> None:
     """Give screen readers and keyboards what Furo and MyST-NB leave out."""
     if error:
@@ -132,6 +139,7 @@ def mend(app: Sphinx, error: Exception | None) -> None:
         text = path.read_text("utf-8")
         for left_out, mended in MENDED.items():
             text = text.replace(left_out, mended)
+        text = SIGNATURE.sub(without_list, text)
         text = re.sub(r"<pre(?![^>]*tabindex)", '<pre tabindex="0"', text)
         path.write_text(text, "utf-8")
 

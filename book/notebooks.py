@@ -103,7 +103,7 @@ def code(cell: dict) -> None:
     for output in cell["outputs"]:
         if "image/png" in output.get("data", {}):
             about = output["metadata"]["image/png"]
-            picture = {"alt": about["alt"], "width": f"{about['width']}px"}
+            picture = {"alt": about["alt"]}  # MyST-NB takes the size from the output
             metadata.setdefault("mystnb", {})["image"] = picture
 
 

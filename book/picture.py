@@ -43,7 +43,8 @@ def attention_picture() -> tuple[str, str]:
     best = [source[row.index(max(row))] for row in weights]
     looks = ", ".join(f"{word} at {seen}" for word, seen in zip(target, best, strict=True))
     alt = f"Heat map of cross-attention. Darkest cell of each row: {looks}."
-    svg = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(alt)}">'
+    shape = f'viewBox="0 0 {width} {height}" preserveAspectRatio="xMinYMid"'
+    svg = f'<svg {shape} role="img" aria-label="{escape(alt)}">'
     return translation, "\n".join([svg, *parts, "</svg>"])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.11.0", "3.12.0", "3.13.0", "3.14.0")
-EXTRAS = ("lessons", "cli", "test")
+EXTRAS = ("lessons", "cli", "test")  # and `book`, which only `make book` installs
 # As seen in August 2026, on Python 3.13.
 COLAB = {"torch": "2.11.0", "numpy": "2.1.3", "matplotlib": "3.10.0", "seaborn": "0.13.2"}
 COLAB |= {"spacy": "3.8.15", "pandas": "2.2.3", "ipython": "7.34.0", "ipywidgets": "7.7.1"}
@@ -36,7 +36,7 @@ def main(constraints: Path = ROOT / "constraints.txt") -> int:
     with tempfile.TemporaryDirectory() as folder:
         colab = Path(folder) / "colab.txt"
         colab.write_text("".join(f"{name}=={version}\n" for name, version in COLAB.items()))
-        cases = [(f"Python {python}", python, constraints, EXTRAS) for python in PYTHONS]
+        cases = [(f"Python {python}", python, constraints, (*EXTRAS, "book")) for python in PYTHONS]
         for name, *case in [*cases, ("Colab", "3.13.0", colab, ("colab",))]:
             resolved, message = resolve(*case)
             print(f"{name}: {'the pins resolve' if resolved else 'the pins do NOT resolve'}")

@@ -2,12 +2,12 @@
 "use strict";
 
 // The search fetches a summary of each result, which browsers refuse to do for files.
-if (location.protocol === "file:" && window.DOCUMENTATION_OPTIONS)
+if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS === "object")
   DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 
 function unfold() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  const folded = target && target.closest("details:not([open])");
+  const folded = target && target.closest("details");
   if (!folded) return;
   for (let part = folded; part; part = part.parentElement.closest("details")) part.open = true;
   target.scrollIntoView();
@@ -32,6 +32,7 @@ function start() {
 }
 
 addEventListener("hashchange", unfold);
+addEventListener("load", unfold); // once more, when all pictures have their height
 addEventListener("resize", letScrollersTakeFocus);
 addEventListener("beforeprint", () => {
   for (const part of document.querySelectorAll("details")) part.open = true;

@@ -14,7 +14,7 @@ PICTURE = re.compile(r"\.(png|svg|gif|jpg)$")
 
 
 class BuildWithData(build_py):
-    """Copy models and grammar corpus into a wheel; an editable install reads the repository's."""
+    """Copy models, grammar and explorer into a wheel; an editable install has the repository's."""
 
     def run(self):
         super().run()
@@ -22,6 +22,8 @@ class BuildWithData(build_py):
             for folder in ("pretrained", "grammar"):
                 target = Path(self.build_lib) / "transformer_lib" / folder
                 shutil.copytree(ROOT / "data" / folder, target, dirs_exist_ok=True)
+            page = Path(self.build_lib) / "transformer_lib" / "explorer"
+            shutil.copytree(ROOT / "explorer", page, dirs_exist_ok=True)
 
 
 def absolute_readme():

@@ -47,7 +47,12 @@ EQUATIONS = {
 }
 PICTURES = {"figure-1": "3", "table-3": "6.2"}  # and the section to read with each one
 # For modules whose docstring names no section: the one that comes closest.
-NEAREST = {"vocab": "5.1", "batching": "5.1", "translate.translator": "6.1", "translate.explorer": "3.2"}
+NEAREST = {
+    "vocab": "5.1",
+    "batching": "5.1",
+    "translate.explorer": "3.2",
+    "translate.translator": "6.1",
+}
 # Public names that are written by hand, for speed: the lesson's simple version.
 SIMPLE = {"beam_search": "beam_sentence", "greedy_decode": "greedy_sentence"}
 BUILT = re.compile(r"\s*Built in notebook \d\d\.")

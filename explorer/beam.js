@@ -30,10 +30,10 @@ function svgElement(tag, attributes, ...children) {
   return made;
 }
 
-/** The tree as a picture, 6 rem per step. @param {BeamStep[]} steps @param {Hypothesis} best
+/** The tree as a picture, a column per step. @param {BeamStep[]} steps @param {Hypothesis} best
  * @param {(id: number) => string} token */
 function beamTree(steps, best, token) {
-  const [width, height] = [104, 30];
+  const [width, height] = [122, 30];
   const columns = steps.map((step) => leavesOf(step, best));
   const rows = Math.max(...columns.map((column) => column.length));
   const middle = (/** @type {number} */ row) => height * (row + 0.5);
@@ -57,7 +57,7 @@ function beamTree(steps, best, token) {
       }));
       const box = svgElement("g", { class: `${leaf.state}${leaf.onBest ? " best" : ""}` });
       const label = leaf.state === "finished" ? "■ end" : token(leaf.id);
-      const short = label.length > 8 ? `${label.slice(0, 7)}…` : label;
+      const short = label.length > 9 ? `${label.slice(0, 8)}…` : label;
       box.append(
         svgElement("title", {}, `${label}, ${leaf.state}, log-probability ${leaf.logProb.toFixed(2)}`),
         svgElement("rect", { x, y: to - 12, width: width - 22, height: 24, rx: 4 }),

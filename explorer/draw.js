@@ -91,7 +91,7 @@ function mapTable(map, chosen, choose, say) {
   };
   const head = element("tr", {}, element("td"));
   map.cols.forEach((token) => head.append(element("th", { scope: "col" }, element("span", {}, token))));
-  const table = element("table", { class: "map", role: "grid", "aria-label": map.title }, element("thead", {}, head));
+  const table = element("table", { class: "map", role: "grid", "aria-label": map.title, style: map.cols.length > 14 ? "--cell: 1.6rem" : null }, element("thead", {}, head));
   const body = element("tbody");
   map.rows.forEach((token, i) => {
     const row = element("tr", {}, element("th", { scope: "row" }, token));

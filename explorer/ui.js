@@ -472,6 +472,7 @@ function listen() {
   });
   const { book } = document.documentElement.dataset;
   byId("home").hidden = !book;
+  byId("home").setAttribute("href", `${book}index.html`);
 }
 
 listen();

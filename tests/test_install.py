@@ -119,15 +119,15 @@ def test_make_and_conda_install_what_lessons_command_line_and_tests_need():
     assert found == requirements(*check_pins.EXTRAS) | others
 
 
-def test_all_is_everything_but_the_tests():
-    names = PROJECT["optional-dependencies"].keys() - {"all", "test"}
+def test_all_is_everything_but_the_tests_and_the_book():
+    names = PROJECT["optional-dependencies"].keys() - {"all", "test", "book"}
     assert requirements("all") == requirements(*names)
 
 
 def test_every_requirement_is_pinned_inside_its_range():
     text = (ROOT / "constraints.txt").read_text("utf-8")
     pins = dict(line.split("==") for line in text.splitlines() if not line.startswith("#"))
-    for requirement in map(Requirement, requirements(*check_pins.EXTRAS)):
+    for requirement in map(Requirement, requirements(*check_pins.EXTRAS, "book")):
         assert requirement.specifier.contains(pins[requirement.name]), requirement
 
 
@@ -171,7 +171,8 @@ def test_a_source_distribution_is_the_repository(built):
 
 def test_a_wheel_holds_types_data_and_a_readme_that_is_whole_on_an_index(built):
     names = set(built[1].namelist())
-    assert {"transformer_lib/py.typed", "transformer_lib/grammar/train.de"} <= names
+    files = {f"transformer_lib/explorer/{path.name}" for path in (ROOT / "explorer").iterdir()}
+    assert {"transformer_lib/py.typed", "transformer_lib/grammar/train.de", *files} <= names
     assert all(re.match(r"transformer_lib[/-]", name) for name in names)
     metadata = next(name for name in names if name.endswith("METADATA"))
     readme = built[1].read(metadata).decode()

@@ -177,6 +177,8 @@ def main(argv=None):
     paths = options.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb"))
     os.environ.pop("MPLBACKEND", None)  # the kernel chooses its own, which shows figures
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    if options.inplace:  # a line instead of the explorer's 5 MB
+        os.environ["TRANSFORMER_LIB_PLACEHOLDER"] = "1"
     with tempfile.TemporaryDirectory() as profile:  # no start-up files of the user
         os.environ["IPYTHONDIR"] = profile
         try:

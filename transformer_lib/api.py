@@ -26,6 +26,7 @@ from transformer_lib.training import (
     noam_rate,
     train_step,
 )
+from transformer_lib.translate.explorer import Explorer
 from transformer_lib.translate.search import beam_search, greedy_decode
 from transformer_lib.translate.translator import Translator
 from transformer_lib.vocab import SubwordVocab, Vocab, WordVocab, normalize_text
@@ -38,6 +39,7 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "Evaluation",
+    "Explorer",
     "FeedForward",
     "Hypothesis",
     "KeyValueCache",

@@ -24,8 +24,13 @@ __all__ = [
 def length_penalty(length: int, alpha: float) -> float:
     """Return ((5 + length) / 6)^alpha, where the length counts `<eos>`.
 
+    Raises:
+        ValueError: alpha is not between 0 and 100, where the result could overflow.
+
     Source: Wu et al. (2016), equation 14, as in section 6.1. Built in notebook 07.
     """
+    if not isinstance(alpha, int | float) or not 0 <= alpha <= 100:
+        raise ValueError(f"alpha must be a number between 0 and 100, got {alpha!r}")
     return ((5 + length) / 6) ** alpha
 
 

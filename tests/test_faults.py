@@ -322,23 +322,33 @@ def test_a_checkpoint_that_lost_a_part_is_not_passed_over_in_silence(copy, run, 
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "training.pt"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE, errno.EMFILE])
 def test_a_file_that_cannot_be_read_now_is_told_and_its_checkpoint_kept(
-    copy, run, monkeypatch, name
+    copy, whole, run, monkeypatch, name, number
 ):
+    """An older one is taken with auto, unless no file at all can be opened."""
     checkpoints, real = list_checkpoints(copy / "checkpoints"), io.open
-    for number in (errno.EACCES, errno.EMFILE, errno.ESTALE):
 
-        def fail(file, *arguments, number=number, **options):
-            if str(file) == str(checkpoints[-1] / name):
-                raise OSError(number, os.strerror(number), str(file))
-            return real(file, *arguments, **options)
+    def fail(file, *arguments, **options):
+        if str(file) == str(checkpoints[-1] / name):
+            raise OSError(number, os.strerror(number), str(file))
+        return real(file, *arguments, **options)
 
-        monkeypatch.setattr("io.open", fail)
-        monkeypatch.setattr("builtins.open", fail)
-        status, out, err = run(copy, "--resume", "auto")
+    monkeypatch.setattr("io.open", fail)
+    monkeypatch.setattr("builtins.open", fail)
+    for resume in ["latest"] + ["auto"] * (number == errno.EMFILE):
+        status, out, err = run(copy, "--resume", resume)
         assert (status, out) == (1, "") and err.count("\n") == 1
         assert os.strerror(number) in err and name in err and "damaged" not in err
-    assert list_checkpoints(copy / "checkpoints") == checkpoints
+    if number != errno.EMFILE:
+        status, out, _ = run(copy, "--resume", "auto", "--steps", "59")
+        first, second, *_ = out.splitlines()
+        assert first.startswith(f"skipped: {checkpoints[-1].name} cannot be read now, and keeps")
+        assert os.strerror(number) in first and name in first and "damaged" not in out
+        assert status == 0 and second.startswith(f"resuming from {checkpoints[-2]}")
+        monkeypatch.undo()
+        assert weights(copy) == weights(whole)  # nothing of the newest was lost
+    assert checkpoints[-1].is_dir()
 
 
 def test_a_checkpoint_is_never_an_output(copy, data, capsys):

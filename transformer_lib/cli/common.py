@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
-from transformer_lib.data.devices import choose_device, n_cores
-from transformer_lib.data.files import RUN, owner_of
+from transformer_lib.data.devices import check_threads, choose_device, n_cores
+from transformer_lib.data.files import reserve
 
-__all__ = ["check_alpha", "check_outputs", "choose_device", "command_line", "set_threads"]
-
-RUN_FILES = {RUN, "best.json", "log.jsonl", ".lock"}
+__all__ = ["check_alpha", "choose_device", "command_line", "reserve_outputs", "set_threads"]
 
 
-def check_outputs(*paths: Path | None, force: bool = False) -> None:
-    """Raise before the work, not after it, if a file may not or cannot be written."""
-    given = [path for path in paths if path]
-    if len({path.resolve() for path in given}) < len(given):
-        raise ValueError("two outputs have the same name")
-    for path in given:
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder: name a file")
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise ValueError(f"{path} is a link or a device: name an ordinary file")
-        if owner := owner_of(path):
-            raise FileExistsError(f"{path} lies in {owner}, a folder of ours: choose another name")
-        if path.name in RUN_FILES and (path.parent / RUN).is_file():
-            raise FileExistsError(f"{path} belongs to a run: choose another name")
-        if path.exists() and not force:
-            raise FileExistsError(f"{path} exists: choose another name, or add --force")
-        if path.parent.exists() and not path.parent.is_dir():
-            raise ValueError(f"{path.parent} is not a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def reserve_outputs(
+    *paths: Path | None, inputs: Sequence[Path | None] = (), force: bool = False
+) -> Iterator[None]:
+    """Hold the files that the work inside writes, see `reserve`.
+
+    Raises:
+        ValueError: two of them, or one and an input, are the same or lie in one another.
+    """
+    given, read = ([p.resolve() for p in some if p] for some in (paths, inputs))
+    for i, path in enumerate(given):
+        if any(_same(path, other) for other in given[:i]):
+            raise ValueError("two outputs have the same name, or one lies in the other")
+        if any(_same(path, other) for other in read):
+            raise ValueError(f"{path} is the input, too: choose another name")
+    with ExitStack() as stack:
+        for path in filter(None, paths):
+            stack.enter_context(reserve(path, replace=force))
+        yield
+
+
+def _same(path: Path, other: Path) -> bool:
+    if path in (other, *other.parents) or other in path.parents:
+        return True
+    return path.exists() and other.exists() and path.samefile(other)
 
 
 def command_line(*words: str | Path) -> str:
@@ -47,14 +52,13 @@ def command_line(*words: str | Path) -> str:
 
 def check_alpha(alpha: float) -> None:
     """Raise if the length penalty could not rank translations."""
-    if not 0 <= alpha < math.inf:
-        raise ValueError(f"--alpha must be a number of at least 0, got {alpha}")
+    if not 0 <= alpha <= 100:  # as in `translate.search.check_search`, before a model is read
+        raise ValueError(f"--alpha must be a number of at least 0 and at most 100, got {alpha}")
 
 
 def set_threads(threads: int | None) -> None:
     """Set the number of CPU threads; None is torch's choice, at most the cores of this process."""
     if threads is None:
         threads = min(torch.get_num_threads(), n_cores())
-    if threads < 1:
-        raise ValueError(f"--threads must be at least 1, got {threads}")
+    check_threads(threads)
     torch.set_num_threads(threads)

@@ -1,10 +1,11 @@
-"""`transformer-lib evaluate`, `average`, `info`, `export`: trained models."""
+"""`transformer-lib evaluate`, `average`, `info`, `export`, `explore`: trained models."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,37 @@ import torch
 
 from transformer_lib.cli.common import (
     check_alpha,
-    check_outputs,
     choose_device,
+    reserve_outputs,
     set_threads,
 )
 from transformer_lib.data.coverage import Coverage, coverage
-from transformer_lib.data.files import check_free, list_checkpoints, to_json, write_folder
+from transformer_lib.data.extras import needs
+from transformer_lib.data.files import (
+    list_checkpoints,
+    reserve,
+    to_json,
+    write_folder,
+    write_text,
+)
 from transformer_lib.data.prepared import Prepared
 from transformer_lib.data.reading import blame_file, read_json
 from transformer_lib.data.text import ParallelText
 from transformer_lib.train.validation import best_validation
 from transformer_lib.training import average_weights
 from transformer_lib.translate import evaluation
+from transformer_lib.translate.explorer import explorer_page
 from transformer_lib.translate.export import Engine
 from transformer_lib.translate.export import export as write_export
 from transformer_lib.translate.scores import is_countable
-from transformer_lib.translate.translator import Translator, find_model, find_pretrained
+from transformer_lib.translate.translator import (
+    Translator,
+    find_pretrained,
+    read_model,
+    retry_if_removed,
+)
 
-__all__ = ["average", "evaluate", "export", "info"]
+__all__ = ["average", "evaluate", "explore", "export", "info"]
 
 SCORE = re.compile(r"^\| (.+?) \| ([\d.]+) \| `", re.M)  # a row of the card's table
 
@@ -37,6 +51,11 @@ SCORE = re.compile(r"^\| (.+?) \| ([\d.]+) \| `", re.M)  # a row of the card's t
 def _training(folder: Path) -> dict[str, Any] | None:
     path = folder / "training.json"
     return read_json(path, {}) if path.is_file() else None
+
+
+def _read(folder: Path, device: str = "cpu") -> tuple[Path, Translator, dict[str, Any] | None]:
+    translator = Translator.from_pretrained(folder, device=choose_device(device))
+    return folder, translator, _training(folder)
 
 
 def evaluate(
@@ -56,39 +75,39 @@ def evaluate(
     """Run the command; `commands.evaluate` has its arguments."""
     set_threads(threads)
     check_alpha(alpha)
-    check_outputs(result, hypotheses, report, force=force)
+    with needs("cli"):  # before the work, not after it
+        import sacrebleu  # noqa: F401
     if report:
         from transformer_lib.translate.report import check_ending, write_report
 
         check_ending(report)
-    folder = find_model(model)
-    translator = Translator.from_pretrained(folder, device=choose_device(device))
-    corpus = Prepared(data)
-    text = corpus.text(split)
-    lines = corpus.line_numbers(split)
-    _warn_of_lines_left_out(corpus, split)
-    training = _training(folder)
-    with blame_file(folder / "training.json"):
-        _check_direction(training or {}, corpus)
-    scores = evaluation.evaluate_text(
-        translator,
-        text,
-        beam_size=beam,
-        alpha=alpha,
-        max_tokens=max_tokens,
-        language=corpus.about.get("target"),
-        warn=lambda i, problem: _warn(f"line {lines[i]} {problem}"),
-    )
     outputs = [path for path in (hypotheses, result, report) if path]  # written before any line
-    if hypotheses:
-        whole = [""] * lines[-1]
-        for number, line in zip(lines, scores.hypotheses, strict=True):
-            whole[number - 1] = line
-        hypotheses.write_text("".join(f"{line}\n" for line in whole), "utf-8")
-    if result:
-        evaluation.write_result(result, scores, training=training, device=translator.device)
-    if report:
-        write_report(report, scores, text, how=f"{model}, beam {beam}, alpha {alpha:g}")
+    with reserve_outputs(*outputs, inputs=[data], force=force):
+        folder, translator, training = read_model(model, partial(_read, device=device))
+        corpus = Prepared(data)
+        text = corpus.text(split)
+        lines = corpus.line_numbers(split)
+        _warn_of_lines_left_out(corpus, split)
+        with blame_file(folder / "training.json"):
+            _check_direction(training or {}, corpus)
+        scores = evaluation.evaluate_text(
+            translator,
+            text,
+            beam_size=beam,
+            alpha=alpha,
+            max_tokens=max_tokens,
+            language=corpus.about.get("target"),
+            warn=lambda i, problem: _warn(f"line {lines[i]} {problem}"),
+        )
+        if hypotheses:
+            whole = [""] * lines[-1]
+            for number, line in zip(lines, scores.hypotheses, strict=True):
+                whole[number - 1] = line
+            write_text(hypotheses, "".join(f"{line}\n" for line in whole))
+        if result:
+            evaluation.write_result(result, scores, training=training, device=translator.device)
+        if report:
+            write_report(report, scores, text, how=f"{model}, beam {beam}, alpha {alpha:g}")
     print(f"{folder} on {text.name}, {len(text):,} sentences, beam {beam}, alpha {alpha:g}")
     print(scores.table())
     if scores.unfinished:
@@ -147,21 +166,25 @@ def average(out: Path, models: tuple[str, ...], last: int, half: bool, force: bo
     """Run the command; `commands.average` has its arguments."""
     if not models:
         raise ValueError("average needs one or more models to take the mean of")
-    check_free(out, "model", replace=force)
-    folders = [folder for name in models for folder in _newest(name, last)]
-    translators = [Translator.from_pretrained(folder) for folder in folders]
-    mean = translators[-1]
-    for other, folder in zip(translators, folders, strict=True):
-        if _kind(other) != _kind(mean):
-            raise ValueError(f"{folder} has other sizes or vocabularies than {folders[-1]}")
-    mean.model.load_state_dict(average_weights([t.model.state_dict() for t in translators]))
-    training = (_training(folders[-1]) or {}) | {"averaged": [folder.name for folder in folders]}
+    with reserve(out, "model", replace=force):
+        read = retry_if_removed(
+            lambda: [folder for name in models for folder in _newest(name, last)],
+            lambda folders: [_read(folder) for folder in folders],
+        )
+        folders, translators, trainings = zip(*read, strict=True)
+        mean = translators[-1]
+        for other, folder in zip(translators, folders, strict=True):
+            if _kind(other) != _kind(mean):
+                raise ValueError(f"{folder} has other sizes or vocabularies than {folders[-1]}")
+        weights = average_weights([t.model.state_dict() for t in translators])
+        mean.model.load_state_dict(weights)
+        training = (trainings[-1] or {}) | {"averaged": [folder.name for folder in folders]}
 
-    def fill(temporary: Path) -> None:
-        mean.write_files(temporary, torch.float16 if half else None)
-        (temporary / "training.json").write_text(to_json(training), "utf-8")
+        def fill(temporary: Path) -> None:
+            mean.write_files(temporary, torch.float16 if half else None)
+            (temporary / "training.json").write_text(to_json(training), "utf-8")
 
-    write_folder(out, fill, kind="model", replace=force)
+        write_folder(out, fill, kind="model", replace=force)
     print(f"the mean of {len(folders)}: {', '.join(training['averaged'])}; written to {out}")
     return 0
 
@@ -179,8 +202,7 @@ def _newest(name: str, last: int) -> list[Path]:
 
 def info(model: str) -> int:
     """Run the command; `commands.info` has its arguments."""
-    folder = find_model(model)
-    translator = Translator.from_pretrained(folder)
+    folder, translator, training = read_model(model, _read)
     network = translator.model
     print(folder)
     print("sizes      ", ", ".join(f"{k}={v}" for k, v in vars(network.config).items()))
@@ -192,7 +214,7 @@ def info(model: str) -> int:
     for side in ("src_vocab", "tgt_vocab"):
         vocab = getattr(translator, side)
         print(f"{side:<18} {len(vocab):>12,} ids, {type(vocab).__name__}")
-    if training := _training(folder):
+    if training:
         with blame_file(folder / "training.json"):
             _print_training(training)
     if (card := folder / "README.md").is_file():  # a model that ships
@@ -227,6 +249,17 @@ def _print_training(training: dict[str, Any]) -> None:
 
 def export(model: str, out: Path, to: Engine, force: bool) -> int:
     """Run the command; `commands.export` has its arguments."""
-    write_export(Translator.open(model), out, to, replace=force)
+    with reserve(out, "export", replace=force):
+        write_export(Translator.open(model), out, to, replace=force)
     print(f"{model} for {to}; written to {out}")
+    return 0
+
+
+def explore(model: str, out: Path, sentence: str | None, half: bool, force: bool) -> int:
+    """Run the command; `commands.explore` has its arguments."""
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"the explorer is a page, .html, not {out.name!r}")
+    with reserve_outputs(out, force=force):
+        write_text(out, explorer_page(model, sentence, half=half))
+    print(f"{model}, {out.stat().st_size / 1e6:.1f} MB; written to {out}: open it in a browser")
     return 0

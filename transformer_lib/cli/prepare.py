@@ -11,11 +11,11 @@ from transformer_lib.data import encoding
 from transformer_lib.data.coverage import Coverage
 from transformer_lib.data.devices import n_cores
 from transformer_lib.data.encoding import LengthFilter
-from transformer_lib.data.files import check_folder, check_free
+from transformer_lib.data.files import check_folder, reserve
 from transformer_lib.data.multi30k import SPLITS, fetch_multi30k, has_multi30k, multi30k
 from transformer_lib.data.reading import blame_file, load_vocab, read_json
 from transformer_lib.data.text import ConcatenatedText, PairFiles, Text
-from transformer_lib.translate.translator import FILES, find_model
+from transformer_lib.translate.translator import FILES, read_model
 from transformer_lib.vocab import SubwordVocab, Vocab
 
 __all__ = ["fetch", "prepare"]
@@ -57,63 +57,68 @@ def prepare(
             raise ValueError(f"--{name} must be at least 1, got {value}")
     if vocab_from and (vocab or vocab_size):
         raise ValueError("--vocab and --vocab-size are those of the model with --vocab-from")
-    check_free(out, "corpus", replace=force)
-    texts: dict[str, Text]
-    if corpus == "files":
-        if not (source and target):
-            raise ValueError("--corpus files needs --source and --target, the two languages")
-        texts = _from_files({"train": train, "val": val, "test": test})
-    else:
-        if train or val or test:
-            raise ValueError("--train, --val and --test go with --corpus files")
-        source, target = source or "de", target or "en"
-        present = [split for split in SPLITS if has_multi30k(split, source, target)]
-        splits = dict.fromkeys(["train", "val", *present])  # the first two are required
-        texts = {split: multi30k(split, source, target) for split in splits}
-    n_pairs = {split: len(text) for split, text in texts.items()}  # checks files
-    if vocab_from:
-        vocabularies = _vocabularies_of(vocab_from, source, target)
-        vocab = "subwords" if isinstance(vocabularies[0], SubwordVocab) else "words"
-    else:
-        vocab = vocab or "subwords"
-        if n_pairs["train"] > LARGE:
-            learned = min(sample, n_pairs["train"])
-            print(f"learning {vocab} from {learned:,} of {n_pairs['train']:,} pairs", flush=True)
-        vocabularies = encoding.learn_vocabularies(
-            texts["train"], vocab, vocab_size or 8000, (source, target), sample=sample
+    with reserve(out, "corpus", replace=force):
+        texts: dict[str, Text]
+        if corpus == "files":
+            if not (source and target):
+                raise ValueError("--corpus files needs --source and --target, the two languages")
+            texts = _from_files({"train": train, "val": val, "test": test})
+        else:
+            if train or val or test:
+                raise ValueError("--train, --val and --test go with --corpus files")
+            source, target = source or "de", target or "en"
+            present = [split for split in SPLITS if has_multi30k(split, source, target)]
+            splits = dict.fromkeys(["train", "val", *present])  # the first two are required
+            texts = {split: multi30k(split, source, target) for split in splits}
+        n_pairs = {split: len(text) for split, text in texts.items()}  # checks files
+        if vocab_from:
+            vocabularies = _vocabularies_of(vocab_from, source, target)
+            vocab = "subwords" if isinstance(vocabularies[0], SubwordVocab) else "words"
+        else:
+            vocab = vocab or "subwords"
+            if n_pairs["train"] > LARGE:
+                learned = min(sample, n_pairs["train"])
+                of = f"{learned:,} of {n_pairs['train']:,} pairs"
+                print(f"learning {vocab} from {of}", flush=True)
+            vocabularies = encoding.learn_vocabularies(
+                texts["train"], vocab, vocab_size or 8000, (source, target), sample=sample
+            )
+        if also:
+            more = [PairFiles(*files, name=" and ".join(map(str, files))) for files in also]
+            texts["train"] = ConcatenatedText(texts["train"], more)
+        if workers is None:  # starting them takes seconds
+            workers = n_cores() if len(texts["train"]) > LARGE else 1
+        length_filter = LengthFilter(max_length, max_ratio)
+        name = f"{corpus} {source}-{target}"
+        about = {"name": name, "source": source, "target": target, "vocab": vocab}
+        if vocab_from:
+            about["vocab_from"] = vocab_from
+        prepared = encoding.prepare(
+            texts,
+            vocabularies,
+            out,
+            length_filter=length_filter,
+            about=about,
+            replace=force,
+            workers=workers,
         )
-    if also:
-        more = [PairFiles(*files, name=" and ".join(map(str, files))) for files in also]
-        texts["train"] = ConcatenatedText(texts["train"], more)
-    if workers is None:  # starting them takes seconds
-        workers = n_cores() if len(texts["train"]) > LARGE else 1
-    length_filter = LengthFilter(max_length, max_ratio)
-    name = f"{corpus} {source}-{target}"
-    about = {"name": name, "source": source, "target": target, "vocab": vocab}
-    if vocab_from:
-        about["vocab_from"] = vocab_from
-    prepared = encoding.prepare(
-        texts,
-        vocabularies,
-        out,
-        length_filter=length_filter,
-        about=about,
-        replace=force,
-        workers=workers,
-    )
-    if vocab_from:  # the others were compared with the training text
-        for side, counts in prepared.about["splits"]["train"]["coverage"].items():
-            if warning := Coverage(**counts).warning():
-                print(f"warning: train, {side}: {warning}; does {vocab_from} suit it?")
-    print(f"{len(vocabularies[0]):,} and {len(vocabularies[1]):,} ids; written to {out}")
-    start = ("--init", vocab_from) if vocab_from else ()
-    print(f"to train on it: {command_line('train', out, Path('runs') / out.name, *start)}")
-    return 0
+        if vocab_from:  # the others were compared with the training text
+            for side, counts in prepared.about["splits"]["train"]["coverage"].items():
+                if warning := Coverage(**counts).warning():
+                    print(f"warning: train, {side}: {warning}; does {vocab_from} suit it?")
+        print(f"{len(vocabularies[0]):,} and {len(vocabularies[1]):,} ids; written to {out}")
+        start = ("--init", vocab_from) if vocab_from else ()
+        print(f"to train on it: {command_line('train', out, Path('runs') / out.name, *start)}")
+        return 0
 
 
 def _vocabularies_of(model: str, source: str, target: str) -> tuple[Vocab, Vocab]:
     """Load the vocabularies of a model; warn if it translates between other languages."""
-    folder = check_folder(find_model(model), FILES)
+    return read_model(model, lambda folder: _read_vocabularies(folder, model, source, target))
+
+
+def _read_vocabularies(folder: Path, model: str, source: str, target: str) -> tuple[Vocab, Vocab]:
+    check_folder(folder, FILES)
     if (path := folder / "training.json").is_file():
         with blame_file(path):
             data = read_json(path, {}).get("settings", {}).get("data", {})

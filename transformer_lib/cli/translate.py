@@ -10,15 +10,14 @@ from typing import Any
 
 from transformer_lib.cli.common import (
     check_alpha,
-    check_outputs,
     choose_device,
+    reserve_outputs,
     set_threads,
 )
-from transformer_lib.data.fonts import quiet_glyphs
-from transformer_lib.data.reading import blame_file, read_json
-from transformer_lib.data.text import read_lines
+from transformer_lib.data.reading import NotFiniteError, blame_file, read_json
+from transformer_lib.data.text import read_lines, stream_lines
 from transformer_lib.decoding import Hypothesis
-from transformer_lib.translate.translator import Translator, check_sentences, find_model
+from transformer_lib.translate.translator import Translator, check_sentences, read_model
 from transformer_lib.translate.unfamiliar import why_unfamiliar
 from transformer_lib.vocab import Vocab, normalize_text
 
@@ -45,38 +44,51 @@ def translate(
     """Run the command; `commands.translate` has its arguments."""
     set_threads(threads)
     check_alpha(alpha)
-    check_outputs(attention, force=force)
     if attention:
         from transformer_lib.translate.report import check_ending
 
         check_ending(attention, "a picture")
     if sentences and file:
         raise ValueError("give sentences or --file, not both")
+    sentences = tuple(map(_as_utf8, sentences))
     check_sentences(sentences)
-    folder = find_model(model)
-    translator = Translator.from_pretrained(folder, device=choose_device(device))
-    doubts = Doubts(translator.src_vocab, _validation_loss(folder))
-    search = {"beam_size": beam, "alpha": alpha, "n_best": n_best, "max_tokens": max_tokens}
-    lines = iter(sentences) if sentences else _lines(file)
-    # a person who types wants an answer after every line
-    at_once = 1 if not sentences and not file and sys.stdin.isatty() else CHUNK
-    number = 0
-    while chunk := list(itertools.islice(lines, at_once)):
-        results = list(_translate_lines(translator, chunk, number, search, doubts))
-        for score, text in itertools.chain.from_iterable(results):
-            print(f"{score:.4f}\t{text}" if scores else text)
-        if attention and number == 0:
-            if text := results[0][0][1]:
-                _draw_attention(translator, chunk[0], text, attention)
-                _say(f"the attention of line 1; written to {attention}")
-            else:
-                _warn(0, f"has no translation to draw: {attention} was not written")
-        sys.stdout.flush()
-        number += len(chunk)
-    if attention and number == 0:
-        _say(f"warning: there was no line to translate: {attention} was not written")
-    doubts.summarize()
+    with reserve_outputs(attention, inputs=[file], force=force):
+        translator, val_loss = read_model(
+            model,
+            lambda folder: (
+                Translator.from_pretrained(folder, device=choose_device(device)),
+                _validation_loss(folder),
+            ),
+        )
+        doubts = Doubts(translator.src_vocab, val_loss)
+        search = {"beam_size": beam, "alpha": alpha, "n_best": n_best, "max_tokens": max_tokens}
+        lines = iter(sentences) if sentences else _lines(file)
+        # a person who types wants an answer after every line
+        at_once = 1 if not sentences and not file and sys.stdin.isatty() else CHUNK
+        number = 0
+        while chunk := list(itertools.islice(lines, at_once)):
+            results = list(_translate_lines(translator, chunk, number, search, doubts))
+            try:
+                for score, text in itertools.chain.from_iterable(results):
+                    print(f"{score:.4f}\t{text}" if scores else text)
+                sys.stdout.flush()
+            finally:  # also if nobody reads the lines any more
+                if attention and number == 0:
+                    _draw_attention(translator, chunk[0], results[0][0][1], attention)
+            number += len(chunk)
+        if number == 0:
+            unwritten = f": {attention} was not written" if attention else ""
+            _say(f"warning: there was no line to translate{unwritten}")
+        doubts.summarize()
     return 0
+
+
+def _as_utf8(argument: str) -> str:
+    """Return an argument as the UTF-8 that it is, where the locale is another."""
+    try:
+        return argument.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:  # `check_sentences` names it
+        return argument
 
 
 class Doubts:
@@ -109,7 +121,8 @@ def _validation_loss(folder: Path) -> float | None:
         return None
     with blame_file(path):
         curve = read_json(path, {}).get("curve", [])
-        losses = [float(line["val_loss"]) for line in curve if "val_loss" in line]
+        losses = [line.get("val_loss") for line in curve]
+        losses = [float(loss) for loss in losses if loss is not None]  # null is NaN or infinity
     return losses[-1] if losses else None
 
 
@@ -117,12 +130,7 @@ def _lines(file: Path | None) -> Iterator[str]:
     if file:
         yield from read_lines(file)
         return
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        try:
-            yield normalize_text(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            position = f"standard input, line {number}, byte {error.start + 1}"
-            raise ValueError(f"{position}: not UTF-8") from error
+    yield from stream_lines(sys.stdin.buffer, "standard input")
 
 
 def _translate_lines(
@@ -159,9 +167,18 @@ def _say(message: str) -> None:
 
 
 def _draw_attention(translator: Translator, sentence: str, translation: str, path: Path) -> None:
-    from transformer_lib.translate.report import draw_attention
+    from transformer_lib.translate.report import draw_attention, save_picture
 
-    maps, sources, targets = translator.attention_maps(sentence, translation)
+    if not translation:
+        _warn(0, f"has no translation to draw: {path} was not written")
+        return
+    try:
+        maps, sources, targets = translator.attention_maps(sentence, translation)
+    except NotFiniteError:
+        raise
+    except ValueError as problem:  # the model has no positions for so many tokens
+        _warn(0, f"cannot be drawn, {problem}: {path} was not written")
+        return
     figure = draw_attention(
         maps.cross[-1, 0].mean(0),
         [*targets[1:], "<eos>"],
@@ -170,5 +187,5 @@ def _draw_attention(translator: Translator, sentence: str, translation: str, pat
         row_title="queries: predicted token",
         column_title="keys: source token",
     )
-    with quiet_glyphs():
-        figure.savefig(path, bbox_inches="tight")
+    save_picture(figure, path)
+    _say(f"the attention of line 1; written to {path}")

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from transformer_lib.batching import IdPair
+from transformer_lib.config import wrong_kinds
 from transformer_lib.data.coverage import Coverage, count
 from transformer_lib.data.files import write_folder
 from transformer_lib.data.prepared import SIDES, Prepared
@@ -50,8 +51,15 @@ class LengthFilter:
     max_ratio: float = 9.0
 
     def __post_init__(self) -> None:
-        if self.max_length < 2 or not self.max_ratio >= 1:
-            raise ValueError(f"impossible limits: {self.max_length=}, {self.max_ratio=}")
+        problems = wrong_kinds(self)
+        if not problems and self.max_length < 2:
+            problems.append(
+                f"max_length must be at least 2, a token and <eos>; got {self.max_length}"
+            )
+        if not problems and not self.max_ratio >= 1:
+            problems.append(f"max_ratio must be at least 1, got {self.max_ratio}")
+        if problems:
+            raise ValueError("impossible limits: " + "; ".join(problems))
 
     def reason(self, pair: IdPair) -> str | None:
         """Return why a pair is left out; None when it stays."""
@@ -124,6 +132,7 @@ def prepare(
         OSError: the disk is full or read-only; the message names the path.
     """
     length_filter = length_filter or LengthFilter()
+    about = _check_about({"name": _check_splits(texts), **(about or {})})
     training = next(iter(texts))
 
     def fill(temporary: Path) -> None:
@@ -142,10 +151,29 @@ def prepare(
                 say(_summary(split, **record))
                 for warning in _warnings(split, record["coverage"], splits[training]["coverage"]):
                     say(f"warning: {warning}")
-        corpus = {"name": texts[training].name, **(about or {}), "splits": splits}
+        corpus = {**about, "splits": splits}
         (temporary / "corpus.json").write_text(json.dumps(corpus, indent=2) + "\n")
 
     return Prepared(write_folder(folder, fill, kind="corpus", replace=replace))
+
+
+def _check_splits(texts: Mapping[str, Text]) -> str:
+    """Return the name of the first text; ValueError if a split could not be a file's name."""
+    wrong = [s for s in texts if not (isinstance(s, str) and s.isprintable() and Path(s).name == s)]
+    if wrong or not texts:
+        raise ValueError(f"a split needs a name that a file can have, got {wrong or 'no split'}")
+    return next(iter(texts.values())).name
+
+
+def _check_about(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of `corpus.json` as they will be read; ValueError if they cannot be."""
+    try:
+        about = json.loads(json.dumps(about))
+    except TypeError as error:
+        raise ValueError(f"what is recorded about a corpus: {error}") from error
+    if not isinstance(about["name"], str):
+        raise ValueError(f"the name of a corpus is a text, got {about['name']!r:.50}")
+    return about
 
 
 def _with_bar(split: str, text: Text, blocks: Iterable[Encoded]) -> Iterator[Encoded]:

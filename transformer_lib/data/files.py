@@ -18,27 +18,33 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from transformer_lib.data.locks import hold_name
+
 __all__ = [
     "MANIFEST",
     "CheckpointError",
     "Kind",
+    "check_file",
     "check_folder",
     "check_free",
+    "check_name",
     "contents_sha256",
     "file_sha256",
     "list_checkpoints",
     "owner_of",
     "plain",
     "remove_folder",
+    "reserve",
     "set_aside",
     "sweep",
     "to_json",
+    "write_bytes",
     "write_folder",
     "write_text",
 ]
@@ -46,6 +52,7 @@ __all__ = [
 Kind = Literal["model", "checkpoint", "corpus", "export"]
 MANIFEST = "manifest.json"
 RUN = "run.json"  # in the folder of a run
+RUN_FILES = {RUN, "best.json", "log.jsonl", ".lock"}
 TEMPORARY = ".writing-"
 REPLACED = ".replaced-"
 # Left behind by a writer that was killed: what it was, the process, which of its names it was for.
@@ -79,50 +86,72 @@ def write_folder(
         OSError: the disk is full or read-only; the message names the path.
     """
     folder = Path(folder)
-    sweep(folder.parent, folder.name)
-    before = check_free(folder, kind, replace=replace)
-    temporary = _temporary(folder)
-    try:
-        temporary.mkdir(parents=True)
-        fill(temporary)
-        files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
-        assert None not in files.values(), "a folder of ours holds files, no folders"
-        (temporary / MANIFEST).write_text(json.dumps({"kind": kind, **files}, indent=2) + "\n")
-        usual = (temporary / MANIFEST).stat().st_mode
-        for path in temporary.iterdir():
-            path.chmod(usual)  # safetensors lets nobody else read
-            _flush(path)
-        _flush(temporary)
-        if check_free(folder, kind, replace=replace) != before:
-            raise FileExistsError(f"{folder} was replaced by another process meanwhile")
-        _move_into_place(temporary, folder)
-    except Exception as error:  # safetensors and torch have errors of their own for a full disk
-        if isinstance(error, ValueError | FileExistsError) or getattr(error, "filename", None):
-            raise
-        raise OSError(f"{folder} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with reserve(folder, kind, replace=replace) as before:
+        temporary = _temporary(folder)
+        try:
+            temporary.mkdir()
+            fill(temporary)
+            files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+            assert None not in files.values(), "a folder of ours holds files, no folders"
+            (temporary / MANIFEST).write_text(json.dumps({"kind": kind, **files}, indent=2) + "\n")
+            usual = (temporary / MANIFEST).stat().st_mode
+            for path in temporary.iterdir():
+                path.chmod(usual)  # safetensors lets nobody else read
+                _flush(path)
+            _flush(temporary)
+            if check_free(folder, kind, replace=replace) != before:
+                raise FileExistsError(f"{folder} was replaced by another process meanwhile")
+            _move_into_place(temporary, folder)
+        except Exception as error:  # safetensors and torch have errors of their own for a full disk
+            if isinstance(error, ValueError | FileExistsError) or getattr(error, "filename", None):
+                raise
+            raise OSError(f"{folder} could not be written: {error}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+@contextlib.contextmanager
+def reserve(
+    path: str | Path, kind: Kind | None = None, *, replace: bool = False
+) -> Iterator[Manifest | None]:
+    """Check and hold a name from before the work until its folder, or file, is written.
+
+    Args:
+        kind: of the folder; None for a file.
+        replace: allow replacing a folder of the same kind, or a file.
+
+    Raises:
+        FileExistsError: the path is taken, or another process is writing to it.
+        OSError: the place is read-only, or what is there cannot be read.
+    """
+    path = Path(path)
+    sweep(path.parent, path.name)
+    before = check_free(path, kind, replace=replace) if kind else None
+    if not kind:
+        check_file(path, replace=replace)
+    with contextlib.nullcontext() if _is_stream(path) else hold_name(path):
+        yield before
 
 
 def check_free(folder: str | Path, kind: Kind, *, replace: bool = False) -> Manifest | None:
     """Raise if the path may not be written, and return the manifest of what will be replaced.
 
-    Only a folder of the same kind is replaced, so a checkpoint by nothing but a checkpoint.
+    Only a folder of the same kind is replaced, so a checkpoint by nothing but a checkpoint. Where
+    a checkpoint was moved elsewhere and linked, a new one replaces the link.
 
     Raises:
+        ValueError: the name is not UTF-8.
         FileExistsError: the path is taken.
         OSError: what is there cannot be read.
     """
     folder = Path(folder)
+    _check_place(folder, in_checkpoints=kind == "checkpoint")
     if folder.is_symlink():
+        if kind == "checkpoint":
+            return None
         raise FileExistsError(f"{folder} is a link: name the folder itself")
-    if owner := owner_of(folder):
-        raise FileExistsError(f"{folder} lies in {owner}, a folder of ours: choose another name")
     if not folder.exists() or _is_empty(folder):
-        above = folder.absolute().parent
-        if kind != "checkpoint" and above.name == "checkpoints" and (above.parent / RUN).is_file():
-            raise FileExistsError(f"{folder} would be taken for a checkpoint: choose another name")
         return None
     manifest = None
     with contextlib.suppress(CheckpointError):
@@ -142,17 +171,71 @@ def check_free(folder: str | Path, kind: Kind, *, replace: bool = False) -> Mani
     return manifest
 
 
-def owner_of(path: str | Path) -> Path | None:
-    """Return the folder of ours that a path lies in; None if it lies in none."""
-    above = Path(path).absolute().parents
-    return next((folder for folder in above if (folder / MANIFEST).is_file()), None)
+def check_file(path: str | Path, *, replace: bool = False) -> None:
+    """Raise if the path is not that of an ordinary file that may be written, or of a stream.
+
+    Streams (a terminal, a pipe, /dev/null) are written to, so nothing there is lost.
+    """
+    path = Path(path)
+    if _is_stream(path):
+        return
+    _check_place(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ValueError(f"{path} is a link or a device: name an ordinary file")
+    if path.name in RUN_FILES and (path.parent / RUN).is_file():
+        raise FileExistsError(f"{path} belongs to a run: choose another name")
+    if path.exists() and not replace:
+        raise FileExistsError(f"{path} exists: choose another name, or add --force")
+
+
+def check_name(path: str | Path) -> None:
+    """Raise ValueError for a name that is not UTF-8: it could be neither recorded nor opened."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        name = str(path).encode("utf-8", "backslashreplace").decode()
+        raise ValueError(f"the name {name} is not UTF-8: choose another") from None
+
+
+def _check_place(path: Path, *, in_checkpoints: bool = False) -> None:
+    """Raise if nothing may be written at a path: the name, or the folder it lies in."""
+    check_name(path)
+    if owner := owner_of(path, in_checkpoints=in_checkpoints):
+        raise FileExistsError(f"{path} lies in {owner}, a folder of ours: choose another name")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{above} is not a folder")
+
+
+def owner_of(path: str | Path, *, in_checkpoints: bool = False) -> Path | None:
+    """Return the folder of ours that a path lies in, or the checkpoints of a run; else None.
+
+    Args:
+        in_checkpoints: a place among the checkpoints of a run is right.
+    """
+    for folder in (Path(path).absolute().parent.resolve() / "x").parents:
+        among = folder.name == "checkpoints" and (folder.parent / RUN).is_file()
+        if (folder / MANIFEST).is_file() or (among and not in_checkpoints):
+            return folder
+    return None
+
+
+def _is_stream(path: Path) -> bool:
+    """True for a terminal, a pipe or another device without places, also through a link."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
 def _move_into_place(temporary: Path, folder: Path) -> None:
     """Rename the new folder; one that is replaced steps aside until the new one is there."""
     aside = _temporary(folder, REPLACED)
     try:
-        if folder.exists():
+        if os.path.lexists(folder):
             folder.rename(aside)
         temporary.rename(folder)
     except BaseException as error:
@@ -161,16 +244,25 @@ def _move_into_place(temporary: Path, folder: Path) -> None:
             raise FileExistsError(f"{folder} was written by another process meanwhile") from error
         raise
     _flush(folder.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        _discard(aside)
 
 
 def _bring_back(aside: Path, folder: Path) -> None:
     """Restore a folder that stepped aside, unless its successor is there."""
-    if folder.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
+        if os.path.lexists(folder):
+            _discard(aside)
+        else:
             aside.rename(folder)
+
+
+def _discard(path: Path) -> None:
+    """Remove a folder, or a link and not its target."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def check_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
@@ -211,10 +303,13 @@ def file_sha256(path: str | Path) -> str:
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """List the folders `step-…`, oldest first, unchecked: damaged ones must not go unnoticed."""
+    """List the folders `step-…`, oldest first, unchecked: damaged ones must not go unnoticed.
+
+    Links count, also those whose target is away.
+    """
     steps = {path: path.name.removeprefix("step-") for path in Path(folder).glob("step-*")}
     steps = {path: int(step) for path, step in steps.items() if step.isdecimal()}
-    checkpoints = [path for path in steps if path.is_dir() and not _is_empty(path)]
+    checkpoints = [path for path in steps if _holds_something(path)]
     return sorted(checkpoints, key=steps.get)
 
 
@@ -226,8 +321,8 @@ def set_aside(checkpoint: Path) -> Path:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder. It is renamed first, so that nobody finds a part of it."""
-    shutil.rmtree(folder.rename(_temporary(folder)))
+    """Remove a folder, or a link to one. It is renamed first: nobody finds a part of it."""
+    _discard(folder.rename(_temporary(folder)))
 
 
 def sweep(folder: str | Path, name: str | None = None) -> None:
@@ -238,7 +333,7 @@ def sweep(folder: str | Path, name: str | None = None) -> None:
             continue
         if match[1] == REPLACED:
             _bring_back(path, path.with_name(match[4]))
-        elif path.is_dir():
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
@@ -263,13 +358,28 @@ def _temporary(path: Path, prefix: str = TEMPORARY) -> Path:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replace a file by one rename, so that it is never half written."""
+    """Replace a file by one rename, so that it is never half written; see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Replace a file by one rename; a stream is written to.
+
+    Raises:
+        OSError: it could not be written; the message names the path.
+    """
     path = Path(path)
+    if _is_stream(path):
+        path.write_bytes(data)
+        return
     sweep(path.parent, path.name)
     temporary = _temporary(path)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("xb") as file:
+            file.write(data)
         _flush(temporary)
+        if path.is_symlink():
+            raise FileExistsError(errno.EEXIST, "a link: name the file itself")
         temporary.replace(path)
     except OSError as error:
         error.filename = str(path)  # a full disk names nothing, other errors the temporary
@@ -279,9 +389,14 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return a value for a JSON file: numbers of Python; infinity and NaN become null."""
+    """Return a value for a JSON file: numbers of Python; infinity and NaN become null.
+
+    Bytes of a name that are not UTF-8 are spelled out.
+    """
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, np.generic):  # numpy's numbers become Python's
         value = value.item()
     if isinstance(value, list | tuple):
@@ -335,7 +450,16 @@ def _is_file(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():  # its disk may be away: no damage
+            raise FileNotFoundError(errno.ENOENT, "a link to nothing", str(path)) from None
         return False
+
+
+def _holds_something(folder: Path) -> bool:
+    """True for a folder with entries, and for a link to one or to nothing."""
+    if folder.is_symlink() and not folder.exists():
+        return True
+    return folder.is_dir() and not _is_empty(folder)
 
 
 def _is_empty(folder: Path) -> bool:

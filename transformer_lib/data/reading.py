@@ -8,6 +8,7 @@ but tensors and plain values (`weights_only=True`).
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -35,9 +36,12 @@ __all__ = [
     "load_weights",
     "read_config",
     "read_json",
+    "weight_problems",
 ]
 
+# In safetensors' words and in torch's.
 FLOATS = {"F64", "F32", "F16", "BF16"}
+FLOATS |= {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 # What says nothing about a file: the disk, the memory, a GPU, or a library that is not there.
 OF_THE_MACHINE = (OSError, MemoryError, ImportError, torch.OutOfMemoryError, torch.AcceleratorError)
 NO_MEMORY = ("cannot allocate memory", "can't allocate memory", "out of memory")
@@ -96,7 +100,15 @@ def read_config(path: str | Path) -> ModelConfig:
 def load_state(path: str | Path) -> dict[str, Any]:
     """Load tensors and plain values; CheckpointError if the file is damaged or would run code."""
     with blame_file(path, "is damaged or holds more than tensors"):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:  # as `torch.save` writes it: nothing is packed
+            packed = any(part.compress_type for part in archive.infolist())
+            size = sum(part.file_size for part in archive.infolist())
+        if packed or size > Path(path).stat().st_size:
+            raise ValueError("its parts are larger than the file")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"an object was expected, found {type(state).__name__}")
+        return state
 
 
 def load_vocab(path: str | Path) -> Vocab:
@@ -146,21 +158,34 @@ def load_weights(config: ModelConfig, path: str | Path) -> Transformer:
             found = {name: (part.get_shape(), part.get_dtype()) for name, part in parts.items()}
         if config.n_layers > len(found):  # even without memory, each layer takes time to make
             raise ValueError(f"n_layers={config.n_layers}, but there are {len(found)} tensors")
-        with torch.device("meta"):
-            expected = {name: list(p.shape) for name, p in Transformer(config).named_parameters()}
-        differences = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
-        for name, (shape, dtype) in found.items():
-            if name not in expected:
-                differences.append(f"{name} is unknown")
-            elif shape != expected[name] or dtype not in FLOATS:
-                difference = f"expected {expected[name]} of floats, found {shape} of {dtype}"
-                differences.append(f"{name}: {difference}")
-        if differences:
+        if differences := weight_problems(config, found):
             raise ValueError(f"the weights do not fit config.json: {'; '.join(differences)}")
         model = Transformer(config)
+        if {dtype for _, dtype in found.values()} != {"F64"}:
+            model.float()  # whatever the default type of tensors is
         load_model(model, str(path))
     check_finite(dict(model.named_parameters()), path)
     return model
+
+
+def weight_problems(
+    config: ModelConfig, found: Mapping[str, tuple[list[int], str | torch.dtype]]
+) -> list[str]:
+    """List what differs between a model's weights and those that its configuration has.
+
+    Args:
+        found: shape and dtype by name, shared weights once.
+    """
+    with torch.device("meta"):
+        expected = {name: list(p.shape) for name, p in Transformer(config).named_parameters()}
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    for name, (shape, dtype) in found.items():
+        if name not in expected:
+            problems.append(f"{name} is unknown")
+        elif shape != expected[name] or dtype not in FLOATS:
+            problem = f"expected {expected[name]} of floats, found {shape} of {dtype}"
+            problems.append(f"{name}: {problem}")
+    return problems
 
 
 def check_finite(weights: Mapping[str, Tensor], where: str | Path) -> None:

@@ -11,7 +11,7 @@ from transformer_lib.data.files import contents_sha256, list_checkpoints
 from transformer_lib.data.prepared import Prepared
 from transformer_lib.data.reading import blame_file, read_json
 from transformer_lib.model import Transformer
-from transformer_lib.translate.translator import Translator, find_model
+from transformer_lib.translate.translator import Translator, read_model
 
 __all__ = ["Start"]
 
@@ -44,8 +44,9 @@ class Start:
         Raises:
             ValueError: the corpus has other vocabularies, whatever their sizes.
         """
-        folder = find_model(name)
-        translator = Translator.from_pretrained(folder)
+        translator, sha256 = read_model(
+            name, lambda folder: (Translator.from_pretrained(folder), contents_sha256(folder))
+        )
         for side in ("src_vocab", "tgt_vocab"):
             if getattr(data, side).to_bytes() != getattr(translator, side).to_bytes():
                 raise ValueError(
@@ -53,7 +54,7 @@ class Start:
                     f"--vocab-from {name}"
                 )
         model = translator.model
-        return cls(name, contents_sha256(folder), model.config, model)
+        return cls(name, sha256, model.config, model)
 
     @classmethod
     def from_run(cls, folder: Path) -> Start | None:

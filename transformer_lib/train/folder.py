@@ -10,12 +10,50 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from transformer_lib.data.files import CheckpointError, list_checkpoints, set_aside, write_text
+from transformer_lib.data.files import (
+    RUN,
+    CheckpointError,
+    check_name,
+    list_checkpoints,
+    owner_of,
+    set_aside,
+    write_text,
+)
+from transformer_lib.data.locks import NO_LOCKS
 
-__all__ = ["Resume", "RunLog", "choose_checkpoint", "lock_folder"]
+__all__ = ["Resume", "RunLog", "check_run_folder", "choose_checkpoint", "lock_folder"]
 
 Resume = Literal["no", "latest", "auto"]
-NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}  # the file system has none
+OF_THE_PROCESS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}  # no other file can be read, either
+
+
+def check_run_folder(folder: Path) -> None:
+    """Raise if a run may not be in a folder, before anything there is touched.
+
+    Raises:
+        ValueError: its name is not UTF-8.
+        NotADirectoryError: it is a file.
+        FileExistsError: it is, or lies in, a folder of ours, or has files of another program that
+            have the names of a run's.
+    """
+    check_name(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is not a folder: a run needs one")
+    if owner := owner_of(folder / RUN):
+        what = "is" if owner == folder.absolute().resolve() else f"lies in {owner},"
+        raise FileExistsError(f"{folder} {what} a folder of ours: choose another for the run")
+    if list_checkpoints(folder / "checkpoints") or _is_run(folder / RUN):
+        return
+    for name in (RUN, "log.jsonl", "best.json"):
+        if (folder / name).is_file() and (folder / name).stat().st_size:
+            raise FileExistsError(f"{folder / name} is not of a run of ours: choose another folder")
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        return "train" in json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def lock_folder(folder: Path) -> FileLock:
@@ -48,11 +86,12 @@ def choose_checkpoint(
     Args:
         folder: of the run.
         resume: "no" refuses a run with checkpoints; "latest" takes the newest; "auto" the newest
-            that is whole, and renames damaged ones.
+            that is whole; it renames damaged ones, and leaves alone what cannot be read now.
 
     Raises:
         ValueError: there is no checkpoint for "latest", or one for "no".
         CheckpointError: the newest is damaged ("latest"), or all are ("auto").
+        OSError: the newest ("latest"), or none ("auto"), can be read now.
     """
     checkpoints = list_checkpoints(folder / "checkpoints")
     if checkpoints and resume == "no":
@@ -60,6 +99,7 @@ def choose_checkpoint(
     if resume == "latest" and not checkpoints:
         raise ValueError(f"{folder} holds no checkpoint to resume from")
     damaged: dict[Path, str] = {}
+    unread: dict[Path, OSError] = {}
     for checkpoint in reversed(checkpoints):
         try:
             restore(checkpoint)
@@ -68,9 +108,18 @@ def choose_checkpoint(
                 raise
             damaged[checkpoint] = str(error)
             continue
+        except OSError as error:  # which says nothing about what is in the file
+            if resume == "latest" or error.errno in OF_THE_PROCESS:
+                raise
+            unread[checkpoint] = error
+            continue
+        for skipped, error in unread.items():
+            say(f"skipped: {skipped.name} cannot be read now, and keeps its name: {error}")
         for skipped, reason in damaged.items():  # renamed only once there is a way to resume
             say(f"skipped: {reason}; it is now called {set_aside(skipped).name}")
         return checkpoint
+    if unread:
+        raise next(iter(unread.values()))
     if damaged:  # to start anew here would empty the log
         reason = next(iter(damaged.values()))
         raise CheckpointError(f"{reason}; no checkpoint there can be used: start anew elsewhere")
@@ -92,7 +141,7 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
-        except ImportError:
+        except Exception:  # it is missing or broken: the log alone will do
             self.board = None
 
     @staticmethod

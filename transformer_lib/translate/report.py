@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from transformer_lib.data.extras import needs
+from transformer_lib.data.files import write_bytes, write_text
 from transformer_lib.data.fonts import add_fonts, quiet_glyphs
 from transformer_lib.data.text import ParallelText
 from transformer_lib.translate.evaluation import Report, by_length
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["check_ending", "draw_attention", "write_report"]
+__all__ = ["check_ending", "draw_attention", "save_picture", "write_report"]
 
 PICTURES = (".png", ".svg", ".pdf")
 BLUE = "#0173b2"
@@ -55,17 +56,32 @@ def write_report(path: Path, report: Report, text: ParallelText, how: str = "") 
     groups = by_length(report, text)
     figure = _draw_groups(groups, f"chrF by length, {report.name}")
     add_fonts(figure)
+    if path.suffix.lower() in PICTURES:
+        save_picture(figure, path)
+    else:
+        write_text(path, _page(report, text, how, _picture(figure, "png"), groups))
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write a picture in the format that its name ends in, whole or not at all."""
+    write_bytes(path, _picture(figure, path.suffix.lower().removeprefix(".")))
+
+
+def _picture(figure: Figure, format: str) -> bytes:
     with quiet_glyphs():
-        if path.suffix.lower() in PICTURES:
-            figure.savefig(path, bbox_inches="tight")
-            return
         image = io.BytesIO()
-        figure.savefig(image, format="png", bbox_inches="tight")
-    path.write_text(_page(report, text, how, image.getvalue(), groups), "utf-8")
+        figure.savefig(image, format=format, bbox_inches="tight")
+    return image.getvalue()
 
 
 def check_ending(path: Path, kind: str = "a report") -> None:
-    """Raise ValueError unless the file name is that of a picture; a report may also be a page."""
+    """Raise ValueError unless the file name is that of a picture; a report may also be a page.
+
+    Raises:
+        ImportError: matplotlib, which draws it, is not installed.
+    """
+    with needs("lessons"):
+        import matplotlib.figure  # noqa: F401
     endings = PICTURES if kind == "a picture" else (".html", *PICTURES)
     if path.suffix.lower() not in endings:
         *others, last = endings

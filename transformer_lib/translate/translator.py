@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from transformer_lib.batching import pad
-from transformer_lib.data.files import MANIFEST, check_folder, list_checkpoints, write_folder
+from transformer_lib.config import is_whole
+from transformer_lib.data.files import (
+    MANIFEST,
+    CheckpointError,
+    check_folder,
+    check_name,
+    list_checkpoints,
+    write_folder,
+)
 from transformer_lib.data.reading import (
     check_finite,
     load_vocab,
     load_weights,
     read_config,
     read_json,
+    weight_problems,
 )
 from transformer_lib.decoding import Hypothesis
 from transformer_lib.model import AttentionMaps, Transformer
-from transformer_lib.training import evaluation_mode
-from transformer_lib.translate.inference import PlainDecoder, decoder_for, map_threads
+from transformer_lib.translate.inference import (
+    PlainDecoder,
+    decoder_for,
+    in_evaluation,
+    map_threads,
+)
 from transformer_lib.translate.search import beam_search, check_search, greedy_decode
 from transformer_lib.vocab import Vocab, normalize_text
 
 EXTRA = 50  # a translation may be this many tokens longer than its source (section 6.1)
 FILES = ("config.json", "model.safetensors", "source.vocab", "target.vocab")
 SURROGATE = re.compile("[\ud800-\udfff]")
+T = TypeVar("T")
 Warn = Callable[[int, str], Any]  # receives the index of a sentence and what is wrong with it
 
 
@@ -104,8 +119,8 @@ class Translator:
             ValueError: such a search is impossible, or an item is not a text.
             NotFiniteError: the model computes NaN.
         """
-        if max_tokens is not None and max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+        if max_tokens is not None and not (is_whole(max_tokens) and max_tokens >= 1):
+            raise ValueError(f"max_tokens must be a whole number of at least 1, got {max_tokens!r}")
         check_search(n_best, beam_size, alpha, self.model.config.tgt_vocab_size)
         on_cpu = self.device.type == "cpu"
         ids = self.encode(sentences)
@@ -116,7 +131,6 @@ class Translator:
         if max_tokens is None:
             max_tokens = best_batch(sum(lengths)) if on_cpu else 4096
         batches = [[fits[i] for i in batch] for batch in length_batches(lengths, max_tokens)]
-        decoder = decoder_for(self.model)
 
         def search(chosen: list[int]) -> list[list[Hypothesis]]:
             src = pad([ids[i] for i in chosen]).to(self.device)
@@ -126,9 +140,10 @@ class Translator:
             text_of = self.tgt_vocab.decode if n_best > 1 else None
             return beam_search(decoder, src, **options, text_of=text_of)
 
-        # Once around all threads: each would restore what it found, in the middle of the others.
+        decoder = decoder_for(self.model)
         is_plain = isinstance(decoder, PlainDecoder)
-        with evaluation_mode(self.model) if is_plain else nullcontext():
+        with in_evaluation(self.model) if is_plain else nullcontext() as model:  # for all threads
+            decoder = PlainDecoder(model) if is_plain else decoder
             found = map_threads(search, batches) if on_cpu else [search(b) for b in batches]
         results = dict(zip(chain(*batches), chain(*found), strict=True))
         empty = [Hypothesis([], 0.0, 0.0, True)] * n_best
@@ -187,8 +202,8 @@ class Translator:
         for i, problem in self.too_long([ids, tgt]).items():
             raise ValueError(f"the {('sentence', 'translation')[i]} {problem}")
         src = torch.tensor([ids], device=self.device)
-        with evaluation_mode(self.model), torch.no_grad():
-            maps = self.model.attention_maps(src, torch.tensor([tgt], device=self.device))
+        with in_evaluation(self.model) as model, torch.no_grad():
+            maps = model.attention_maps(src, torch.tensor([tgt], device=self.device))
         check_finite({"the attention": maps.cross}, "the model's output")
         return maps, _tokens(self.src_vocab, src[0]), _tokens(self.tgt_vocab, tgt)
 
@@ -209,6 +224,12 @@ class Translator:
             name: parameter.detach().to("cpu", dtype).contiguous()
             for name, parameter in self.model.named_parameters()
         }
+        kinds = {name: (list(tensor.shape), tensor.dtype) for name, tensor in weights.items()}
+        if problems := weight_problems(self.model.config, kinds):
+            raise ValueError(
+                f"the weights cannot be saved: {'; '.join(problems)}; are weights no longer "
+                "shared that the configuration shares? load_state_dict(assign=True) does that"
+            )
         precision = f" in {str(dtype).removeprefix('torch.')}" if dtype else ""
         check_finite(weights, f"the weights cannot be saved{precision}")
         (folder / "config.json").write_text(json.dumps(asdict(self.model.config), indent=2) + "\n")
@@ -219,7 +240,7 @@ class Translator:
     @classmethod
     def open(cls, name: str | Path, *, device: torch.device | str = "cpu") -> Translator:
         """Open a run (its best checkpoint), a model folder, or a shipped model by its name."""
-        return cls.from_pretrained(find_model(name), device=device)
+        return read_model(name, lambda folder: cls.from_pretrained(folder, device=device))
 
     @classmethod
     def from_pretrained(
@@ -241,8 +262,8 @@ class Translator:
 
 def check_sentences(sentences: Sequence[str]) -> None:
     """Raise ValueError for anything but a sequence of texts."""
-    if isinstance(sentences, str | bytes):
-        raise ValueError("give a list of sentences: [sentence]")
+    if isinstance(sentences, str | bytes | Mapping) or not hasattr(sentences, "__getitem__"):
+        raise ValueError(f"give a list of sentences, [sentence], not {type(sentences).__name__}")
     for number, sentence in enumerate(sentences, start=1):
         if not isinstance(sentence, str):
             raise ValueError(f"sentence {number} is not a text but {type(sentence).__name__}")
@@ -250,8 +271,28 @@ def check_sentences(sentences: Sequence[str]) -> None:
             raise ValueError(f"sentence {number} is not UTF-8")
 
 
+def retry_if_removed(find: Callable[[], list[Path]], read: Callable[[list[Path]], T]) -> T:
+    """Read the folders that `find` returns; those that it returns next if one was removed.
+
+    A training run removes old checkpoints, perhaps while another program reads them.
+    """
+    while True:
+        folders = find()
+        try:
+            return read(folders)
+        except (FileNotFoundError, CheckpointError):
+            if all(map(os.path.lexists, folders)):
+                raise
+
+
+def read_model(name: str | Path, read: Callable[[Path], T]) -> T:
+    """Read the folder that `find_model` finds, see `retry_if_removed`."""
+    return retry_if_removed(lambda: [find_model(name)], lambda folders: read(*folders))
+
+
 def find_model(name: str | Path) -> Path:
     """Return the folder of a run's best checkpoint, else what `find_pretrained` finds."""
+    check_name(name)
     checkpoints = list_checkpoints(Path(name) / "checkpoints")
     if not checkpoints:
         return find_pretrained(name)
@@ -267,6 +308,7 @@ def find_pretrained(name: str | Path) -> Path:
     Raises:
         FileNotFoundError: neither; the message lists what ships.
     """
+    check_name(name)
     if Path(name).is_dir():
         return Path(name)
     package = Path(__file__).resolve().parents[1]  # installed, or a part of its repository

@@ -1,0 +1,383 @@
+"""Try the faults of docs/faults.md on every command and public function, and write the table.
+
+    python tools/faults_table.py                 # probes this checkout, prints what is not kept
+    python tools/faults_table.py --write         # and writes docs/faults_table.md
+    python tools/faults_table.py --before FOLDER # an older checkout: what failed there is "mended"
+
+A probe breaks one thing in a sandbox of its own, acts, and raises `Broken` with what happened
+instead of the promise. Rows are read from docs/faults.md, columns from the signatures of the
+commands and of the public names; whether a row applies to a column is computed from the parameters
+of the column. Probes are in the modules faults_*.py beside this one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import importlib
+import inspect
+import io
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+LIST, TABLE = ROOT / "docs" / "faults.md", ROOT / "docs" / "faults_table.md"
+ROW = re.compile(r"^\| (\d+) \| (.+?) \| .*\|$", re.M)
+TEXT = ["a b c d", "b c d e f", "c d", "d e f a b"] * 3
+SIZES = ["--n-layers", "1", "--d-model", "16", "--n-heads", "2", "--d-ff", "16", "--threads", "1"]
+LENGTH = ["--steps", "12", "--validate-every", "4", "--max-tokens", "32", "--keep", "3"]
+
+
+class Broken(AssertionError):  # noqa: N818
+    """A promise that was not kept; the message says what happened instead."""
+
+
+# Columns
+
+
+def commands() -> dict[str, set[str]]:
+    """Map each command to what its parameters are: see `traits`."""
+    from transformer_lib.cli.commands import COMMANDS
+
+    return {name: traits(command) for name, command in COMMANDS.items()}
+
+
+def functions() -> dict[str, set[str]]:
+    """Map each public function and method to what its parameters are: see `traits`."""
+    found = {}
+    for module in ("transformer_lib", "transformer_lib.corpora", *DOORS):
+        door = importlib.import_module(module)
+        for name in getattr(door, "__all__", ()):
+            value = getattr(door, name)
+            if inspect.isclass(value):
+                found[name] = traits(value)
+                methods = inspect.getmembers(
+                    value, lambda m: callable(m) or isinstance(m, property)
+                )
+                for method, function in methods:
+                    ours = getattr(function, "__module__", "").startswith("transformer_lib")
+                    if ours and method[0] != "_" and method in vars(value):
+                        found[f"{name}.{method}"] = traits(function)
+            elif callable(value):
+                found[name] = traits(value)
+    return found
+
+
+DOORS = [f"transformer_lib.{room}" for room in ("data", "translate", "train", "lessons")]
+TRAITS = {  # name of a parameter -> what a caller passes
+    "writes": {"out", "folder", "result", "report", "hypotheses", "attention"},
+    "model": {"model", "models", "init", "vocab_from", "translator"},
+    "corpus": {"data"},
+    "text": {"sentences", "sentence", "file", "train", "texts", "text", "source"},
+    "numbers": {"beam", "beam_size", "alpha", "n_best", "max_tokens", "threads", "workers", "seed"},
+}
+
+
+def traits(function: Callable[..., Any]) -> set[str]:
+    """Return what kinds of arguments a function takes, by the names of its parameters."""
+    try:
+        names = set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return set()
+    return {trait for trait, known in TRAITS.items() if names & known}
+
+
+# Probes
+
+PROBES: dict[tuple[int, str], list[Any]] = {}
+
+
+def probe(row: int, *columns: str, **options: Any) -> Callable[[Callable], Callable]:
+    """Register a probe of a row for these columns; it receives a sandbox and its column."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        for column in columns:
+            part = functools.partial(function, column=column, **options)
+            part.title = function.__name__
+            PROBES.setdefault((row, column), []).append(part)
+        return function
+
+    return register
+
+
+class Sandbox:
+    """A folder with a small corpus, a run, a model and text files, fresh for every probe."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data, self.run, self.model = folder / "data", folder / "run", folder / "model"
+        self.text = folder / "text"
+
+    def build(self) -> Sandbox:
+        """Write the originals, once."""
+        from transformer_lib import Translator
+
+        self.text.write_text("".join(f"{line}\n" for line in TEXT))
+        self.must(*self.prepare(self.data))
+        self.must("train", self.data, self.run, *SIZES, *LENGTH)
+        Translator.open(self.run).save(self.model)
+        return self
+
+    def copy(self, folder: Path) -> Sandbox:
+        """Return the same in another folder."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Sandbox(folder)
+
+    def prepare(self, out: Path, *flags: object) -> list[object]:
+        """Return the words of a `prepare` of the text."""
+        pair = [self.text, self.text]
+        files = ["--corpus", "files", "--source", "de", "--target", "en", "--vocab-size", "16"]
+        return ["prepare", out, *files, "--train", *pair, "--val", *pair, *flags]
+
+    def words(self, column: str, out: Path, *flags: object) -> list[object]:
+        """Return the words of a command that writes to `out`."""
+        return {
+            "prepare": self.prepare(out),
+            "train": ["train", self.data, out, *SIZES, *LENGTH],
+            "average": ["average", out, self.run],
+            "export": ["export", self.run, out, "--to", "ctranslate2"],
+            "evaluate": [
+                "evaluate",
+                self.model,
+                "--data",
+                self.data,
+                "--beam",
+                "1",
+                "--result",
+                out,
+            ],
+            "translate": ["translate", self.model, "a b", "--beam", "1", "--attention", out],
+            "info": ["info", self.model],
+            "fetch": ["fetch", "--folder", out],
+        }[column] + [*flags]
+
+    def newest(self) -> Path:
+        """Return the newest checkpoint of the run."""
+        from transformer_lib.data.files import list_checkpoints
+
+        return list_checkpoints(self.run / "checkpoints")[-1]
+
+    def call(self, *words: object) -> tuple[int, str, str]:
+        """Run a command in this process; return exit status, output and errors."""
+        from transformer_lib.cli import main
+
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = main([str(word) for word in words])
+            except SystemExit as end:
+                status = end.code
+            except BaseException as error:  # a traceback for the user
+                raise Broken(f"traceback: {type(error).__name__}: {error}") from error
+        return status, out.getvalue(), err.getvalue()
+
+    def must(self, *words: object) -> str:
+        """Run a command that has to succeed and return its output."""
+        status, out, err = self.call(*words)
+        if status:
+            raise Broken(f"status {status}: {err}")
+        return out
+
+    def refused(
+        self, *words: object, says: str = "", status: int | None = None, look: bool = True
+    ) -> str:
+        """Run a command that must end in one line and change nothing; return the line."""
+        before = tree(self.folder) if look else {}
+        found, _, err = self.call(*words)
+        line = err.strip()
+        if not found:
+            raise Broken("accepted with status 0")
+        if status is not None and found != status:
+            raise Broken(f"status {found}, expected {status}: {line}")
+        if err.count("\n") != 1 or not line.startswith("error: ") or len(line) < 12:
+            raise Broken(f"not one line: {err!r}")
+        if not re.search(says, line):
+            raise Broken(f"says {line!r}, not {says!r}")
+        after = tree(self.folder) if look else {}
+        if changed := sorted(map(str, before.items() ^ after.items())):
+            raise Broken(f"changed the disk: {changed[0][:120]}")
+        return line
+
+    def shell(self, line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a line of bash in the sandbox, with `tl` for our command."""
+        head = f'tl() {{ {sys.executable} -m transformer_lib "$@"; }}\n'
+        paths = {"PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}
+        return subprocess.run(
+            ["bash", "-c", head + line],
+            cwd=self.folder,
+            env=os.environ | paths | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+
+def tree(folder: Path) -> dict[str, bytes | str]:
+    """Return all below a folder: bytes of files, targets of links, names of folders."""
+    found: dict[str, bytes | str] = {}
+    for path in sorted(folder.rglob("*")):
+        name, mode = str(path.relative_to(folder)), path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            found[name] = os.readlink(path)
+        elif stat.S_ISREG(mode):
+            found[name] = path.read_bytes()
+        else:
+            found[name] = stat.filemode(mode)
+    return found
+
+
+def check(condition: object, message: str) -> None:
+    """Raise `Broken` unless the condition holds."""
+    if not condition:
+        raise Broken(message)
+
+
+# The table
+
+
+def load_probes() -> None:
+    """Import every module of probes beside this file."""
+    for path in sorted(Path(__file__).parent.glob("faults_*.py")):
+        if path.stem != "faults_table":
+            importlib.import_module(path.stem)
+
+
+def rows() -> dict[int, str]:
+    """Return number and text of every row of docs/faults.md."""
+    return {int(n): text for n, text in ROW.findall(LIST.read_text("utf-8"))}
+
+
+def run_probes(only: str = "") -> dict[str, dict[str, str]]:
+    """Run the probes; return, by row and column, the title of each and "" or what happened."""
+    found: dict[str, dict[str, str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        original = Sandbox(Path(folder) / "original")
+        original.folder.mkdir()
+        original.build()
+        for number, ((row, column), probes) in enumerate(sorted(PROBES.items())):
+            for i, part in enumerate(probes):
+                if only and not re.search(only, f"{row} {column} {part.title}"):
+                    continue
+                box = original.copy(Path(folder) / f"{number}-{i}")
+                try:
+                    part(box)
+                    problem = ""
+                except Broken as broken:
+                    problem = str(broken)
+                except Exception as error:
+                    place = traceback.extract_tb(error.__traceback__)[-1]
+                    problem = f"{type(error).__name__}: {error} ({place.name})"
+                problem = problem.replace(str(box.folder), "…").replace("\n", " ")[:300]
+                found.setdefault(f"{row} {column}", {})[part.title] = problem
+                shutil.rmtree(box.folder, ignore_errors=True)
+    return found
+
+
+def elsewhere(checkout: Path, only: str = "") -> dict[str, dict[str, str]]:
+    """Run the same probes with the library of another checkout."""
+    call = [sys.executable, str(Path(__file__).resolve()), "--json", "--only", only]
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def verdicts(now: dict, before: dict) -> dict[tuple[int, str], str]:
+    """Return the entry of every cell that was probed: kept, mended or broken."""
+    cells = {}
+    for key, probes in now.items():
+        row, column = key.split(" ", 1)
+        mended = any(before.get(key, {}).get(title) for title in probes)
+        word = "mended" if mended else "kept"
+        cells[int(row), column] = "**broken**" if any(probes.values()) else word
+    return cells
+
+
+def applies(row: int, kinds: set[str]) -> bool:
+    """True if a row can apply to a column with such parameters."""
+    return row not in NEEDS or bool(NEEDS[row] & kinds)
+
+
+NEEDS: dict[int, set[str]] = {}  # row -> traits of which a column needs one; probe modules fill it
+
+
+def table(cells: dict[tuple[int, str], str]) -> str:
+    """Return the table as Markdown: one for the commands, one for the functions."""
+    parts = [__doc__.splitlines()[0].replace("Try the", "# The"), "", INTRODUCTION, ""]
+    for title, columns in (("Commands", commands()), ("Public functions", functions())):
+        parts += [f"## {title}", "", "| fault | " + " | ".join(columns) + " |"]
+        parts.append("|---" * (len(columns) + 1) + "|")
+        if title == "Public functions":  # one line each: there are too many for columns
+            parts[-2:] = ["| function | kept | mended | not tried |", "|---|---|---|---|"]
+        for row, text in rows().items() if title == "Commands" else ():
+            entries = [
+                cells.get((row, name), "·" if applies(row, kinds) else "–")
+                for name, kinds in columns.items()
+            ]
+            parts.append(f"| {row}: {text} | " + " | ".join(entries) + " |")
+        for name, kinds in columns.items() if title == "Public functions" else ():
+            groups: dict[str, list[str]] = {"kept": [], "mended": [], "·": [], "**broken**": []}
+            for row in rows():
+                if entry := cells.get((row, name), "·" if applies(row, kinds) else ""):
+                    groups[entry].append(str(row))
+            kept, mended, rest, broken = (", ".join(group) for group in groups.values())
+            parts.append(
+                f"| `{name}` | {kept} | {mended} | {rest}{broken and f' broken: {broken}'} |"
+            )
+        parts.append("")
+    return "\n".join(parts)
+
+
+INTRODUCTION = """\
+Written by `python tools/faults_table.py --write --before OLDER`, which tries each fault on each
+command and function and looks at what happens. *kept*: the promise held in an older checkout, too.
+*mended*: it failed there and holds now. `–`: not applicable, as the command takes nothing that
+the fault could be in (computed from its parameters). `·`: not tried by a probe; a test that
+[faults.md](faults.md) names for the row holds it where it says."""
+
+
+def main() -> int:
+    """Run the probes and print what is not kept, or write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--before", type=Path, help="an older checkout, to tell kept from mended")
+    parser.add_argument("--only", default="", help="a pattern for `row column title`")
+    parser.add_argument("--json", action="store_true", help="print the results as one line of JSON")
+    parser.add_argument("--write", action="store_true", help=f"write {TABLE.name}")
+    arguments = parser.parse_args()
+    load_probes()
+    now = run_probes(arguments.only)
+    if arguments.json:
+        print(json.dumps(now))
+        return 0
+    before = elsewhere(arguments.before, arguments.only) if arguments.before else {}
+    for key, probes in now.items():
+        for title, problem in probes.items():
+            was = before.get(key, {}).get(title, "")
+            if problem or was:
+                print(f"{'BROKEN' if problem else 'mended'} {key} {title}: {problem or was}")
+    cells = verdicts(now, before)
+    print({word: [*cells.values()].count(word) for word in sorted({*cells.values()})})
+    if arguments.write:
+        TABLE.write_text(table(cells), "utf-8")
+    return int("**broken**" in cells.values())
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    if "PYTHONPATH" not in os.environ:
+        sys.path.insert(1, str(ROOT))
+    import faults_table  # the module into which the probes register, not this script
+
+    sys.exit(faults_table.main())

@@ -29,10 +29,7 @@ from transformer_lib.data.files import list_checkpoints
 from transformer_lib.lessons import probes
 from transformer_lib.lessons.alignment import alignment_score
 from transformer_lib.masks import teacher_forcing
-from transformer_lib.train import dry_run
-from transformer_lib.train.distributed import random_states, set_random_state
 from transformer_lib.train.losses import TrainingLoss
-from transformer_lib.train.ranks import ALONE
 from transformer_lib.train.settings import RunConfig, choose_precision
 from transformer_lib.train.trainer import Trainer
 from transformer_lib.translate import search
@@ -262,13 +259,13 @@ def test_what_an_mps_device_is_asked_for(monkeypatch):
     )
     monkeypatch.setattr(torch, "mps", fake)
     monkeypatch.setattr(torch, "get_device_module", lambda device: fake)
-    assert devices.free_memory(mps) == dry_run._free_memory(mps) == 6
+    assert devices.free_memory(mps) == 6
     assert conditions(mps)["device"].endswith(", mps")
-    saved = random_states(ALONE, mps)
+    saved = devices.random_state(mps)
     assert saved.keys() == {"rng", "mps_rng"}
-    set_random_state(saved, ALONE, mps, seed=0, step=1)
+    devices.set_random_state(saved, mps)
     assert state == [state[0], state[0]]
-    set_random_state(saved, ALONE, torch.device("cpu"), seed=0, step=1)  # a run that moves
+    devices.set_random_state(saved, torch.device("cpu"))  # a run that moves
     assert len(state) == 2
     assert choose_precision("auto", mps) is None
 

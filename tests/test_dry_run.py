@@ -77,7 +77,7 @@ def test_a_damaged_checkpoint_is_told_and_keeps_its_name(capsys, corpus, done, t
 
 
 def test_too_little_memory_or_disk_is_a_failure(capsys, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(dry_run, "_free_memory", lambda device: 1000)
+    monkeypatch.setattr(dry_run, "free_memory", lambda device: 1000)
     status, _, err = ask(capsys, corpus, tmp_path / "run")
     assert status == 1 and "more memory than there is" in err
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)

@@ -155,7 +155,6 @@ class Runs:
         corpus, folder = self.home / "data", self.home / name
         with float64():
             made = started(corpus, folder, *arguments, ranks=self.ranks, **options)
-            rng = torch.get_rng_state()
             reason = made.fit(quiet=True)
         return {
             "reason": reason,
@@ -163,7 +162,6 @@ class Runs:
             "best": made.best["bleu"],
             "weights": [w.detach().clone() for w in made.translator.model.parameters()],
             "curve": RunLog.read(made.folder / "log.jsonl"),
-            "rng": rng,
         }
 
     def fit_until_one_is_asked_to_end(self, name):
@@ -181,6 +179,18 @@ class Runs:
             return self.fit(name)
         finally:
             Trainer.update = original
+
+
+def help_out(ranks, given):
+    """What each of three workers does for tests/test_workers.py."""
+    runs, muon = Runs(ranks, Path(given["home"])), {"optimizer": "muon", "dropout": 0.2}
+    return {
+        "plain": runs.fit("plain"),
+        "resumed": runs.fit("one", "latest"),
+        "muon": runs.fit("muon", **muon),
+        "cut": runs.fit("cut", **muon, steps=4),
+        "again": runs.fit("cut", "latest", **muon),
+    }
 
 
 def main(home):

@@ -19,7 +19,7 @@ from transformer_lib.config import ModelConfig
 from transformer_lib.data.multi30k import SPLITS
 from transformer_lib.data.text import SAMPLE_PAIRS
 from transformer_lib.train.folder import Resume
-from transformer_lib.train.run_config import RunConfig
+from transformer_lib.train.run_config import RunConfig, Workers
 
 __all__ = ["COMMANDS", "ModelFlags", "Preset", "TrainFlags"]
 
@@ -50,7 +50,7 @@ LEFT_OUT = {
     "source": "de, with Multi30k",
     "target": "en, with Multi30k",
     "test": "none",
-    "threads": "torch's choice",
+    "threads": "as many as there are cores",
     "train": "Multi30k's",
     "val": "Multi30k's",
     "vocab": "subwords",
@@ -216,6 +216,7 @@ def train(
     init: str | None = None,
     device: Device = "auto",
     threads: int | None = None,
+    workers: Workers = "auto",
     validation: str = "val",
     resume: Resume = "no",
     dry_run: bool = False,
@@ -232,7 +233,9 @@ def train(
         init: a run, a model folder or the name of a model that ships: train it further on new
             sentences, with its sizes. Write `data` with --vocab-from and the same model.
         device: auto takes a GPU if there is one.
-        threads: CPU threads; torch's choice when left out.
+        threads: CPU cores to use in all; every physical core of this job when left out.
+        workers: processes on this CPU, which share every batch, so that their number changes no
+            update. auto: one for each core of --threads, where that pays; 1: one process.
         validation: the split to validate on.
         dry_run: check settings, data, disk and memory, time a few steps, and write nothing.
         resume: continue in `out`: from the latest checkpoint, or (auto) from the latest whole one.

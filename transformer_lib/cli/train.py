@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from transformer_lib.cli.commands import ModelFlags, Preset, TrainFlags
 from transformer_lib.cli.common import choose_device, command_line, set_threads
@@ -18,10 +20,11 @@ from transformer_lib.data.prepared import Prepared
 from transformer_lib.train.dry_run import check_space, forecast
 from transformer_lib.train.finetune import Start
 from transformer_lib.train.folder import Resume
-from transformer_lib.train.ranks import join
-from transformer_lib.train.settings import RunConfig
+from transformer_lib.train.ranks import Ranks, among_others, join
+from transformer_lib.train.run_config import RunConfig, Workers
 from transformer_lib.train.trainer import Trainer
 from transformer_lib.train.validation import describe
+from transformer_lib.train.workers import Helpers, choose_workers, start_helpers
 from transformer_lib.training import TrainConfig
 
 __all__ = ["train"]
@@ -40,6 +43,7 @@ def train(
     init: str | None,
     device: str,
     threads: int | None,
+    workers: Workers,
     validation: str,
     resume: Resume,
     dry_run: bool,
@@ -47,7 +51,6 @@ def train(
     """Run the command; `commands.train` has its arguments."""
     with join(partial(choose_device, device), run.wait_minutes) as ranks:
         with ranks.raise_on_all_ranks():
-            set_threads(threads)
             if not init:
                 check_flags(preset or "tiny", model, rates, run.steps)
             corpus = Prepared(data)
@@ -57,19 +60,21 @@ def train(
             else:
                 config = model_config(corpus, preset or "tiny", model)
             schedule = train_config(rates, config, run.steps)
-        options = {"device": ranks.device, "validation": validation, "ranks": ranks, "init": start}
-        trainer = Trainer(corpus, config, schedule, run, out, **options)
-        with ranks.raise_on_all_ranks():
+            n, threads = find_workers(workers, threads, config, run, ranks)
+        given = {"data": str(data.absolute()), "out": str(out.absolute()), "resume": resume}
+        given |= {"model": asdict(config), "train": asdict(schedule), "run": asdict(run)}
+        given |= {"validation": validation, "init": start.record if start else None}
+        given |= {"dry_run": dry_run}
+        helpers_of = start_helpers(n, threads, run.wait_minutes, __name__, given)
+        with helpers_of as (workers_ranks, helpers):
+            ranks = workers_ranks if n > 1 else ranks
+            options = {"device": ranks.device, "validation": validation, "ranks": ranks}
+            trainer = Trainer(corpus, config, schedule, run, out, **options, init=start)
+            say = partial(print, flush=True) if ranks.is_main else (lambda message: None)
             if dry_run:
-                return print_forecast(trainer, resume)
-            if ranks.is_main:  # it alone writes there
-                check_space(trainer)
-        say = partial(print, flush=True) if ranks.is_main else (lambda message: None)
-        if start and start.model:
-            say(f"starting from the weights of {start.name}")
-        trainer.start(resume, say=say)
-        with explain_how_to_resume(trainer):
-            reason = trainer.fit()
+                with ranks.raise_on_all_ranks():
+                    return print_forecast(trainer, resume)
+            reason = run_training(trainer, start, resume, helpers, say)
     best = trainer.best
     say(f"{reason}: step {trainer.step}, {trainer.seconds / 60:.1f} minutes of training")
     if best["step"]:
@@ -81,6 +86,64 @@ def train(
     say(f"{last_saved(trainer)}; {next_command(trainer, reason)}")
     stopped = {signal.SIGINT.name: 130, signal.SIGTERM.name: 143}
     return stopped.get(reason, 0)
+
+
+def find_workers(
+    workers: Workers, threads: int | None, config: ModelConfig, run: RunConfig, ranks: Ranks
+) -> tuple[int, int]:
+    """Return the number of processes and the threads of each, see `choose_workers`.
+
+    On a GPU, and where torchrun has started the processes, there is nothing to start.
+
+    Raises:
+        ValueError: several workers are asked for there, or a number is wrong.
+    """
+    if ranks.device.type == "cpu" and not among_others():
+        return choose_workers(workers, threads, config, run)
+    if workers not in ("auto", 1):
+        raise ValueError(
+            f"--workers {workers} is for the CPU of one machine: leave it out with a GPU, "
+            "or where torchrun starts the processes"
+        )
+    set_threads(threads)
+    return 1, torch.get_num_threads()
+
+
+def run_training(
+    trainer: Trainer,
+    start: Start | None,
+    resume: Resume,
+    helpers: Helpers,
+    say: Callable[[str], Any],
+) -> str:
+    """Train, and return the reason why it ended."""
+    with trainer.ranks.raise_on_all_ranks():
+        if trainer.ranks.is_main:  # it alone writes there
+            check_space(trainer)
+    if start and start.model:
+        say(f"starting from the weights of {start.name}")
+    trainer.start(resume, say=say)
+    with explain_how_to_resume(trainer), helpers.name_the_lost():
+        return trainer.fit()
+
+
+def help_out(ranks: Ranks, given: dict[str, Any]) -> None:
+    """Train as one of the helpers that `train` has started."""
+    kinds = {"model": ModelConfig, "train": TrainConfig, "run": RunConfig}
+    configs = [kind(**_with_tuples(given[name])) for name, kind in kinds.items()]
+    init = given["init"] and Start(**given["init"], config=configs[0])
+    options = {"validation": given["validation"], "ranks": ranks, "init": init}
+    trainer = Trainer(Prepared(given["data"]), *configs, Path(given["out"]), **options)
+    if given["dry_run"]:
+        with ranks.raise_on_all_ranks():
+            print_forecast(trainer, given["resume"])
+    else:
+        run_training(trainer, init, given["resume"], Helpers(), lambda message: None)
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration as it was before JSON made its tuples lists."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
 
 def check_flags(preset: str, model: ModelFlags, rates: TrainFlags, steps: int) -> None:

@@ -9,15 +9,20 @@ from pathlib import Path
 import torch
 
 __all__ = [
+    "check_threads",
     "choose_device",
     "device_name",
     "free_memory",
     "n_cores",
+    "n_physical_cores",
     "random_state",
     "set_random_state",
 ]
 
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds in a period
+MEMORY = Path("/sys/fs/cgroup")  # of a container: its limit in bytes, or "max", and its use
+CORES = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+MOST_THREADS = 256
 WITH_RANDOM_NUMBERS = ("cuda", "mps")  # of their own, beside the CPU's
 
 
@@ -49,12 +54,29 @@ def device_name(device: torch.device | str) -> str:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that a GPU has left; None for a CPU, whose memory is the system's."""
+    """Return the bytes that a GPU, or the system, has left for this job; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return None
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    try:
+        limit, used = (int((MEMORY / f"memory.{name}").read_text()) for name in ("max", "current"))
+        uses = dict(line.split() for line in (MEMORY / "memory.stat").read_text().splitlines())
+        return max(0, min(free, limit - used + int(uses["inactive_file"])))  # which makes room
+    except (OSError, ValueError, KeyError):  # no control group, or "max": no limit
+        return free
+
+
+def check_threads(threads: int) -> None:
+    """Raise ValueError for a number of threads that cannot be started or would only wait."""
+    most = max(MOST_THREADS, n_cores())
+    if not 1 <= threads <= most:
+        raise ValueError(f"--threads must be at least 1 and at most {most}, got {threads}")
 
 
 def n_cores() -> int:
@@ -68,6 +90,17 @@ def n_cores() -> int:
         return max(1, min(cores, int(quota) // int(period)))
     except (OSError, ValueError):  # no control group, or "max": no limit
         return cores
+
+
+def n_physical_cores() -> int:
+    """Return `n_cores()` with the hyperthreads of a core counted once, where the system tells."""
+    if not hasattr(os, "sched_getaffinity"):
+        return min(n_cores(), torch.get_num_threads())  # torch's own default counts them once
+    try:
+        siblings = {Path(CORES.format(cpu)).read_text() for cpu in os.sched_getaffinity(0)}
+    except OSError:
+        return n_cores()
+    return min(n_cores(), len(siblings))
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:

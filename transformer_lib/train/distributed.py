@@ -10,7 +10,10 @@ are two ways to sum them:
   layer's weights are gathered just before it computes and freed afterwards: less memory, more
   traffic.
 
-A checkpoint holds whole tensors in either case, so the number of ranks may change between runs.
+The workers of one machine (`workers`) need neither: each computes its part of every batch, and the
+gradients are summed at the end of the update, since there is no idle core to send them meanwhile.
+
+A checkpoint holds whole tensors in any case, so the number of ranks may change between runs.
 """
 
 from __future__ import annotations
@@ -28,7 +31,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from transformer_lib.batching import Batch
-from transformer_lib.data import devices
 from transformer_lib.masks import teacher_forcing
 from transformer_lib.train.losses import TrainingLoss
 from transformer_lib.train.ranks import Ranks, known_to_all
@@ -39,8 +41,6 @@ __all__ = [
     "copy_weights",
     "full_state_dict",
     "parallelize",
-    "random_states",
-    "set_random_state",
     "shard_optimizer_state",
     "train_step_on_all_ranks",
 ]
@@ -58,7 +58,10 @@ def parallelize(loss: TrainingLoss, ranks: Ranks, sharding: Sharding) -> nn.Modu
     alone = not dist.is_initialized()
     if alone and sharding == "fsdp":
         raise ValueError("fsdp shards a model among processes: start them with torchrun")
-    if alone:
+    if ranks.share_batches:
+        for weight in loss.parameters():
+            dist.broadcast(weight.detach(), 0)
+    if alone or ranks.share_batches:
         return loss
     if sharding == "ddp":
         known = inspect.signature(DistributedDataParallel).parameters
@@ -89,6 +92,7 @@ def train_step_on_all_ranks(
     step: int,
     config: TrainConfig,
     where: str = "",
+    seeds: Sequence[int] = (),
 ) -> StepResult:
     """Make the update of `train_step` with the batches of all ranks.
 
@@ -96,6 +100,7 @@ def train_step_on_all_ranks(
         loss_of: from `parallelize`, perhaps compiled.
         batches: this rank's; every rank has as many.
         where: position of these batches in the data, for the error message.
+        seeds: of the dropout of each batch; without, the random numbers continue.
 
     Returns:
         Loss and number of tokens of all ranks together.
@@ -106,14 +111,19 @@ def train_step_on_all_ranks(
     (n_tokens,) = ranks.sum(sum(count_targets(batch, config.pad_id) for batch in batches))
     if n_tokens == 0:
         raise known_to_all(ValueError("nothing to learn from: no target token"))
+    # DDP and FSDP average over the ranks: so divide by the tokens per rank
+    divisor = n_tokens if ranks.share_batches else n_tokens / ranks.world_size
     optimizer.zero_grad()
     total: float | Tensor = 0.0
-    for i, batch in enumerate(batches, 1):
-        with _unsynced(loss_of) if i < len(batches) else contextlib.nullcontext():
+    for i, batch in enumerate(batches):
+        if seeds:
+            torch.manual_seed(seeds[i])
+        with _unsynced(loss_of) if i + 1 < len(batches) else contextlib.nullcontext():
             loss = loss_of(batch.src, *teacher_forcing(batch.tgt))
-            # DDP and FSDP average over the ranks: so divide by the tokens per rank
-            (loss / (n_tokens / ranks.world_size)).backward()
+            (loss / divisor).backward()
         total += loss.detach()
+    if ranks.share_batches:
+        sum_gradients(loss_of)
     here = float(total)
     mean = ranks.sum(here)[0] / n_tokens
     try:
@@ -122,6 +132,20 @@ def train_step_on_all_ranks(
         places = ranks.gather([not math.isfinite(here), where])
         where = next((place for failed, place in places if failed), places[0][1])
         raise known_to_all(FloatingPointError(f"{error} ({where})")) from error
+
+
+def sum_gradients(loss_of: nn.Module) -> None:
+    """Replace every gradient by its sum over the ranks, in one message.
+
+    The order of the sums never changes, so that a run that resumes is equal to the bit. DDP groups
+    the gradients in another way after the first step.
+    """
+    weights = [weight for weight in loss_of.parameters() if weight.grad is not None]
+    whole = torch.cat([weight.grad.flatten() for weight in weights])
+    dist.all_reduce(whole)
+    parts = whole.split([weight.numel() for weight in weights])
+    for weight, part in zip(weights, parts, strict=True):
+        weight.grad = part.view_as(weight)
 
 
 def _unsynced(loss_of: nn.Module) -> contextlib.AbstractContextManager[None]:
@@ -177,27 +201,3 @@ def copy_weights(source: nn.Module, target: nn.Module) -> None:
     """Copy weights between a model and its sharded twin, in either direction."""
     for new, old in zip(source.parameters(), target.parameters(), strict=True):
         old.copy_(_shard(new, old) if is_sharded(old) else full_state_dict(new))
-
-
-def random_states(ranks: Ranks, device: torch.device) -> dict[str, Any]:
-    """Return the state of the random numbers of every rank."""
-    mine = devices.random_state(device)
-    if ranks.world_size == 1:
-        return mine
-    states = [
-        {name: torch.tensor(state, dtype=torch.uint8) for name, state in theirs.items()}
-        for theirs in ranks.gather({name: state.tolist() for name, state in mine.items()})
-    ]
-    return states[0] | {"ranks": states}
-
-
-def set_random_state(
-    state: dict[str, Any], ranks: Ranks, device: torch.device, seed: int, step: int
-) -> None:
-    """Restore this rank's random numbers, or draw new ones if the number of ranks has changed."""
-    states = state.get("ranks", [state])
-    if len(states) != ranks.world_size:
-        if not ranks.is_main:
-            return ranks.seed_dropout(seed, step)
-        states = [state]
-    return devices.set_random_state(states[ranks.rank], device)

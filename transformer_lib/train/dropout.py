@@ -25,8 +25,8 @@ class FastDropout(nn.Dropout):
         bits = torch.empty(-(-n // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
         draws = bits.view(torch.int16)[:n].view(x.shape)  # -32768 … 32767, all equally likely
         keep = draws >= n_dropped - LEVELS // 2
-        wide = torch.promote_types(x.dtype, torch.float32)  # multiplied in 32 bits it is faster
-        return x * (keep * x.new_tensor(LEVELS / (LEVELS - n_dropped), dtype=wide)).to(x.dtype)
+        wide = torch.promote_types(x.dtype, torch.float32)  # faster, and no half overflows
+        return (x * (keep * x.new_tensor(LEVELS / (LEVELS - n_dropped), dtype=wide))).to(x.dtype)
 
     nothing_in_evaluation = forward  # so `translate.inference` may leave it out
 

@@ -8,15 +8,12 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 
 from transformer_lib.batching import collate, token_batches
 from transformer_lib.data.devices import free_memory
 from transformer_lib.data.files import list_checkpoints
 from transformer_lib.data.text import ParallelText
-from transformer_lib.train.folder import Resume, choose_checkpoint
+from transformer_lib.train.folder import Resume, check_run_folder, choose_checkpoint
 from transformer_lib.train.trainer import Trainer
 from transformer_lib.train.validation import validation_scores
 
@@ -47,7 +44,7 @@ def disk_bytes(trainer: Trainer) -> int:
     saves = -(-max(0, run.last_step - trainer.step) // run.validate_every)
     old = list_checkpoints(trainer.checkpoints)
     most = min(len(old) + saves, run.keep + 2)
-    there = sum(path.lstat().st_size for folder in old for path in folder.iterdir())
+    there = sum(path.lstat().st_size for folder in old for path in folder.glob("*"))
     return max(0, most * checkpoint_bytes(trainer) - there)
 
 
@@ -60,6 +57,7 @@ def check_space(trainer: Trainer) -> tuple[int, int]:
     Raises:
         OSError: there is not enough room, or the folder may not be written.
     """
+    check_run_folder(trainer.folder)
     needed, path = disk_bytes(trainer), trainer.checkpoints.absolute()
     folder = next(folder for folder in (path, *path.parents) if folder.exists())
     free = shutil.disk_usage(folder).free
@@ -95,22 +93,24 @@ class Forecast:
     step_seconds: float  # mean of one
     validations: int
     validation_seconds: float  # at most: an untrained model translates up to the length limit
+    processes: int = 1  # on this machine, each with the memory above
 
     @property
     def memory(self) -> int:
         """Bytes that the run needs, in addition to those of Python and torch."""
-        return self.fixed + self.step_memory
+        return self.processes * (self.fixed + self.step_memory)
 
     def table(self) -> str:
         """Return the forecast as text."""
         seconds = self.steps * self.step_seconds + self.validations * self.validation_seconds
+        each = f" in each of {self.processes} processes" * (self.processes > 1)
         free = f" of {self.memory_free / 1e9:,.1f} GB free" if self.memory_free else ""
         return "\n".join(
             [
                 f"model   {self.parameters:,} parameters; {self.batches:,} batches an epoch",
                 f"disk    {self.disk / 1e6:,.0f} MB of {self.disk_free / 1e6:,.0f} MB free",
                 f"memory  about {self.memory / 1e9:.2f} GB{free}: weights, gradients and moments "
-                f"{self.fixed / 1e9:.2f}, the largest batch {self.step_memory / 1e9:.2f}",
+                f"{self.fixed / 1e9:.2f}, the largest batch {self.step_memory / 1e9:.2f}{each}",
                 f"time    about {_duration(seconds)}: {self.steps:,} steps of "
                 f"{self.step_seconds:.3g} s, {self.validations:,} validations of at most "
                 f"{self.validation_seconds:.3g} s",
@@ -140,8 +140,10 @@ def forecast(trainer: Trainer, resume: Resume = "no") -> Forecast:
         disk=needed,
         disk_free=free,
         fixed=2 * _weight_bytes(trainer) + _moment_bytes(trainer),
-        step_memory=max(memory_bytes(trainer, *_sizes(lengths, rows)) for rows in plan),
-        memory_free=_free_memory(trainer.device),
+        step_memory=max(memory_bytes(trainer, *_sizes(lengths, rows)) for rows in plan)
+        // trainer.split,
+        memory_free=free_memory(trainer.device),
+        processes=trainer.ranks.world_size if trainer.ranks.share_batches else 1,
         steps=steps,
         step_seconds=_time_steps(trainer, plan),
         validations=-(-steps // run.validate_every),
@@ -189,8 +191,9 @@ def _time_steps(trainer: Trainer, plan: list[list[int]]) -> float:
         if number:  # the first one warms up
             seconds += time.monotonic() - started
             n_ids += sum(batch.src.numel() + batch.tgt.numel() for batch in here)
-    lengths = trainer.pairs.lengths
-    return seconds / n_ids * each * sum(sum(_sizes(lengths, rows)) for rows in plan) / len(plan)
+    lengths, n_batches = trainer.pairs.lengths, each / trainer.split
+    mean = sum(sum(_sizes(lengths, rows)) for rows in plan) / len(plan)
+    return seconds / n_ids * n_batches * mean
 
 
 def _time_validation(trainer: Trainer) -> float:
@@ -204,16 +207,6 @@ def _time_validation(trainer: Trainer) -> float:
     started = time.monotonic()
     validation_scores(trainer.loss.to(trainer.device), trainer.translator, batches, some)
     return (time.monotonic() - started) * len(text) / len(chosen)
-
-
-def _free_memory(device: torch.device) -> int | None:
-    if device.type != "cpu":
-        return free_memory(device)
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
 def _duration(seconds: float) -> str:

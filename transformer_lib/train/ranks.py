@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,7 +24,18 @@ from torch.nn import functional as F
 
 from transformer_lib.train.run_config import AMONG_OTHERS
 
-__all__ = ["ALONE", "AMONG_OTHERS", "Ranks", "join", "known_to_all"]
+__all__ = [
+    "ALONE",
+    "AMONG_OTHERS",
+    "Ranks",
+    "among_others",
+    "connected",
+    "is_of_connection",
+    "join",
+    "known_to_all",
+]
+
+connected = threading.Event()  # set once gloo's threads have been started in this process
 
 # The kinds of error that other ranks raise too, so that all end with the same exit status.
 WRONG_PATH = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
@@ -46,11 +57,14 @@ class Ranks:
         rank: number of this process, from 0; rank 0 writes files and messages.
         world_size: number of processes.
         device: of this process.
+        share_batches: the processes are the workers of one machine, which share every batch, so
+            that their number changes no update; else each has batches of its own.
     """
 
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    share_batches: bool = False
 
     @property
     def is_main(self) -> bool:
@@ -109,27 +123,6 @@ class Ranks:
         if mine:
             raise known_to_all(mine)
 
-    def split(self, per_update: int) -> int:
-        """Return this process's number of batches per update, so that updates keep their size.
-
-        Raises:
-            ValueError: the batches cannot be shared evenly.
-        """
-        if per_update % self.world_size:
-            raise ValueError(
-                f"this run takes {per_update} batches for an update, which {self.world_size} "
-                "processes cannot share evenly: start another number of them"
-            )
-        return per_update // self.world_size
-
-    def seed_dropout(self, seed: int, step: int) -> None:
-        """Seed every rank differently, but the same in every start.
-
-        Rank 0 continues with the numbers that a single process would draw.
-        """
-        if self.rank:
-            torch.manual_seed(random.Random(f"{seed} {step} {self.rank}").getrandbits(63))
-
 
 ALONE = Ranks()
 
@@ -146,7 +139,7 @@ def join(choose_device: Callable[[], torch.device], wait_minutes: float) -> Iter
         ValueError: there are more processes than GPUs.
         RuntimeError: another rank was lost.
     """
-    if not os.environ.keys() >= AMONG_OTHERS:
+    if not among_others():
         yield Ranks(device=choose_device())
         return
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -165,6 +158,11 @@ def join(choose_device: Callable[[], torch.device], wait_minutes: float) -> Iter
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def among_others() -> bool:
+    """True if `torchrun` has started this process."""
+    return os.environ.keys() >= AMONG_OTHERS
 
 
 def _rendezvous(limit: timedelta) -> dist.Store:
@@ -199,10 +197,15 @@ def known_to_all(error: Exception) -> Exception:
     return error
 
 
+def is_of_connection(error: Exception) -> bool:
+    """True for an error of the connection to another process, which ended or does not answer."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
 def _of_one_rank(error: Exception, rank: int) -> Exception:
     """Return an error of this rank alone, which only it can print, or of a lost rank."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, dist.DistError) or "gloo" in reason:
+    if is_of_connection(error):
         reason = re.sub(r"\[\S+:\d+\] ", "", reason)  # the place in torch's own source
         return RuntimeError(
             "another process of this training ended or does not answer, see its output; to resume "

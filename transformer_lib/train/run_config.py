@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-__all__ = ["OptimizerName", "Precision", "RunConfig", "Select", "Sharding"]
+from transformer_lib.config import wrong_kinds
+
+__all__ = ["OptimizerName", "Precision", "RunConfig", "Select", "Sharding", "Workers"]
 
 AMONG_OTHERS = {"RANK", "WORLD_SIZE", "MASTER_ADDR"}  # torchrun sets these for every process
 OptimizerName = Literal["adam", "muon"]
 Precision = Literal["auto", "fp32", "bf16"]
 Sharding = Literal["ddp", "fsdp"]
 Select = Literal["bleu", "chrf", "loss"]
+Workers = int | Literal["auto"]
+
+# The batches of an update are in memory together; a process that waits for a year is forgotten.
+MOST = {"accumulate": 10_000, "wait_minutes": 525_600}
 
 
 @dataclass(frozen=True)
@@ -66,24 +72,26 @@ class RunConfig:
         return min(self.steps, self.max_steps or self.steps)
 
     def __post_init__(self) -> None:
-        names = ("steps", "max_tokens", "accumulate", "validate_every", "keep")
-        problems = [
-            f"{name} must be at least 1, got {getattr(self, name)}"
-            for name in names
-            if getattr(self, name) < 1
-        ]
-        for name in ("max_steps", "max_minutes", "patience", "wait_minutes"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                problems.append(f"{name} must be above 0, got {value}")
-        choices = {"precision": Precision, "optimizer": OptimizerName}
-        choices |= {"sharding": Sharding, "select": Select}
-        for name, kinds in choices.items():
-            if (value := getattr(self, name)) not in get_args(kinds):
-                known = ", ".join(get_args(kinds))
-                problems.append(f"{name} must be one of {known}, got {value!r}")
-        if (self.loss_rows or 0) < 0:
-            problems.append(f"loss_rows must be at least 0, got {self.loss_rows}")
-        if (self.optimizer, self.sharding) == ("muon", "fsdp"):
-            problems.append("muon needs whole matrices, which fsdp shards: use adam, or ddp")
-        if problems:
+        if problems := wrong_kinds(self) or _problems(self):
             raise ValueError("invalid RunConfig: " + "; ".join(problems))
+
+
+def _problems(run: RunConfig) -> list[str]:
+    """List the values that are out of range."""
+    names = ("steps", "max_tokens", "accumulate", "validate_every", "keep")
+    problems = [
+        f"{name} must be at least 1, got {value}"
+        for name in names
+        if (value := getattr(run, name)) < 1
+    ]
+    for name in ("max_steps", "max_minutes", "patience", "wait_minutes"):
+        if (value := getattr(run, name)) is not None and not value > 0:
+            problems.append(f"{name} must be above 0, got {value}")
+    for name, most in MOST.items():
+        if getattr(run, name) > most:
+            problems.append(f"{name} must be at most {most:,}, got {getattr(run, name)}")
+    if (run.loss_rows or 0) < 0:
+        problems.append(f"loss_rows must be at least 0, got {run.loss_rows}")
+    if (run.optimizer, run.sharding) == ("muon", "fsdp"):
+        problems.append("muon needs whole matrices, which fsdp shards: use adam, or ddp")
+    return problems

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from transformer_lib.config import ModelConfig
+from transformer_lib.config import MAX_WHOLE, ModelConfig
 from transformer_lib.data.files import plain
 from transformer_lib.data.reading import blame_file, read_json
 from transformer_lib.train.run_config import (
+    MOST,
     OptimizerName,
     Precision,
     RunConfig,
@@ -126,10 +127,13 @@ def read_progress(path: str | Path) -> dict[str, Any]:
     with blame_file(path):  # older checkpoints have neither of these two
         per_update = progress.get("per_update", progress["settings"]["run"]["accumulate"])
         loss, n_tokens = progress.get("recent", (0.0, 0))  # JSON has null for NaN
-        progress["per_update"] = int(per_update)
+        progress["per_update"], progress["split"] = int(per_update), int(progress.get("split", 1))
         progress["recent"] = [float("nan" if loss is None else loss), int(n_tokens)]
-        if min(*map(progress.get, kinds), progress["per_update"] - 1, progress["recent"][1]) < 0:
-            raise ValueError("a number is too small")
+        numbers = [*map(progress.get, kinds), progress["recent"][1]]
+        if not all(0 <= number < MAX_WHOLE for number in numbers):
+            raise ValueError("a number is negative or too large")
+        if not all(1 <= progress[name] <= MOST["accumulate"] for name in ("per_update", "split")):
+            raise ValueError("the parts of an update are none or too many")
         best = progress["best"]
         for line in progress.get("curve", []):  # the best of an older checkpoint has no loss
             if line["step"] == best["step"] and "val_loss" in line:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 import signal
 import sys
 import time
@@ -17,7 +18,8 @@ from torch import nn
 
 from transformer_lib.batching import Batch, collate, token_batches
 from transformer_lib.config import ModelConfig
-from transformer_lib.data import files
+from transformer_lib.data import devices, files
+from transformer_lib.data.locks import make_folders, remove_empty
 from transformer_lib.data.prepared import Prepared
 from transformer_lib.data.progress import progress_bar
 from transformer_lib.data.reading import blame_file, check_ids, load_state
@@ -25,9 +27,15 @@ from transformer_lib.model import Transformer
 from transformer_lib.train import distributed
 from transformer_lib.train.dropout import use_fast_dropout
 from transformer_lib.train.finetune import Start
-from transformer_lib.train.folder import Resume, RunLog, choose_checkpoint, lock_folder
+from transformer_lib.train.folder import (
+    Resume,
+    RunLog,
+    check_run_folder,
+    choose_checkpoint,
+    lock_folder,
+)
 from transformer_lib.train.losses import TrainingLoss, choose_rows
-from transformer_lib.train.optimizers import check_optimizer, choose_optimizer
+from transformer_lib.train.optimizers import check_state, choose_optimizer
 from transformer_lib.train.ranks import ALONE, Ranks
 from transformer_lib.train.settings import RunConfig, check_same, choose_precision, read_progress
 from transformer_lib.train.signals import StopSignal
@@ -93,11 +101,12 @@ class Trainer:
                 model.load_state_dict(init.model.state_dict())
             self.translator = Translator(model, data.src_vocab, data.tgt_vocab)
         self._make_trainable(model)
-        self.accumulate = run.accumulate  # a run resumed by more processes has fewer
+        self._deal(run.accumulate * (1 if ranks.share_batches else ranks.world_size))
         self.step = self.epoch = self.index = self.n_tokens = self.saved = 0
         self.place = [0, 0]  # epoch and number of this rank's newest batch
         self.seconds, self.recent = 0.0, [0.0, 0]  # and loss, tokens since the log's last line
         self.best: dict[str, Any] = NO_BEST
+        self.dealt_anew = ""  # why dropout differs after resuming
         settings = {"model": model_config, "train": train_config, "run": run}
         self.settings = {name: asdict(config) for name, config in settings.items()}
         self.settings["data"] = data.about | {"sha256": data.sha256}
@@ -113,7 +122,7 @@ class Trainer:
         self.pairs, self.validation = data.pairs(data.splits[0]), data.text(validation)
         self.validation_pairs = data.pairs(validation)
         n, plan = self.ranks.world_size, self.pairs.batch_indices(self.run.max_tokens)
-        if n > 1 and len(list(itertools.islice(plan, n))) < n:
+        if n > 1 and not self.ranks.share_batches and len(list(itertools.islice(plan, n))) < n:
             raise ValueError(f"more processes than batches: {n} are too many")
         longest = max(self.pairs.longest)
         if longest > max_len:
@@ -133,8 +142,18 @@ class Trainer:
         self.parallel = distributed.parallelize(self.loss, self.ranks, run.sharding)
         self.compiled = torch.compile(self.parallel) if run.compile else self.parallel
         trained = self.parallel if self.is_sharded else model
-        self.optimizer = choose_optimizer(run.optimizer, trained, self.config)
-        self.ranks.seed_dropout(run.seed, 0)
+        self.optimizer = choose_optimizer(run.optimizer, trained, self.config, self.ranks)
+
+    def _deal(self, per_update: int, split: int = 1) -> None:
+        """Deal the batches of an update to the ranks, or parts of them if there are too few.
+
+        Args:
+            per_update: number of batches in an update of all ranks.
+            split: number of parts of each; changed only if the ranks could not share them evenly.
+        """
+        n = self.ranks.world_size
+        self.per_update, self.split = per_update, n if per_update * split % n else split
+        self.accumulate = per_update * self.split // n  # of this rank
 
     # Start and resume
 
@@ -161,7 +180,8 @@ class Trainer:
 
     def _open_folder(self, resume: Resume, say: Callable[[str], Any]) -> str | None:
         """Lock the folder and resume from a checkpoint, whose name is returned."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        check_run_folder(self.folder)
+        made = make_folders(self.checkpoints)
         self._lock = lock_folder(self.folder)
         try:
             files.sweep(self.checkpoints)
@@ -171,7 +191,10 @@ class Trainer:
             record = self.settings | {"conditions": self.conditions}
             files.write_text(self.folder / "run.json", files.to_json(record))
         except BaseException:
+            if self.folder in made:
+                (self.folder / ".lock").unlink(missing_ok=True)
             self.close()
+            remove_empty(made)
             raise
         lines = self.data.line_numbers(self.settings["validation"]["split"])
         for message in explain_scores(lines, self.validated, self.measure, self.run.select):
@@ -179,8 +202,8 @@ class Trainer:
         if chosen is None:
             return None
         say(f"resuming from {chosen}, step {self.step}")
-        if self.accumulate != self.run.accumulate:
-            say(f"{self.accumulate} batches per process now, so that updates keep their size")
+        if self.dealt_anew:
+            say(f"{self.dealt_anew}: the same updates, but dropout draws other numbers")
         return chosen.name
 
     def close(self) -> None:
@@ -198,18 +221,18 @@ class Trainer:
         saved = Translator.from_pretrained(checkpoint)  # compares every file with the manifest
         progress = read_progress(checkpoint / "training.json")
         check_same(progress["settings"], self.settings)
-        self.accumulate = self.ranks.split(progress["per_update"])
+        self._deal(progress["per_update"], progress["split"])
+        if self.split != progress["split"]:
+            self.dealt_anew = f"{self.split} parts of every batch now, not {progress['split']}"
         self.translator.model.load_state_dict(saved.model.state_dict())
         if self.is_sharded:
             distributed.copy_weights(self.loss, self.parallel)
         state = load_state(checkpoint / "training.pt")
         with blame_file(checkpoint / "training.pt"):
-            moments = distributed.shard_optimizer_state(state["optimizer"], self.optimizer)
+            moments = check_state(state["optimizer"], self.optimizer)
+            moments = distributed.shard_optimizer_state(moments, self.optimizer)
             self.optimizer.load_state_dict(moments)
-            check_optimizer(self.optimizer)
-            distributed.set_random_state(
-                state, self.ranks, self.device, self.run.seed, progress["step"]
-            )
+            devices.set_random_state(state, self.device)
         for name in POSITION:
             setattr(self, name, progress[name])
         is_older = not isinstance(progress["settings"].get("validation"), dict)
@@ -223,7 +246,7 @@ class Trainer:
         """Write a checkpoint, which is also a model folder, and remove the oldest."""
         if self.is_sharded:
             distributed.copy_weights(self.parallel, self.loss)
-        state = distributed.random_states(self.ranks, self.device)
+        state: dict[str, Any] = devices.random_state(self.device)
         state["optimizer"] = distributed.full_state_dict(self.optimizer.state_dict())
         folder = self.checkpoints / f"step-{self.step:06d}"
         with self.ranks.raise_on_all_ranks():
@@ -256,7 +279,8 @@ class Trainer:
         curve = RunLog.read(self.log.path)
         return {
             **{name: getattr(self, name) for name in POSITION},
-            "per_update": self.accumulate * self.ranks.world_size,
+            "per_update": self.per_update,
+            "split": self.split,
             "settings": self.settings,
             "conditions": self.conditions,
             "curve": [line for line in curve if "bleu" in line or line["step"] % 500 == 0],
@@ -270,10 +294,22 @@ class Trainer:
         The ranks take turns, from one epoch into the next: no batch is left out at the end of an
         epoch. The position counts the batches of all ranks, so any number of them can resume.
         """
-        for turn in zip(*[self._plan()] * self.ranks.world_size, strict=True):  # one for each rank
-            *self.place, rows = turn[self.ranks.rank]
-            self.epoch, self.index, _ = turn[-1]
-            yield collate([self.pairs[i] for i in rows])
+        for turn in zip(*[self._parts()] * self.ranks.world_size, strict=True):  # one for each rank
+            *self.place, rows, whole = turn[self.ranks.rank]
+            self.epoch, self.index, *_ = turn[-1]
+            batch = collate([self.pairs[i] for i in rows or whole[:1]])
+            if not rows:  # more parts than pairs: this one has a sentence, and nothing to predict
+                batch = batch._replace(tgt=torch.full_like(batch.tgt, self.config.pad_id))
+            yield batch
+
+    def _parts(self) -> Iterator[tuple[int, int, list[int], list[int]]]:
+        """Yield epoch, number, the pairs of a part and those of its batch, part by part.
+
+        The pairs of a batch are sorted by length, so that taking turns makes the parts equal.
+        """
+        for epoch, number, rows in self._plan():
+            for part in range(self.split):
+                yield epoch, number, rows[part :: self.split], rows
 
     def _plan(self) -> Iterator[tuple[int, int, list[int]]]:
         """Yield epoch, number in it and pairs of every batch that follows, without end."""
@@ -333,11 +369,28 @@ class Trainer:
         if ranks.world_size > 1:
             where = f"rank {ranks.rank}, {where}"
         result = distributed.train_step_on_all_ranks(
-            ranks, self.compiled, self.optimizer, here, self.step + 1, self.config, where
+            ranks,
+            self.compiled,
+            self.optimizer,
+            here,
+            self.step + 1,
+            self.config,
+            where,
+            self._seeds(len(here)),
         )
         self.step += 1
         self.n_tokens += result.n_tokens
         return result
+
+    def _seeds(self, n: int) -> list[int]:
+        """Return the seeds of this rank's parts of the next update, whoever computes them.
+
+        A single part continues with the random numbers of the run.
+        """
+        numbers = range(self.ranks.rank, n * self.ranks.world_size, self.ranks.world_size)
+        names = [f"{self.run.seed} {self.step + 1} {number}" for number in numbers]
+        alone = n * self.ranks.world_size == 1
+        return [] if alone else [random.Random(name).getrandbits(63) for name in names]
 
     def _reason_to_stop(self, stop: StopSignal) -> str | None:
         # One rank alone may have received a signal, and no two clocks agree.

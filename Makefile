@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 BOOK_STAMP := $(VENV)/.book-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help check-env run test core lab edit data export notebooks student results fuzz bench book book-test audit pins lint clean
+.PHONY: help check-env run test core lab edit data export notebooks student results fuzz bench book book-test explorer explorer-test audit pins lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -72,6 +72,12 @@ book: $(BOOK_STAMP) ## build the book: notebooks, documents and API as a site in
 
 book-test: $(BOOK_STAMP) ## look at every page of build/book in Chromium, after make book
 	TRANSFORMER_LIB_BOOK=build/book OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_book.py -n $(WORKERS)
+
+explorer: $(STAMP) ## write the explorer with the models that ship into build/explorer
+	$(PY) -c "from transformer_lib.translate.explorer import write_explorer as w; print(w('build/explorer') / 'index.html')"
+
+explorer-test: $(STAMP) ## compare page and library on 1,000 sentences each way, in Chromium (half an hour)
+	TRANSFORMER_LIB_EXPLORER=full OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_explorer.py
 
 audit: ## look the pinned versions up among the known vulnerabilities (needs the network)
 	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit \

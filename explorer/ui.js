@@ -1,11 +1,6 @@
 "use strict";
-// The page: reads the form and the address, runs the model, and shows what it did.
+// The page: reads the form, runs the model, and shows what it did.
 
-/** @typedef {{models: string[], sentence: string | null}} Start */
-/** @typedef {{TransformerModels?: {[key: string]: PackedModel}, ExplorerStart?: Start}} Given */
-
-const given = /** @type {Given} */ (globalThis);
-const start = given.ExplorerStart ?? { models: ["multi30k-de-en", "multi30k-en-de"], sentence: null };
 const LANGUAGES = new Intl.DisplayNames(["en"], { type: "language" });
 const form = control("form", HTMLFormElement);
 const direction = control("direction", HTMLSelectElement);
@@ -14,20 +9,6 @@ const examples = control("examples", HTMLSelectElement);
 const beamWidth = control("beam", HTMLSelectElement);
 const alpha = control("alpha", HTMLInputElement);
 
-const state = {
-  model: start.models[0],
-  sentence: start.sentence,
-  beam: 1,
-  alpha: 1,
-  kind: /** @type {Kind} */ ("cross"),
-  layer: Infinity, // the last one
-  head: /** @type {number | "mean"} */ (0),
-  cell: /** @type {[number, number]} */ ([1, 1]),
-  at: 0, // the step whose next tokens are shown
-  silenced: /** @type {string[]} */ ([]),
-  bug: "",
-  forced: /** @type {number[]} */ ([]),
-};
 /** @type {Map<string, OpenModel>} */
 const openedModels = new Map();
 /** @type {Result | null} */
@@ -64,46 +45,6 @@ async function loadModel(key) {
 function modelName(key) {
   const languages = /-([a-z]{2})-([a-z]{2})$/.exec(key);
   return languages ? `${LANGUAGES.of(languages[1])} → ${LANGUAGES.of(languages[2])}` : key;
-}
-
-// The address holds the whole state, so that a link leads to what one sees.
-
-function writeAddress() {
-  const values = {
-    m: state.model, s: state.sentence ?? "", b: state.beam, a: state.alpha,
-    map: `${state.kind}.${state.layer}.${state.head}`, cell: state.cell.join("."), t: state.at,
-    off: state.silenced.map((name) => name.replaceAll(" ", ".")).join("_"),
-    bug: state.bug, f: state.forced.join("."),
-  };
-  const filled = Object.entries(values).filter(([, value]) => value !== "");
-  const hash = `#${new URLSearchParams(filled.map(([name, value]) => [name, String(value)]))}`;
-  try {
-    history.replaceState(null, "", hash);
-  } catch {
-    // a frame without an address
-  }
-}
-
-function readAddress() {
-  const values = new URLSearchParams(location.hash.slice(1));
-  const numbers = (/** @type {string} */ name) =>
-    (values.get(name) ?? "").split(/[._]/).filter((text) => /^\d{1,6}$/.test(text)).map(Number);
-  if (start.models.includes(values.get("m") ?? "")) state.model = values.get("m") ?? "";
-  state.sentence = values.get("s")?.slice(0, 400) ?? state.sentence;
-  const [width, penalty] = [numbers("b")[0] ?? 1, Number(values.get("a") ?? 1)];
-  state.beam = [...beamWidth.options].some(({ value }) => value === String(width)) ? width : 1;
-  state.alpha = penalty >= 0 && penalty <= 5 ? penalty : 1;
-  const [kind, layer, head] = (values.get("map") ?? "").split(".");
-  if (kind === "encoder" || kind === "decoder" || kind === "cross") {
-    Object.assign(state, { kind, layer: Number(layer) || 0, head: head === "mean" ? head : Number(head) || 0 });
-  }
-  const [i, j] = numbers("cell");
-  if (j !== undefined) state.cell = [i, j];
-  state.at = numbers("t")[0] ?? 0;
-  const heads = (values.get("off") ?? "").split("_").map((name) => name.replaceAll(".", " "));
-  state.silenced = heads.filter((name) => /^(encoder|decoder|cross) \d{1,3} \d{1,3}$/.test(name));
-  state.bug = MUSEUM.some(({ id }) => id === values.get("bug")) ? values.get("bug") ?? "" : "";
-  state.forced = numbers("f");
 }
 
 // One run: from the form to a result.
@@ -152,7 +93,7 @@ async function translate(slowly = false) {
     const right = isChanged ? (await search(model, INTACT, src)).hypotheses[0] : null;
     const intact = right && tgtVocab.decode(right.ids);
     const showBeam = async (/** @type {BeamStep[]} */ steps) => {
-      if (wait) drawBeam(opened, steps, []);
+      if (wait && mine === run) drawBeam(opened, steps, []);
       await pause(wait);
     };
     const { steps: beamSteps, hypotheses } = await search(model, changes, src, showBeam);
@@ -160,31 +101,33 @@ async function translate(slowly = false) {
     const [best] = hypotheses;
     const forced = state.beam === 1 ? state.forced : [...best.ids, ...(best.finished ? [EOS_ID] : [])];
     const used = sourceOf(model, src);
-    result = {
+    /** @type {Result} */
+    const shown = {
       ...{ opened, changes, src, intact, hypotheses, beamSteps, best, steps: [], encoder: [] },
       source: used.map((id) => srcVocab.pieces[id]),
     };
-    const growing = greedySteps(model, src, { forced, encoderMaps: result.encoder });
+    const growing = greedySteps(model, src, { forced, encoderMaps: shown.encoder });
     for (;;) {
       Object.assign(model.changes, changes);
       const { value, done } = growing.next();
       if (done) {
-        if (state.beam === 1) result.best = /** @type {Hypothesis} */ (value);
+        if (state.beam === 1) shown.best = /** @type {Hypothesis} */ (value);
         break;
       }
-      result.steps.push(/** @type {GreedyStep} */ (value));
+      shown.steps.push(/** @type {GreedyStep} */ (value));
       if (wait) {
-        state.at = result.steps.length - 1;
-        drawTokens(result);
+        state.at = shown.steps.length - 1;
+        drawTokens(shown);
         await pause(wait);
         if (mine !== run) return undefined;
       }
     }
-    draw(result);
+    result = shown;
+    draw(shown);
     const seconds = (performance.now() - began) / 1000;
-    say(`Translated into ${result.steps.length} tokens${wait ? "" : ` in ${seconds.toFixed(2)} s`}.`);
+    say(`Translated into ${shown.steps.length} tokens${wait ? "" : ` in ${seconds.toFixed(2)} s`}.`);
     writeAddress();
-    document.dispatchEvent(new CustomEvent("translated", { detail: result }));
+    document.dispatchEvent(new CustomEvent("translated", { detail: shown }));
   } catch (error) {
     say(error instanceof Error ? error.message : String(error));
   }
@@ -263,10 +206,14 @@ function drawTokens(shown) {
     [state.beam, state.at] = [1, state.at + 1];
     translate();
   }));
-  const finished = ids.at(-1) === EOS_ID;
-  const doubt = finished && whyUnfamiliar(srcVocab, sentence.value, shown.best, about.valLoss);
-  byId("doubt").hidden = !doubt;
-  byId("doubt").textContent = doubt ? `This sentence is unlike the training text (${doubt}). Do not trust its translation.` : "";
+  const asTrained = shown.intact === null && (state.beam > 1 || !state.forced.length);
+  const doubt = asTrained && shown.best.ids.length > 0 && whyUnfamiliar(srcVocab, sentence.value, shown.best, about.valLoss);
+  const notes = [
+    ...(doubt ? [`This sentence is unlike the training text (${doubt}). Do not trust its translation.`] : []),
+    ...(shown === result && ids.at(-1) !== EOS_ID ? ["The translation reached the length limit without an end."] : []),
+  ];
+  byId("doubt").hidden = !notes.length;
+  byId("doubt").textContent = notes.join(" ");
   drawChanges();
 }
 
@@ -377,6 +324,7 @@ function drawExhibit(shown) {
   }
   byId("exhibit").replaceChildren(...lines);
   control("count", HTMLButtonElement).disabled = shown.intact === null;
+  control("restore", HTMLButtonElement).disabled = shown.intact === null;
 }
 
 /** Show the state in the form. @param {OpenModel} opened */
@@ -409,6 +357,7 @@ function onMap(kind, act) {
 
 function listen() {
   start.models.forEach((key) => direction.append(element("option", { value: key }, modelName(key))));
+  WIDTHS.forEach((width) => beamWidth.append(element("option", { value: width }, width === 1 ? "greedy" : `beam of ${width}`)));
   MUSEUM.forEach(({ id, name }) => byId("bugs").append(element("label", {}, element("input", { type: "radio", name: "bug", value: id }), name)));
   byId("bugs").querySelector("legend")?.after(element("label", {}, element("input", { type: "radio", name: "bug", value: "", checked: true }), "as it was trained"));
   form.addEventListener("submit", (event) => {
@@ -470,6 +419,7 @@ function listen() {
     readAddress();
     translate();
   });
+  byId("copy-link").hidden = location.protocol === "about:"; // a frame in a notebook
   const { book } = document.documentElement.dataset;
   byId("home").hidden = !book;
   byId("home").setAttribute("href", `${book}index.html`);

@@ -11,6 +11,7 @@ import os
 import random
 import re
 import shutil
+import subprocess
 import unicodedata
 from pathlib import Path
 
@@ -460,7 +461,7 @@ def test_the_keyboard_walks_the_map_and_a_link_restores_everything(browser, site
 def test_a_hostile_address_is_no_error(browser, site):
     for at in (
         "#s=&b=x&a=nan&map=a.b.c&cell=9.9&f=99999.3&off=x",
-        "#map=cross.99.99&t=999&b=7&a=-1",
+        "#map=cross.-1.99&t=999&b=7&a=-1",
     ):
         page = opened(browser, site / "index.html", at)
         assert page.errors == []
@@ -485,6 +486,13 @@ def test_a_map_is_exported_as_picture_and_as_numbers(browser, site):
     for i, (_, *row) in enumerate(rows[1:]):
         assert [bool(value) for value in row] == [j <= i for j in range(n)]  # masked: empty
         assert abs(sum(map(float, filter(None, row))) - 1) < 1e-5
+
+
+@pytest.mark.skipif(not shutil.which("tsc"), reason="TypeScript is not installed")
+def test_the_types_in_the_comments_hold():
+    project = str(ROOT / "explorer" / "jsconfig.json")
+    done = subprocess.run(["tsc", "-p", project], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 # One page, and a notebook

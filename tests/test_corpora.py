@@ -216,6 +216,12 @@ def drip(handler):
         handler.wfile.write(b"d")
 
 
+def drip_header(handler):
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\n")
+    while not handler.server.awake.wait(0.02):
+        handler.wfile.write(b"d")
+
+
 FAULTS = {
     "cut off": (lambda h: h.answer(b"half", length=9), "cut off after 4 of 9 bytes"),
     "cut off, no length": (lambda h: h.answer(b"half", length="none"), "not the expected file"),
@@ -227,6 +233,7 @@ FAULTS = {
     "too large": (lambda h: h.answer(bytes(5000)), "larger than 1000 bytes"),
     "stalled": (stall, "timed out"),
     "too slow": (drip, "not whole after 0.2 seconds"),
+    "too slow header": (drip_header, "not whole after 0.2 seconds"),
     "no answer": (lambda h: h.connection.shutdown(socket.SHUT_RDWR), "no connection"),
 }
 
@@ -241,6 +248,7 @@ def test_a_failed_download_leaves_all_as_it_was_and_a_rerun_works(
         (tmp_path / name).write_bytes(content)
     site.faults["val.de.gz"], what = FAULTS[fault]
     limits = {"stalled": {"timeout": 0.2}, "too slow": {"time_limit": 0.2}}
+    limits["too slow header"] = limits["too slow"]
     with pytest.raises(DownloadError) as caught:
         fetch(site, tmp_path, **limits.get(fault, {}))
     message = str(caught.value)

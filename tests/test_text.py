@@ -1,6 +1,7 @@
 """Aligned text, whole or block by block: no line is lost, and every complaint names its place."""
 
 import gzip
+import io
 import os
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from transformer_lib.data import text as module
 from transformer_lib.data.progress import progress_bar
-from transformer_lib.data.text import PairFiles, ParallelText, read_lines, read_pairs
+from transformer_lib.data.text import PairFiles, ParallelText, read_lines, read_pairs, stream_lines
 
 NOT_LINE_ENDS = ["\u2028", "\u2029", "\u0085", "\v", "\f", "\x1c", "\x1d", "\x1e", "\r"]
 SETTINGS = settings(database=None, deadline=None, derandomize=True)
@@ -117,6 +118,8 @@ def test_a_line_without_end_is_not_taken_into_memory(tmp_path, monkeypatch):
     words = r"bomb\.gz, line 2 has more than 1000 bytes"
     with at_most(5_000_000), pytest.raises(ValueError, match=words):
         list(PairFiles(path, path, "bomb").blocks())
+    with pytest.raises(ValueError, match="standard input, line 2 has more than 1000 bytes"):
+        list(stream_lines(io.BufferedReader(io.BytesIO(b"a\n" + bytes(10_000))), "standard input"))
     text = files(tmp_path, "a" * 1000 + "\n", "b" * 1000)
     assert whole_pairs(text) == [("a" * 1000, "b" * 1000)]
 

@@ -63,7 +63,8 @@ class SinusoidalPositionalEncoding(nn.Module):
     def __init__(self, d_model: int, max_len: int = 5000) -> None:
         super().__init__()
         # Not persistent: it is a formula, so a checkpoint need not carry it.
-        self.register_buffer("table", sinusoidal_table(max_len, d_model), persistent=False)
+        table = sinusoidal_table(max_len, d_model, torch.get_default_dtype())
+        self.register_buffer("table", table, persistent=False)
 
     def forward(self, x: Float[Tensor, "B T D"], offset: int = 0) -> Float[Tensor, "B T D"]:
         """Add rows `offset … offset + T - 1` to x.

@@ -6,6 +6,7 @@ import html.entities
 import io
 import json
 import re
+import textwrap
 import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -13,11 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 __all__ = [
+    "SURROGATE",
     "INVISIBLE",
     "ENTITY",
     "plain_character",
     "normalize_text",
     "GLUE",
+    "MOST_WORDS",
     "WordTokenizer",
     "SPECIALS",
     "PAD_ID",
@@ -28,10 +31,12 @@ __all__ = [
     "TokenTable",
     "Vocab",
     "WordVocab",
+    "learnable",
     "train_subwords",
     "SubwordVocab",
 ]
 
+SURROGATE = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that are not UTF-8
 INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
@@ -62,7 +67,12 @@ def normalize_text(line: str) -> str:
     The `▁` that sentencepiece uses for a space becomes an ordinary `_`.
     `str.split` splits at every Unicode space (tab, no-break space, U+2028, U+0085, …), so the
     result is one line, whatever separated the words.
+
+    Raises:
+        ValueError: it is no text, or one with surrogates, which no file can hold.
     """
+    if not isinstance(line, str) or SURROGATE.search(line):
+        raise ValueError(f"not a text: {line!r:.60}")
     before = None
     while line != before:  # again: one step can create work for another, "&amp;#173;"
         before = line
@@ -79,14 +89,15 @@ def _spacy_tokenizer(language: str):
         raise ImportError('spaCy is missing: pip install "transformer-lib[words]"') from error
     try:
         return spacy.blank(language).tokenizer
-    except ImportError as error:
+    except (ImportError, AttributeError, TypeError) as error:
         reason = f"spaCy's tokenizer for {language!r} needs another package: {error}"
-        if "Can't import language" in str(error):
+        if not isinstance(error, ImportError) or "Can't import language" in str(error):
             reason = f"spaCy has no tokenizer for language {language!r}"
         raise ValueError(reason) from error
 
 
 GLUE = "##"  # written before a token that follows without a space
+MOST_WORDS = 200_000  # of which spaCy keeps a record, about 400 bytes each
 
 
 class WordTokenizer:
@@ -105,12 +116,18 @@ class WordTokenizer:
 
     def __call__(self, text: str) -> list[str]:
         """Return the tokens in order, without the spaces."""
-        return [token.text for token in self._tokenizer(normalize_text(text))]
+        return [token.text for token in self._split(text)]
+
+    def _split(self, text: str):
+        """Return spaCy's tokens; the records of past words are dropped from time to time."""
+        if len(self._tokenizer.vocab) > MOST_WORDS:
+            self._tokenizer = _spacy_tokenizer(self.language)
+        return self._tokenizer(normalize_text(text))
 
     def marked(self, text: str) -> list[str]:
         """Return the tokens in order, with `##` before each one that follows without a space."""
         tokens, after_space = [], True
-        for token in self._tokenizer(normalize_text(text)):
+        for token in self._split(text):
             tokens.append(token.text if after_space else GLUE + token.text)
             after_space = bool(token.whitespace_)
         return tokens
@@ -182,9 +199,15 @@ class Vocab(TokenTable):
         return [self.bos_id] * bos + ids + [self.eos_id] * eos
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Decode ids to a sentence, without padding, `<bos>` and `<eos>`."""
-        hidden = {self.pad_id, self.bos_id, self.eos_id}
-        return self.join([self.id_to_token(int(i)) for i in ids if int(i) not in hidden])
+        """Decode ids to a sentence, without padding, `<bos>` and `<eos>`.
+
+        Raises:
+            ValueError: an id is out of range.
+        """
+        ids, hidden = [*map(int, ids)], {self.pad_id, self.bos_id, self.eos_id}
+        if wrong := [id for id in ids if not 0 <= id < len(self)]:
+            raise ValueError(f"id {wrong[0]} is out of range: the vocabulary has {len(self)} ids")
+        return self.join([self.id_to_token(id) for id in ids if id not in hidden])
 
     def save(self, path: str | Path) -> None:
         """Write the vocabulary to a file."""
@@ -263,6 +286,12 @@ class WordVocab(Vocab):
         return json.dumps(fields, ensure_ascii=False).encode()
 
 
+def learnable(text: str) -> list[str]:
+    """Return the text in parts that sentencepiece does not skip: short ones without its marker."""
+    text = text.replace("▅", " ")
+    return [text] if len(text.encode()) < 4000 else textwrap.wrap(text, 1000)  # 4 bytes a letter
+
+
 def train_subwords(texts: Iterable[str], size: int) -> bytes:
     """Learn a sentencepiece model of `size` subwords, including the special ones, by BPE.
 
@@ -275,7 +304,7 @@ def train_subwords(texts: Iterable[str], size: int) -> bytes:
     names = ("pad", "unk", "bos", "eos")
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=(normalize_text(text) for text in texts),
+            sentence_iterator=(part for text in texts for part in learnable(normalize_text(text))),
             model_writer=model,
             model_type="bpe",
             vocab_size=size,

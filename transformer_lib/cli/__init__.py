@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from importlib.metadata import version
 
 from transformer_lib.data.extras import needs
@@ -39,6 +38,8 @@ WRONG_INPUT = (
     NotADirectoryError,
 )
 
+PRINTING = (["evaluate"], ["info"], ["translate"])  # whose results are for standard output
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -51,20 +52,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("transformer-lib", version("transformer_lib"))
         return 0
     try:
-        status = _run(arguments)
-        sys.stdout.flush()
+        try:
+            status = _run(arguments)
+        finally:  # also after a help text, which ends with SystemExit
+            sys.stdout.flush()
         return status or 0
     except BrokenPipeError:  # the reader of our output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt as error:
+        return _failed(error if error.args else KeyboardInterrupt("interrupted"), 130)
     except FloatingPointError as error:  # some of which are ValueErrors, too
         return _failed(error, 1)
     except WRONG_INPUT as error:
         return _failed(error, 2)
     except (OSError, RuntimeError, MemoryError) as error:
         return _failed(error, 1)
-    except KeyboardInterrupt as error:
-        return _failed(error if error.args else KeyboardInterrupt("interrupted"), 130)
+    except Exception as error:  # a fault of ours
+        if sys.flags.dev_mode:
+            raise
+        kind = type(error).__name__
+        hint = "python -X dev -m transformer_lib … shows where"
+        return _failed(RuntimeError(f"unexpected {kind}: {error} ({hint})"), 1)
 
 
 def _run(arguments: list[str]) -> int | None:
@@ -74,19 +83,29 @@ def _run(arguments: list[str]) -> int | None:
         from transformer_lib.cli import output
         from transformer_lib.cli.commands import COMMANDS
 
-    to_the_end = arguments[:1] in (["fetch"], ["train"])  # even if nobody reads the output
-    with output.unbreakable_output() if to_the_end else nullcontext():
-        return tyro.extras.subcommand_cli_from_dict(
+    if "stdout" in output.open_streams() and arguments[:1] in PRINTING:
+        raise OSError("standard output is closed, and there is nowhere else to print the result")
+    with output.in_one_line():
+        work = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="transformer-lib",
             description=ABOUT,
             args=arguments,
             config=(tyro.conf.OmitArgPrefixes,),
         )
+    lines_are_the_work = arguments[:1] == ["translate"]  # which ends where nobody reads them
+    with output.printable(), output.unbreakable_output(stdout=not lines_are_the_work) as lost:
+        status = work()
+    if lost and arguments[:1] in PRINTING:
+        raise OSError(f"what was printed is lost: {lost[0]}")
+    return status
 
 
 def _failed(error: BaseException, status: int) -> int:
     """Print the error as one line; if all processes of a run raised it, rank 0 does so alone."""
+    from transformer_lib.cli.output import escape
+
     if not hasattr(error, "known_to_all") or os.environ.get("RANK", "0") == "0":
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        message = " ".join(str(error).split()) or type(error).__name__
+        print("error:", escape(message), file=sys.stderr)
     return status

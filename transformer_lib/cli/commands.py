@@ -1,12 +1,14 @@
 """Signatures, flags and help of every command.
 
 Nothing here needs torch, whose import takes a second, so that `--help` answers at once. The work
-is done by the modules beside, which are imported when a command runs.
+is done by the modules beside. A function here only returns the call that does it, so that an error
+in the flags is known from an error in the work.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, make_dataclass
 from importlib import import_module
 from inspect import signature
@@ -26,6 +28,7 @@ __all__ = ["COMMANDS", "ModelFlags", "Preset", "TrainFlags"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Engine = Literal["ctranslate2", "transformers"]
 Preset = Literal["tiny", "base", "big"]
+Work = Callable[[], int]
 Model = Annotated[str, Positional, arg(metavar="MODEL")]
 Out = Annotated[Path, Positional, arg(metavar="OUT")]
 Pair = Annotated[tuple[Path, Path] | None, arg(metavar="SOURCE TARGET")]
@@ -47,6 +50,7 @@ LEFT_OUT = {
     "preset": "tiny, or the sizes of --init",
     "report": "not written",
     "result": "not written",
+    "sentence": "an example",
     "source": "de, with Multi30k",
     "target": "en, with Multi30k",
     "test": "none",
@@ -84,10 +88,10 @@ def _described(kind: Any, of_presets: bool = False) -> Any:
     return new
 
 
-def _run(command: str, arguments: dict[str, Any]) -> int:
-    """Import the module of a command and let it do its work."""
+def _run(command: str, arguments: dict[str, Any]) -> Work:
+    """Return the work of a command, whose module is imported only when it is called."""
     module, name = command.split(".")
-    return getattr(import_module(f"transformer_lib.cli.{module}"), name)(**arguments)
+    return lambda: getattr(import_module(f"transformer_lib.cli.{module}"), name)(**arguments)
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def fetch(
     folder: Path | None = None,
     languages: Annotated[tuple[str, ...], arg(metavar="LANGUAGE...")] = ("de", "en"),
     splits: Annotated[tuple[str, ...], arg(metavar="SPLIT...")] = SPLITS,
-) -> int:
+) -> Work:
     """Fetch Multi30k, for research and education only.
 
     Args:
@@ -178,7 +182,7 @@ def prepare(
     sample: int = SAMPLE_PAIRS,
     workers: int | None = None,
     force: bool = False,
-) -> int:
+) -> Work:
     """Encode parallel text for `train`, and report the pairs that were dropped.
 
     Args:
@@ -220,7 +224,7 @@ def train(
     validation: str = "val",
     resume: Resume = "no",
     dry_run: bool = False,
-) -> int:
+) -> Work:
     """Train a model, validate and save on a schedule, and resume after an interruption.
 
     Args:
@@ -257,7 +261,7 @@ def evaluate(
     report: Path | None = None,
     hypotheses: Path | None = None,
     force: bool = False,
-) -> int:
+) -> Work:
     """Score a model: BLEU in four ways with signatures, chrF, perplexity, token accuracy.
 
     A sentence that is too long for the model counts as an empty translation; a warning names it.
@@ -295,7 +299,7 @@ def translate(
     threads: int | None = None,
     attention: Path | None = None,
     force: bool = False,
-) -> int:
+) -> Work:
     """Translate sentences, a file, or standard input, line by line and in order.
 
     Args:
@@ -324,7 +328,7 @@ def average(
     last: int = 5,
     half: bool = False,
     force: bool = False,
-) -> int:
+) -> Work:
     """Write the mean of several models (section 6.1 of the paper takes the last checkpoints).
 
     Args:
@@ -337,7 +341,7 @@ def average(
     return _run("models.average", locals())
 
 
-def info(model: Model, /) -> int:
+def info(model: Model, /) -> Work:
     """Show sizes, parameters per part, vocabulary, training and scores of a model.
 
     Args:
@@ -346,7 +350,7 @@ def info(model: Model, /) -> int:
     return _run("models.info", locals())
 
 
-def export(model: Model, out: Out, /, to: Engine, force: bool = False) -> int:
+def export(model: Model, out: Out, /, to: Engine, force: bool = False) -> Work:
     """Write a model for an engine that is made for serving.
 
     Args:
@@ -360,8 +364,31 @@ def export(model: Model, out: Out, /, to: Engine, force: bool = False) -> int:
     return _run("models.export", locals())
 
 
+def explore(
+    model: Model,
+    /,
+    out: Path,
+    sentence: str | None = None,
+    half: bool = False,
+    force: bool = False,
+) -> Work:
+    """Write one web page in which the model translates and can be taken apart.
+
+    The page needs nothing else: no network, no Python, no other file. The model has to have
+    subwords.
+
+    Args:
+        model: a run (its best checkpoint), a model folder, or the name of a model that ships.
+        out: the page to write, such as page.html.
+        sentence: what the page translates first.
+        half: round the weights to half precision, for half the size; translations may differ.
+        force: replace a file of that name.
+    """
+    return _run("models.explore", locals())
+
+
 # Each function by its name, which is the name of the command.
 COMMANDS = {
     command.__name__: _described(command)
-    for command in (fetch, prepare, train, evaluate, translate, average, info, export)
+    for command in (fetch, prepare, train, evaluate, translate, average, info, export, explore)
 }

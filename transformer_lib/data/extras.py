@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from traceback import walk_tb
 from typing import Literal
 
 __all__ = ["Extra", "MissingPackageError", "import_on_use", "needs"]
@@ -33,14 +34,21 @@ def needs(extra: Extra) -> Iterator[None]:
         yield
     except MissingPackageError:
         raise
-    except ImportError as error:
-        name = (error.name or "a package").partition(".")[0]
+    except Exception as error:  # a broken package may raise anything
+        name = (getattr(error, "name", None) or _where(error)).partition(".")[0]
         if name == "transformer_lib":  # a bug of ours, no missing package
             raise
         missing = isinstance(error, ModuleNotFoundError)
-        problem = f"{name} is not installed" if missing else f"{name} does not load ({error})"
+        problem = "is not installed" if missing else f"does not load ({error!r:.200})"
         command = f'pip install "transformer-lib[{extra}]"'  # these quotes work on Windows, too
-        raise MissingPackageError(f"{problem}: {command}", name=error.name) from error
+        raise MissingPackageError(f"{name} {problem}: {command}", name=name) from error
+
+
+def _where(error: Exception) -> str:
+    """Return the first module outside of this library that an error passed through."""
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
+    ours = ("transformer_lib", "importlib", "contextlib")
+    return next((name for name in modules if not name.startswith(ours)), ours[0])
 
 
 def import_on_use(package: str, modules: Mapping[str, str]) -> Callable[[str], object]:

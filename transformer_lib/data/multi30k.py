@@ -7,8 +7,8 @@ Nothing is fetched unless it is asked for, with `fetch_multi30k` or `transformer
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -220,8 +220,19 @@ def _fetch_file(url: str, path: Path, sha256: str, timeout: float, time_limit: f
 def _read(url: str, timeout: float, time_limit: float) -> tuple[bytes, str]:
     """Return what came, and what is wrong with it ("" when nothing is).
 
-    pooch limits neither size nor time, and follows a redirection from https to http.
+    pooch limits neither size nor time, and follows a redirection from https to http. A thread can
+    be left behind, whatever it waits for: a name server, or a header that comes byte by byte.
     """
+    results: list[tuple[bytes, str]] = []
+    thread = threading.Thread(
+        target=lambda: results.append(_receive(url, timeout, time_limit)), daemon=True
+    )
+    thread.start()
+    thread.join(time_limit)
+    return results[0] if results else (b"", f"not whole after {time_limit:g} seconds")
+
+
+def _receive(url: str, timeout: float, time_limit: float) -> tuple[bytes, str]:
     stop, data = time.monotonic() + time_limit, b""
     try:
         with urllib.request.build_opener(StaysSecure).open(url, timeout=timeout) as answer:
@@ -235,7 +246,7 @@ def _read(url: str, timeout: float, time_limit: float) -> tuple[bytes, str]:
     except urllib.error.HTTPError as error:
         with error:
             return b"", f"the server answered {error.code} {error.reason}"
-    except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSError
+    except Exception as error:  # mostly OSError, which URLError and timeouts are
         return b"", f"no connection, or it broke: {getattr(error, 'reason', None) or error!r}"
     if length is not None and len(data) < length:
         return data, f"cut off after {len(data)} of {length} bytes"

@@ -14,10 +14,13 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from transformer_lib.batching import Batch, IdPair, collate, token_batches
+from transformer_lib.config import is_whole, wrong_kinds
+from transformer_lib.data.coverage import Coverage
 from transformer_lib.data.files import check_folder, contents_sha256
 from transformer_lib.data.reading import blame_file, load_sentences, load_vocab, read_json
 from transformer_lib.data.text import ParallelText
@@ -41,6 +44,8 @@ class Prepared:
         self.folder = check_folder(folder, ["corpus.json", "source.vocab", "target.vocab"])
         self.sha256 = contents_sha256(self.folder)
         self.about = read_json(self.folder / "corpus.json", {"name": str, "splits": dict})
+        with blame_file(self.folder / "corpus.json"):
+            _check_splits(self.about)
         self.src_vocab, self.tgt_vocab = (
             load_vocab(self.folder / f"{side}.vocab") for side in ("source", "target")
         )
@@ -82,6 +87,24 @@ class Prepared:
             left_out = {*self.about["splits"][split].get("left_out", ())}
         lines = range(1, n_pairs + len(left_out) + 1)
         return [line for line in lines if line not in left_out][:n_pairs]
+
+
+def _check_splits(about: dict[str, Any]) -> None:
+    """Raise unless the splits, their records and the languages are as `prepare` writes them."""
+    if not about["splits"]:
+        raise ValueError("it names no split")
+    for split, record in about["splits"].items():
+        if not split or Path(split).name != split:  # it is a part of file names
+            raise ValueError(f"{split!r:.50} is no name of a split")
+        left_out, dropped = record.get("left_out", []), record.get("dropped", {})
+        if not all(is_whole(n) and n > 0 for n in [*left_out, *(n + 1 for n in dropped.values())]):
+            raise ValueError(f"impossible numbers in {split}: {left_out!r:.50}, {dropped!r:.50}")
+        for counts in record.get("coverage", {}).values():
+            if wrong := wrong_kinds(Coverage(**counts)):
+                raise ValueError("; ".join(wrong))
+    for side in ("source", "target"):
+        if not isinstance(about.get(side), str | None):
+            raise ValueError(f"{side} is {about[side]!r:.50}")
 
 
 def count_shards(n_pairs: int, size: int = SHARD_PAIRS) -> int:

@@ -41,7 +41,7 @@ def progress_bar(
     """
     try:
         from tqdm import tqdm
-    except ImportError:
+    except Exception:  # it is missing or broken
         return _NoBar()
     return tqdm(
         desc=what,

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import BufferedIOBase
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -28,6 +29,7 @@ __all__ = [
     "Text",
     "read_lines",
     "read_pairs",
+    "stream_lines",
 ]
 
 MAX_TEXT_BYTES = 2**30  # of one file read at once, unpacked: a gzip file of 1 MB can hold 1 GB
@@ -39,23 +41,33 @@ BLOCK_BYTES = 2**22  # and most bytes of them, about: long lines make smaller bl
 
 def raw_lines(path: str | Path, max_bytes: int = sys.maxsize) -> Iterator[bytes]:
     """Yield the lines of a file (`.gz`: unpacked) as bytes; errors as in `read_lines`."""
-    left, number = max_bytes, 0
     try:
         with (gzip.open if Path(path).suffix == ".gz" else open)(path, "rb") as file:
-            while line := file.readline(min(MAX_LINE_BYTES, left) + 1):
-                number += 1
-                left -= len(line)
-                if left < 0:
-                    raise ValueError(f"{path} holds more than {max_bytes} bytes of text")
-                text = line.removesuffix(b"\n")
-                if len(text) > MAX_LINE_BYTES:
-                    raise ValueError(
-                        f"{path}, line {number} has more than {MAX_LINE_BYTES} bytes: is this "
-                        "text, one sentence per line?"
-                    )
-                yield text
+            yield from _lines_of(file, path, max_bytes)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is not a whole gzip file: {error}") from error
+
+
+def _lines_of(file: BufferedIOBase, name: str | Path, max_bytes: int) -> Iterator[bytes]:
+    left, number = max_bytes, 0
+    while line := file.readline(min(MAX_LINE_BYTES, left) + 1):
+        number += 1
+        left -= len(line)
+        if left < 0:
+            raise ValueError(f"{name} holds more than {max_bytes} bytes of text")
+        text = line.removesuffix(b"\n")
+        if len(text) > MAX_LINE_BYTES:
+            raise ValueError(
+                f"{name}, line {number} has more than {MAX_LINE_BYTES} bytes: is this "
+                "text, one sentence per line?"
+            )
+        yield text
+
+
+def stream_lines(file: BufferedIOBase, name: str) -> Iterator[str]:
+    """Yield the normalized lines of an endless stream as they come; errors as in `read_lines`."""
+    for number, line in enumerate(_lines_of(file, name, sys.maxsize), start=1):
+        yield _decode(line, name, number)
 
 
 def read_lines(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> list[str]:

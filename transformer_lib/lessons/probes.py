@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from transformer_lib.decoding import Hypothesis, beam_sentence, greedy_sentence
-from transformer_lib.training import evaluation_mode
 
 TOLERANCE = 1e-4  # float32 rounding over a few layers stays below 1e-5; the bugs are above 1e-2
 N_SPECIALS = 4  # our vocabularies start with <pad>, <unk>, <bos>, <eos>
@@ -173,6 +172,9 @@ def beam_one_equals_greedy(
     `beam_size` too, and returns a list of hypotheses, best first.
     """
     src, _ = _draw_ids(model, src, None)
+    needed = hasattr(model, "config") and hasattr(model, "output_projection")
+    if not needed and {greedy, beam} & {greedy_sentence, beam_sentence}:
+        raise ValueError("the model has no config or output_projection: pass greedy=… and beam=…")
     problems = []
     with _quiet(model, training=False):
         for i, row in enumerate(src):
@@ -253,6 +255,8 @@ def _choices(size: int, pad: int) -> Tensor:
 
 def _draw_ids(model: nn.Module, src: Tensor | None, tgt: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the given ids or random ones; the second source sentence is one token shorter."""
+    if not (hasattr(model, "encode") and hasattr(model, "decode")):
+        raise ValueError("a probe needs a model with encode(src) and decode(tgt, memory, src)")
     config = getattr(model, "config", None)
     if config is None and src is None:
         raise ValueError("the model has no config to draw ids from: pass src=… and tgt=…")
@@ -301,9 +305,9 @@ def _in_both_modes(model: nn.Module, find: Callable[[], list[str]]) -> list[str]
 def _quiet(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Put the model into one mode without gradients or dropout; restore it on exit."""
     with ExitStack() as stack:
-        stack.enter_context(evaluation_mode(model))  # restores the mode of every sub-module
         stack.enter_context(torch.no_grad())
         for module in model.modules():
+            stack.callback(setattr, module, "training", module.training)
             for kind, name in ((nn.Dropout, "p"), (nn.MultiheadAttention, "dropout")):
                 if isinstance(module, kind):
                     stack.callback(setattr, module, name, getattr(module, name))

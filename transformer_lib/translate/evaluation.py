@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from transformer_lib.data.extras import needs
 from transformer_lib.data.files import to_json, write_text
 from transformer_lib.data.text import ParallelText
 from transformer_lib.training import Evaluation, evaluate
+from transformer_lib.translate.inference import in_evaluation
 from transformer_lib.translate.scores import Score, bleu, check_texts, choose_tokenizer, chrf
 from transformer_lib.translate.translator import Translator, Warn, warn_of_sentence
 from transformer_lib.vocab import WordTokenizer
@@ -95,7 +95,8 @@ def predict(
         warn(i, f"{problem}: left out of perplexity and token accuracy")
     pairs = [pair for i, pair in enumerate(pairs) if i not in too_long]
     batches = (batch.to(translator.device) for batch in epoch_batches(pairs, max_tokens))
-    return evaluate(translator.model, batches, translator.model.config.pad_id)
+    with in_evaluation(translator.model) as model:
+        return evaluate(model, batches, translator.model.config.pad_id)
 
 
 def evaluate_text(
@@ -135,7 +136,7 @@ def evaluate_text(
         "BLEU": _entry(bleu(hypotheses, text.target, **counting)),
         "BLEU, lower-cased": _entry(bleu(hypotheses, text.target, lowercase=True, **counting)),
         "chrF": _entry(chrf(hypotheses, text.target, **RAW)),
-        "perplexity": {"value": _perplexity(evaluation), "how": "teacher forcing, per token"},
+        "perplexity": {"value": evaluation.perplexity, "how": "teacher forcing, per token"},
         "token accuracy, %": {"value": 100 * evaluation.accuracy, "how": "teacher forcing"},
     }
     if language:
@@ -146,13 +147,6 @@ def evaluate_text(
     unfinished = sum(not best[0].finished for best in beams)
     search = {"beam_size": beam_size, "alpha": alpha}
     return Report(text.name, search, scores, hypotheses, unfinished, tokenize)
-
-
-def _perplexity(evaluation: Evaluation) -> float:
-    try:
-        return evaluation.perplexity
-    except OverflowError:  # a loss over 709: the weights are useless, but the score is right
-        return math.inf
 
 
 def _entry(score: Score, *how: str) -> dict[str, Any]:
@@ -166,7 +160,7 @@ def words_bleu(
     check_texts(hypotheses, references)
     try:
         tokenize = WordTokenizer(language)
-    except (ImportError, ValueError):  # no spaCy, or it does not know the language
+    except Exception:  # no spaCy, a broken one, or it does not know the language
         return None
     both = (hypotheses, references)
     texts = ([" ".join(tokenize(line.lower())) for line in lines] for lines in both)

@@ -8,6 +8,7 @@ model that is not exactly as the notebooks write it is decoded through its own m
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,14 @@ from transformer_lib.masks import padding_mask
 from transformer_lib.model import Transformer
 from transformer_lib.training import evaluation_mode
 
-__all__ = ["BatchDecoder", "FastDecoder", "PlainDecoder", "decoder_for", "map_threads"]
+__all__ = [
+    "BatchDecoder",
+    "FastDecoder",
+    "PlainDecoder",
+    "decoder_for",
+    "in_evaluation",
+    "map_threads",
+]
 
 Rows = Float[Tensor, "R D"]
 Mask = Bool[Tensor, "B 1 1 S"] | None
@@ -51,9 +59,32 @@ class PlainDecoder:
 
     @contextmanager
     def start(self, src: Tensor, max_len: int, beam_size: int = 1) -> Iterator[PlainSteps]:
-        """Encode the source; the model is in evaluation mode until the end."""
-        with evaluation_mode(self.model):
-            yield PlainSteps(self.model, src, max_len, beam_size)
+        """Encode the source, in evaluation mode."""
+        with in_evaluation(self.model) as model:
+            yield PlainSteps(model, src, max_len, beam_size)
+
+
+@contextmanager
+def in_evaluation(model: nn.Module) -> Iterator[nn.Module]:
+    """Provide the model in evaluation mode, while another thread may train it.
+
+    Where a part is in training mode, it is a copy with the same tensors and modes of its own. Only
+    what cannot be copied, or has a function in the place of a method, whose variables a copy would
+    share, changes its mode until the end.
+    """
+    if not any(module.training for module in model.modules()):
+        yield model
+        return
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    try:
+        if any(isinstance(f, FunctionType) for m in model.modules() for f in vars(m).values()):
+            raise TypeError("a function in the place of a method")
+        shared = copy.deepcopy(model, tensors).eval()
+    except Exception:  # a model may forbid copying in any way it likes
+        with evaluation_mode(model):
+            yield model
+    else:
+        yield shared
 
 
 class PlainSteps:

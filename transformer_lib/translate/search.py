@@ -7,12 +7,14 @@ one new token per step, keys and values cached, sentences that are done leave th
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from transformer_lib.config import ModelConfig, is_whole
 from transformer_lib.data.reading import NotFiniteError
 from transformer_lib.decoding import Hypothesis, length_penalty
 from transformer_lib.model import Transformer
@@ -52,6 +54,7 @@ def greedy_decode(
         extra: a translation may be this many tokens longer than its source.
     """
     decoder = decoder_for(model)
+    src = check_source(src, decoder.model.config, extra)
     limits = length_limits(src, extra, decoder)
     if not limits:
         return []
@@ -224,13 +227,29 @@ def different(hypotheses: list[Hypothesis], text_of: TextOf | None) -> list[Hypo
 
 def check_search(n_best: int, beam_size: int, alpha: float, vocab_size: int) -> None:
     """Raise ValueError for a beam that cannot be, or a length penalty that ranks nothing."""
-    if not 1 <= n_best <= beam_size <= vocab_size:
+    if not (is_whole(n_best) and is_whole(beam_size) and 1 <= n_best <= beam_size <= vocab_size):
         raise ValueError(
-            f"need 1 <= n_best <= beam_size <= vocabulary size, got n_best={n_best}, "
-            f"beam_size={beam_size}, vocabulary size {vocab_size}"
+            f"need 1 <= n_best <= beam_size <= vocabulary size, got n_best={n_best!r}, "
+            f"beam_size={beam_size!r}, vocabulary size {vocab_size}"
         )
-    if not 0 <= alpha <= 100:  # ((5 + n) / 6)^100 still is a float for a million tokens
-        raise ValueError(f"alpha must be between 0 and 100, got {alpha}")
+    # ((5 + n) / 6)^100 still is a float for a million tokens
+    if not isinstance(alpha, Real) or not 0 <= alpha <= 100:
+        raise ValueError(f"alpha must be a number between 0 and 100, got {alpha!r}")
+
+
+def check_source(src: Tensor, config: ModelConfig, extra: int) -> Tensor:
+    """Return the source of a search, at least one column wide, or raise ValueError."""
+    if src.dim() != 2 or src.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"src must hold whole numbers (B, S), got {src.dtype} {[*src.shape]}")
+    if not is_whole(extra):
+        raise ValueError(f"extra must be a whole number, got {extra!r}")
+    if not src.numel():
+        return src.new_full((len(src), 1), config.pad_id)
+    first, last = (int(id) for id in src.aminmax())
+    if first < 0 or last >= config.src_vocab_size:
+        id = first if first < 0 else last
+        raise ValueError(f"id {id} is out of range: the vocabulary has {config.src_vocab_size} ids")
+    return src
 
 
 @torch.inference_mode()
@@ -265,6 +284,7 @@ def beam_search(
     """
     decoder = decoder_for(model)
     check_search(n_best, beam_size, alpha, decoder.model.config.tgt_vocab_size)
+    src = check_source(src, decoder.model.config, extra)
     limits = length_limits(src, extra, decoder)
     if not limits:
         return []

@@ -142,7 +142,7 @@ def fill(temporary):
     if moment == "while writing":
         die()
 if moment == "before the manifest":
-    checkpoint._fingerprint = die
+    checkpoint.fingerprint = die
 if moment == "before the rename":
     checkpoint._move_into_place = die
 if moment == "between the two renames":

@@ -17,7 +17,7 @@ from helpers import silent, tree
 
 from transformer_lib import Translator, WordVocab
 from transformer_lib.cli import main
-from transformer_lib.data import files
+from transformer_lib.data import files, manifest
 from transformer_lib.data.encoding import prepare
 from transformer_lib.data.files import check_folder, list_checkpoints, write_folder
 from transformer_lib.data.locks import hold_name
@@ -182,7 +182,7 @@ def test_outputs_that_would_destroy_each_other_or_an_input_are_refused(cli):
         ("--result {out} --hypotheses {out}/b", "one lies in the other"),
         ("--report {out}/../x.html --result {out}/../y --force", "two outputs have the same name"),
         ("--result {run}/checkpoints/step-000099/x", "checkpoints, a folder of ours"),
-        ("--result {data} --force", "input"),
+        ("--result {data} --force", "is a folder"),
     ):
         refused(cli, EVALUATE + outputs, words)
     shutil.copy(folder / "text", folder / "text.png")
@@ -235,14 +235,14 @@ def test_a_checkpoint_that_was_moved_and_linked_is_read_and_its_target_left_alon
 def test_a_checkpoint_that_goes_while_it_is_read_is_looked_for_again(cli, command, monkeypatch):
     newest = list_checkpoints(cli.folder / "run" / "checkpoints")[-1]
     (cli.folder / "run" / "best.json").unlink()
-    real = files.file_sha256
+    real = manifest.file_sha256
 
     def lose(path):
         if newest.exists() and Path(path).name == "model.safetensors":
             newest.rename(newest.with_name("step-000099"))  # as if a later one had come
         return real(path)
 
-    monkeypatch.setattr(files, "file_sha256", lose)
+    monkeypatch.setattr(manifest, "file_sha256", lose)
     status, _, err = cli(command.replace("{model}", "{run}"))
     assert status == 0, err
     assert not newest.exists()

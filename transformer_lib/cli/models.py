@@ -82,7 +82,7 @@ def evaluate(
 
         check_ending(report)
     outputs = [path for path in (hypotheses, result, report) if path]  # written before any line
-    with reserve_outputs(*outputs, inputs=[data], force=force):
+    with reserve_outputs(*outputs, force=force):
         folder, translator, training = read_model(model, partial(_read, device=device))
         corpus = Prepared(data)
         text = corpus.text(split)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import itertools
 import json
 import math
@@ -18,13 +17,24 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
 import numpy as np
 
-from transformer_lib.data.locks import hold_name
+from transformer_lib.data.locks import LOCK, hold_name
+from transformer_lib.data.manifest import (
+    MANIFEST,
+    CheckpointError,
+    Kind,
+    Manifest,
+    check_folder,
+    contents_sha256,
+    file_sha256,
+    fingerprint,
+    read_manifest,
+)
 
 __all__ = [
     "MANIFEST",
@@ -49,8 +59,6 @@ __all__ = [
     "write_text",
 ]
 
-Kind = Literal["model", "checkpoint", "corpus", "export"]
-MANIFEST = "manifest.json"
 RUN = "run.json"  # in the folder of a run
 RUN_FILES = {RUN, "best.json", "log.jsonl", ".lock"}
 TEMPORARY = ".writing-"
@@ -59,17 +67,6 @@ REPLACED = ".replaced-"
 LEFTOVER = re.compile(r"(\.writing-|\.replaced-)(\d+)-([0-9a-f]{8})-\d+-(.+)", re.S)
 PROCESS = secrets.token_hex(4)  # tells this process from an earlier one with the same number
 COUNTER = itertools.count()
-
-
-class CheckpointError(ValueError):
-    """A folder is not what was written into it; the message names the file."""
-
-
-class Manifest(NamedTuple):
-    """The kind of a folder, and the size and sha256 of each of its files."""
-
-    kind: str
-    files: dict[str, dict[str, Any]]
 
 
 def write_folder(
@@ -91,7 +88,7 @@ def write_folder(
         try:
             temporary.mkdir()
             fill(temporary)
-            files = {path.name: _fingerprint(path) for path in sorted(temporary.iterdir())}
+            files = {path.name: fingerprint(path) for path in sorted(temporary.iterdir())}
             assert None not in files.values(), "a folder of ours holds files, no folders"
             (temporary / MANIFEST).write_text(json.dumps({"kind": kind, **files}, indent=2) + "\n")
             usual = (temporary / MANIFEST).stat().st_mode
@@ -146,16 +143,17 @@ def check_free(folder: str | Path, kind: Kind, *, replace: bool = False) -> Mani
         OSError: what is there cannot be read.
     """
     folder = Path(folder)
-    _check_place(folder, in_checkpoints=kind == "checkpoint")
+    _check_place(folder, in_checkpoints=True)
     if folder.is_symlink():
         if kind == "checkpoint":
             return None
         raise FileExistsError(f"{folder} is a link: name the folder itself")
     if not folder.exists() or _is_empty(folder):
+        _check_place(folder, in_checkpoints=kind == "checkpoint")
         return None
     manifest = None
     with contextlib.suppress(CheckpointError):
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
     if manifest is None:
         raise FileExistsError(f"{folder} exists and is not one of ours: choose another name")
     if manifest.kind != kind:
@@ -265,43 +263,6 @@ def _discard(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def check_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
-    """Compare every file with the manifest, in which these names must be.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        CheckpointError: a file or the manifest is missing, or is not what was written.
-        OSError: a file cannot be read now, which says nothing about its contents.
-    """
-    folder = Path(folder)
-    manifest = _read_manifest(folder)
-    if manifest is None:
-        message = f"{folder} is not a folder that this library wrote: no {MANIFEST}"
-        raise CheckpointError(message) if folder.is_dir() else FileNotFoundError(message)
-    for name in dict.fromkeys([*names, *manifest.files]):
-        found, expected = _fingerprint(folder / name), manifest.files.get(name)
-        if found is None or expected is None:
-            raise CheckpointError(f"{folder / name} is missing")
-        if found != expected:
-            raise CheckpointError(
-                f"{folder / name} is damaged: {found['bytes']} bytes with sha256 "
-                f"{found['sha256']}, expected {expected['bytes']} with {expected['sha256']}"
-            )
-    return folder
-
-
-def contents_sha256(folder: str | Path) -> str:
-    """Return one hash for all files of a whole folder, whatever its manifest's version."""
-    files = json.dumps(_read_manifest(Path(folder)).files, indent=2) + "\n"
-    return hashlib.sha256(files.encode()).hexdigest()
-
-
-def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 sum of a file as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def list_checkpoints(folder: str | Path) -> list[Path]:
     """List the folders `step-…`, oldest first, unchecked: damaged ones must not go unnoticed.
 
@@ -327,6 +288,9 @@ def remove_folder(folder: Path) -> None:
 
 def sweep(folder: str | Path, name: str | None = None) -> None:
     """Remove what killed writers of `name` (None: any) left, and restore what they moved aside."""
+    for path in Path(folder).glob(f"{LOCK}*") if name is None else ():
+        with contextlib.suppress(OSError), hold_name(path.with_name(path.name.removeprefix(LOCK))):
+            pass  # removes the lock, unless it is held
     for path in Path(folder).glob(".*"):
         match = LEFTOVER.fullmatch(path.name)
         if match is None or name not in (None, match[4]) or not _is_gone(int(match[2]), match[3]):
@@ -409,52 +373,6 @@ def to_json(value: Any) -> str:
     return json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _read_manifest(folder: Path) -> Manifest | None:
-    """Read the manifest of a folder; None if there is none. CheckpointError if it is damaged."""
-    path = folder / MANIFEST
-    if not _is_file(path):
-        return None
-    try:
-        entries = json.loads(path.read_text("utf-8"))
-        kind = entries.pop("kind", None)
-        known = kind is None or kind in get_args(Kind)
-        ours = known and all(itertools.starmap(_is_entry, entries.items()))
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        ours = False
-    if not ours:
-        raise CheckpointError(f"{path} is damaged: it is not a list of files")
-    return Manifest(kind or _infer_kind(entries), entries)
-
-
-def _is_entry(name: str, entry: object) -> bool:
-    """True for size and sha256 of a file in the folder itself, fit for an error of one line."""
-    return (
-        isinstance(entry, dict)
-        and entry.keys() == {"bytes", "sha256"}
-        and isinstance(entry["bytes"], int)
-        and re.fullmatch("[0-9a-f]{64}", str(entry["sha256"])) is not None
-        and name.isprintable()
-        and Path(name).name == name
-    )
-
-
-def _infer_kind(names: Collection[str]) -> Kind:
-    """Tell the kind of a folder from its files: old manifests do not state it."""
-    if "training.pt" in names or "corpus.json" in names:
-        return "checkpoint" if "training.pt" in names else "corpus"
-    return "model" if {"config.json", "model.safetensors", "source.vocab"} <= {*names} else "export"
-
-
-def _is_file(path: Path) -> bool:
-    """True for an ordinary file. Unlike pathlib's, it raises where it cannot find out."""
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        if path.is_symlink():  # its disk may be away: no damage
-            raise FileNotFoundError(errno.ENOENT, "a link to nothing", str(path)) from None
-        return False
-
-
 def _holds_something(folder: Path) -> bool:
     """True for a folder with entries, and for a link to one or to nothing."""
     if folder.is_symlink() and not folder.exists():
@@ -468,13 +386,6 @@ def _is_empty(folder: Path) -> bool:
         return folder.is_dir() and not any(folder.iterdir())
     except FileNotFoundError:
         return True
-
-
-def _fingerprint(path: Path) -> dict[str, Any] | None:
-    """Return size and sha256 of a file; None if it is missing."""
-    if not _is_file(path):
-        return None
-    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _flush(path: Path) -> None:

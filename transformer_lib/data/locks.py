@@ -11,9 +11,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-__all__ = ["NO_LOCKS", "hold_name", "make_folders", "remove_empty"]
+__all__ = ["LOCK", "NO_LOCKS", "hold_name", "make_folders", "remove_empty"]
 
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}  # the file system has none
+LOCK = ".lock-"  # beside what is written
 HELD: set[tuple[int, Path]] = set()  # thread and path
 
 
@@ -35,7 +36,7 @@ def hold_name(path: Path) -> Iterator[None]:
         return
     made = make_folders(path.parent)
     try:
-        lock = FileLock(path.with_name(f".lock-{path.name}"), fallback_to_soft=False)
+        lock = FileLock(path.with_name(f"{LOCK}{path.name}"), fallback_to_soft=False)
         try:
             lock.acquire(timeout=0)
         except Timeout:

@@ -48,9 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 the run failed, 2 wrong input, 130 or 143 stopped by a signal.
     """
     arguments = sys.argv[1:] if arguments is None else [*arguments]
-    if arguments == ["--version"]:
-        print("transformer-lib", version("transformer_lib"))
-        return 0
     try:
         try:
             status = _run(arguments)
@@ -77,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int | None:
+    if arguments == ["--version"]:
+        print("transformer-lib", version("transformer_lib"))
+        return 0
     with needs("cli"):
         import tyro
 

@@ -53,6 +53,14 @@ def browser():
         browser.close()
 
 
+@pytest.fixture(autouse=True)
+def closed_afterwards(browser):
+    """Close every page of a test, which holds a model."""
+    yield
+    for context in browser.contexts:
+        context.close()
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The explorer of the models that ship, on the disk."""

@@ -19,6 +19,7 @@ import pytest
 import torch
 from helpers import tiny
 
+from book.symbols import ANCHORS, public_symbols
 from transformer_lib import ModelConfig, Transformer, probes
 from transformer_lib.attention import MultiHeadAttention
 from transformer_lib.cli import main
@@ -494,6 +495,18 @@ def test_a_map_is_exported_as_picture_and_as_numbers(browser, site):
     for i, (_, *row) in enumerate(rows[1:]):
         assert [bool(value) for value in row] == [j <= i for j in range(n)]  # masked: empty
         assert abs(sum(map(float, filter(None, row))) - 1) < 1e-5
+
+
+def test_every_link_into_the_book_leads_to_a_cell_or_a_place_in_the_paper(browser, site):
+    page = opened(browser, site / "index.html")
+    page.evaluate("document.documentElement.dataset.book = '../'")
+    symbols = "[...MUSEUM.map(({ symbol }) => symbol), 'attention-attention']"
+    links = page.evaluate(f"{symbols}.map((symbol) => notebookLink(symbol).getAttribute('href'))")
+    cells = {f"../notebooks/{s.notebook}.html#{s.label}" for s in public_symbols().values()}
+    assert set(links) <= cells
+    places = "[...MUSEUM.map(({ section }) => `section ${section}`), 'equation 1']"
+    links = page.evaluate(f"{places}.map((place) => paperLink(place).getAttribute('href'))")
+    assert {link.removeprefix("../paper.html#") for link in links} <= ANCHORS
 
 
 @pytest.mark.skipif(not shutil.which("tsc"), reason="TypeScript is not installed")

@@ -55,23 +55,28 @@ def commands() -> dict[str, set[str]]:
 
 def functions() -> dict[str, set[str]]:
     """Map each public function and method to what its parameters are: see `traits`."""
-    found = {}
+    return {name: traits(getattr(*found)) for name, found in public_names().items()}
+
+
+def public_names() -> dict[str, tuple[Any, str]]:
+    """Map each public function, class and method to its owner, and its name there."""
+    found: dict[str, tuple[Any, str]] = {}
     for module in ("transformer_lib", "transformer_lib.corpora", *DOORS):
         door = importlib.import_module(module)
         for name in getattr(door, "__all__", ()):
             value = getattr(door, name)
-            if inspect.isclass(value):
-                found[name] = traits(value)
-                methods = inspect.getmembers(
-                    value, lambda m: callable(m) or isinstance(m, property)
-                )
-                for method, function in methods:
-                    ours = getattr(function, "__module__", "").startswith("transformer_lib")
-                    if ours and method[0] != "_" and method in vars(value):
-                        found[f"{name}.{method}"] = traits(function)
-            elif callable(value):
-                found[name] = traits(value)
-    return found
+            if not callable(value) or not getattr(value, "__module__", "").startswith(
+                "transformer"
+            ):
+                continue
+            if not inspect.isclass(value):
+                found[name] = importlib.import_module(value.__module__), name
+                continue
+            found[name] = value, "__init__"
+            for method in vars(value):
+                if method[0] != "_" and callable(getattr(value, method)):
+                    found[f"{name}.{method}"] = value, method
+    return {name: (owner, a) for name, (owner, a) in found.items() if a in vars(owner)}
 
 
 DOORS = [f"transformer_lib.{room}" for room in ("data", "translate", "train", "lessons")]
@@ -79,7 +84,10 @@ TRAITS = {  # name of a parameter -> what a caller passes
     "writes": {"out", "folder", "result", "report", "hypotheses", "attention"},
     "model": {"model", "models", "init", "vocab_from", "translator"},
     "corpus": {"data"},
+    "languages": {"languages"},
     "text": {"sentences", "sentence", "file", "train", "texts", "text", "source"},
+    "training": {"run", "rates", "train_config", "optimizer", "resume"},
+    "tensors": {"src", "tgt", "x", "query", "key", "ids", "mask", "logits", "batches", "pairs"},
     "numbers": {"beam", "beam_size", "alpha", "n_best", "max_tokens", "threads", "workers", "seed"},
 }
 
@@ -294,6 +302,41 @@ def elsewhere(checkout: Path, only: str = "") -> dict[str, dict[str, str]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def run_tests() -> dict[tuple[int, str], str]:
+    """Run the tests that docs/faults.md names; return the cells whose function they call."""
+    text = LIST.read_text("utf-8")
+    tests = {
+        int(n): NAMED.findall(row) for n, row in re.findall(r"^\| (\d+) \|(.*)\|$", text, re.M)
+    }
+    nodes = sorted({f"tests/{module}.py::{test}" for row in tests.values() for module, test in row})
+    with tempfile.TemporaryDirectory() as folder:
+        calls = Path(folder) / "calls.json"
+        paths = f"{Path(__file__).parent}{os.pathsep}{ROOT}"
+        environment = os.environ | {"CALLS": str(calls), "PYTHONPATH": paths}
+        call = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "record_calls",
+            "--timeout",
+            "300",
+            *nodes,
+        ]
+        subprocess.run(call, cwd=ROOT, env=environment, check=False, stdout=sys.stderr)
+        passed = json.loads(calls.read_text())
+    cells = {}
+    for row, named in tests.items():
+        for module, test in named:
+            for column in passed.get(f"{module}.{test}", ()):
+                cells[row, column] = "tested"
+    return cells
+
+
+NAMED = re.compile(r"`(test_\w+)\.(test_\w+)`")
+
+
 def verdicts(now: dict, before: dict) -> dict[tuple[int, str], str]:
     """Return the entry of every cell that was probed: kept, mended or broken."""
     cells = {}
@@ -310,7 +353,23 @@ def applies(row: int, kinds: set[str]) -> bool:
     return row not in NEEDS or bool(NEEDS[row] & kinds)
 
 
-NEEDS: dict[int, set[str]] = {}  # row -> traits of which a column needs one; probe modules fill it
+# Traits of which a column needs one for a row to apply; a row that is not here applies to all.
+NEEDS: dict[int, set[str]] = {
+    row: traits
+    for numbers, traits in (
+        ((1, 2, 6, 7, 8, 9, 26, 27, 28, 39), {"training"}),
+        ((3, 29, 31, 34), {"writes"}),
+        ((4, 33, 37, 45), {"model"}),
+        ((11, 12, 13, 14, 15, 16, 17, 19, 21, 25, 43), {"text"}),
+        ((10, 18, 20), {"tensors", "corpus"}),
+        ((22, 23, 44), {"numbers"}),
+        ((5,), {"model", "corpus"}),
+        ((24,), {"languages"}),
+        ((32,), {"writes", "model"}),
+        ((35, 36), {"writes", "model", "corpus", "training"}),
+    )
+    for row in numbers
+}
 
 
 def table(cells: dict[tuple[int, str], str]) -> str:
@@ -320,7 +379,10 @@ def table(cells: dict[tuple[int, str], str]) -> str:
         parts += [f"## {title}", "", "| fault | " + " | ".join(columns) + " |"]
         parts.append("|---" * (len(columns) + 1) + "|")
         if title == "Public functions":  # one line each: there are too many for columns
-            parts[-2:] = ["| function | kept | mended | not tried |", "|---|---|---|---|"]
+            parts[-2:] = [
+                "| function | kept | mended | tested | not tried |",
+                "|---|---|---|---|---|",
+            ]
         for row, text in rows().items() if title == "Commands" else ():
             entries = [
                 cells.get((row, name), "·" if applies(row, kinds) else "–")
@@ -328,24 +390,29 @@ def table(cells: dict[tuple[int, str], str]) -> str:
             ]
             parts.append(f"| {row}: {text} | " + " | ".join(entries) + " |")
         for name, kinds in columns.items() if title == "Public functions" else ():
-            groups: dict[str, list[str]] = {"kept": [], "mended": [], "·": [], "**broken**": []}
+            groups: dict[str, list[str]] = {
+                "kept": [],
+                "mended": [],
+                "tested": [],
+                "·": [],
+                "**broken**": [],
+            }
             for row in rows():
                 if entry := cells.get((row, name), "·" if applies(row, kinds) else ""):
                     groups[entry].append(str(row))
-            kept, mended, rest, broken = (", ".join(group) for group in groups.values())
-            parts.append(
-                f"| `{name}` | {kept} | {mended} | {rest}{broken and f' broken: {broken}'} |"
-            )
+            kept, mended, tested, rest, broken = (", ".join(group) for group in groups.values())
+            rest += broken and f" broken: {broken}"
+            parts.append(f"| `{name}` | {kept} | {mended} | {tested} | {rest} |")
         parts.append("")
     return "\n".join(parts)
 
 
 INTRODUCTION = """\
-Written by `python tools/faults_table.py --write --before OLDER`, which tries each fault on each
-command and function and looks at what happens. *kept*: the promise held in an older checkout, too.
-*mended*: it failed there and holds now. `–`: not applicable, as the command takes nothing that
-the fault could be in (computed from its parameters). `·`: not tried by a probe; a test that
-[faults.md](faults.md) names for the row holds it where it says."""
+Written by `python tools/faults_table.py --write --tests --before OLDER`, which tries each fault on
+each command and function and looks at what happens. *kept*: the promise held in an older checkout,
+too. *mended*: it failed there and holds now. *tested*: no probe, but a test that
+[faults.md](faults.md) names for the row calls it, and passes. `–`: not applicable, as the command
+takes nothing that the fault could be in (computed from its parameters). `·`: not tried."""
 
 
 def main() -> int:
@@ -355,6 +422,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="a pattern for `row column title`")
     parser.add_argument("--json", action="store_true", help="print the results as one line of JSON")
     parser.add_argument("--write", action="store_true", help=f"write {TABLE.name}")
+    parser.add_argument(
+        "--tests", action="store_true", help="run the tests that the list names, too"
+    )
     arguments = parser.parse_args()
     load_probes()
     now = run_probes(arguments.only)
@@ -367,7 +437,8 @@ def main() -> int:
             was = before.get(key, {}).get(title, "")
             if problem or was:
                 print(f"{'BROKEN' if problem else 'mended'} {key} {title}: {problem or was}")
-    cells = verdicts(now, before)
+    tested = run_tests() if arguments.tests else {}
+    cells = tested | verdicts(now, before)
     print({word: [*cells.values()].count(word) for word in sorted({*cells.values()})})
     if arguments.write:
         TABLE.write_text(table(cells), "utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 from book.links import Links
 from book.symbols import PACKAGE, Symbol, exported_names, read_cells, spoken
 
-EXERCISE = re.compile(r"^### Exercise (\d\.\d)\b", re.M)
+EXERCISE = re.compile(r"^### Exercise ([\dA-C]\.\d)\b", re.M)
 FIGURE_CODE = "Show the code of this figure"
 
 
@@ -44,9 +44,14 @@ def adapt(path: Path, symbols: dict[str, Symbol], links: Links) -> dict:
     }
 
 
+def start_of(path: Path) -> str:
+    """Return how the names of a notebook and of its solutions start: `01`, or `appendix_a`."""
+    return re.match(r"\d\d|appendix_.", path.stem)[0]
+
+
 def solved(path: Path) -> set[str]:
     """Return the numbers of the exercises that the notebook's solutions solve."""
-    other = path.parent / "solutions" / f"{path.stem[:2]}_solutions.ipynb"
+    other = path.parent / "solutions" / f"{start_of(path)}_solutions.ipynb"
     if not other.exists():
         return set()
     return {n for cell in read_cells(other) for n in EXERCISE.findall(cell["source"])}
@@ -64,7 +69,7 @@ def markdown(source: str, path: Path, solutions: set[str]) -> str:
         task = task.removeprefix("#")
     source = f"{before}{label}\n{task}"
     if kind == "exercise" and number in solutions:
-        target = f"solutions/{path.stem[:2]}_solutions.ipynb#solution-{number.replace('.', '-')}"
+        target = f"solutions/{start_of(path)}_solutions.ipynb#solution-{number.replace('.', '-')}"
         source += f"\n\n[Solution of exercise {number}]({target})"
     elif kind == "solution":
         source += f"\n\n[To the task](project:#exercise-{number.replace('.', '-')})"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from book import ROOT
 from book.links import Links, page_of_module
+from book.notebooks import start_of
 from book.picture import SENTENCE, attention_picture
 from book.symbols import (
     ARXIV,
@@ -38,7 +39,7 @@ BY_HAND = {
 }
 NBSP = "\N{NO-BREAK SPACE}"
 PAGE_OF = {"translate.translator": "translate", "translate.search": "translate"}
-DOCUMENTS = ("install", "training", "scaling", "distributed", "faults")
+DOCUMENTS = ("install", "explorer", "training", "scaling", "distributed", "faults")
 CARDS = {
     "01": ("Embeddings", "words become vectors, and vectors words"),
     "02": ("Positional encoding", "the order of the words"),
@@ -63,6 +64,7 @@ def first_page(explorer: bool) -> str:
         f'width="160" height="100"><strong>{path.stem[:2]} {CARDS[path.stem[:2]][0]}</strong> '
         f"<span>{CARDS[path.stem[:2]][1]}</span></a>"
         for path in NOTEBOOKS
+        if path.stem[:2] in CARDS
     )
     caption = f"<q>{SENTENCE}</q> → <q>{translation}</q>"
     explore = (
@@ -90,10 +92,16 @@ def contents() -> dict[str, str]:
     modules = [*exported_modules(), *BY_HAND]
     return {
         "notebooks": "\n".join(f"notebooks/{path.stem}" for path in NOTEBOOKS),
-        "solutions": "\n".join(f"notebooks/solutions/{p.stem[:2]}_solutions" for p in NOTEBOOKS),
+        "solutions": "\n".join(f"notebooks/solutions/{start_of(p)}_solutions" for p in NOTEBOOKS),
         "modules": "\n".join(f"{name} <api/{name}>" for name in modules),
-        "documents": "\n".join(f"docs/{name}" for name in DOCUMENTS),
+        "documents": "\n".join(f"docs/{name}" for name in documents()),
     }
+
+
+def documents() -> list[str]:
+    """Return the names of the documents: those with a place in the order, then all others."""
+    names = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"symbols", "glossary"}
+    return [*(n for n in DOCUMENTS if n in names), *sorted(names - set(DOCUMENTS))]
 
 
 def exported_modules() -> dict[str, Path]:

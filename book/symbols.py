@@ -14,7 +14,7 @@ from book import ROOT
 from transformer_lib import api
 
 PACKAGE = "transformer_lib"
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))  # the appendices last
 ARXIV = "https://arxiv.org/abs/1706.03762"
 ARXIV_HTML = "https://arxiv.org/html/1706.03762v7"
 SECTIONS = {

@@ -52,7 +52,8 @@ def test_places_are_those_of_the_paper_alone():
 
 @for_each_notebook
 def test_a_page_shows_the_lesson_and_not_its_machinery(path):
-    kept = f"notebooks/{path.name}", f"notebooks/solutions/{path.stem[:2]}_solutions.ipynb"
+    solutions = f"{notebooks.start_of(path)}_solutions.ipynb"
+    kept = f"notebooks/{path.name}", f"notebooks/solutions/{solutions}"
     adapted = notebooks.adapt(path, symbols(), Links({name: name for name in kept}, None))
     cells = [cell | {"source": "".join(cell["source"])} for cell in adapted["cells"]]
     tags = [set(cell["metadata"].get("tags", ())) for cell in cells]
@@ -77,6 +78,18 @@ def test_a_figure_is_cut_out_of_its_code():
     source = 'x = 1\ntitle = "a"\nfigures.show(\n    f(x, title=title), alt="b"\n)\nprint(x)'
     assert notebooks.without_show(source) == "x = 1\nprint(x)"
     assert notebooks.without_show('title = "a"\nprint(title)') == 'title = "a"\nprint(title)'
+
+
+def test_the_explorer_links_to_cells_and_sections_that_exist():
+    code = "\n".join(path.read_text("utf-8") for path in (ROOT / "explorer").glob("*.js"))
+    notebook_of = dict(re.findall(r'^  (\w+): "(\d\d_\w+)",$', code, re.M))
+    labels = {symbol.label: symbol.notebook for symbol in symbols().values()}
+    named = re.findall(r'\bsymbol: "([\w-]+)"', code)
+    sections = re.findall(r'\bsection: "([\d.]+)"', code)
+    assert named and sections
+    for name in named:
+        assert labels[f"built-{name}"] == notebook_of[name.partition("-")[0]]
+    assert {f"section-{number.replace('.', '-')}" for number in sections} <= ANCHORS
 
 
 # The finished pages
@@ -176,7 +189,7 @@ def page(browser):
     page.set_default_timeout(120_000)
     page.asked, page.errors = [], []
     page.on("request", lambda request: page.asked.append(request.url))
-    page.on("console", lambda message: page.errors.append(message.text))
+    page.on("console", lambda m: m.type in ("error", "warning") and page.errors.append(m.text))
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     yield page
     context.close()
@@ -263,3 +276,10 @@ def test_a_reader_turns_pages_and_chooses_the_theme(page):
         page.locator(".theme-toggle:visible").first.click()
         seen.add(page.evaluate(colour))
     assert len(seen) == 2
+    page.set_viewport_size({"width": 390, "height": 844})
+    link = page.locator(".sidebar-tree a", has_text="Glossary")
+    assert not link.is_visible()
+    page.locator(".nav-overlay-icon").focus()
+    page.keyboard.press("Enter")
+    link.wait_for()
+    assert page.errors == []

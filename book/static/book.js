@@ -18,6 +18,20 @@ function letScrollersTakeFocus() {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
 }
 
+// Furo's menus of the narrow layout are labels of hidden checkboxes: for the mouse only.
+function letMenusTakeKeys() {
+  for (const menu of document.querySelectorAll(".nav-overlay-icon, .toc-overlay-icon")) {
+    menu.tabIndex = 0;
+    menu.setAttribute("role", "button");
+    menu.setAttribute("aria-label", document.getElementById(menu.htmlFor).ariaLabel);
+    menu.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      menu.click();
+    });
+  }
+}
+
 function start() {
   if (window.renderMathInElement)
     renderMathInElement(document.body, {
@@ -28,6 +42,7 @@ function start() {
       throwOnError: false,
     });
   letScrollersTakeFocus();
+  letMenusTakeKeys();
   unfold();
 }
 

@@ -94,7 +94,7 @@ class KeyValueCache:
         cls, batch: int, n_heads: int, max_len: int, d_k: int, like: Tensor
     ) -> "KeyValueCache":
         """Allocate room for max_len tokens, with the dtype and device of `like`."""
-        # the heads of a token are neighbours in memory
+        # the heads of a token are neighbors in memory
         both = (like.new_empty(batch, max_len, n_heads, d_k) for _ in range(2))
         return cls(*(stored.transpose(1, 2) for stored in both))
 

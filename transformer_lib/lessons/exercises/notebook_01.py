@@ -1,4 +1,4 @@
-"""Exercises of notebook 01: gradients of the embedding, softmax, neighbours, tying, subwords."""
+"""Exercises of notebook 01: gradients of the embedding, softmax, neighbors, tying, subwords."""
 
 import copy
 from functools import partial

@@ -162,12 +162,12 @@ EXERCISES = {
     ),
     "4.3": Exercise(
         window_mask,
-        passed="each query sees itself and its neighbours on both sides",
+        passed="each query sees itself and its neighbors on both sides",
         hint="True where the distance between query and key, without its sign, is at most radius.",
         inputs=lambda: [(6, 2), (5, 1), (4, 0), (9, 3)],
         mistakes={
             "radius is an argument, and 2 only one of its values.": lambda n, r: window_mask(n, 2),
-            "neighbours are on both sides. Take the distance without its sign.": (
+            "neighbors are on both sides. Take the distance without its sign.": (
                 lambda n, r: window_mask(n, r).tril(),
                 lambda n, r: window_mask(n, r).triu(),
                 lambda n, r: torch.ones(n, n).tril(r).bool(),

@@ -101,7 +101,7 @@ def linked(text: str) -> str:
 
 def origin(symbol: Symbol) -> str:
     """Return the last paragraph: links to the cell and to the places in the paper."""
-    cell = f":ref:`notebook {symbol.notebook[:2]} <{symbol.label}>`"
+    cell = f":ref:`{symbol.lesson} <{symbol.label}>`"
     verb = "Written for speed; its simple version is in" if symbol.by_hand else "Built in"
     if symbol.by_hand and symbol.name == "Translator":
         verb = "First used in"

@@ -165,7 +165,7 @@ def row(symbol: Symbol) -> list[str]:
     return [
         f"{{py:obj}}`{symbol.name} <{symbol.full}>`",
         first,
-        f"[notebook{NBSP}{symbol.notebook[:2]}](project:#{symbol.label})",
+        f"[{symbol.lesson.replace(' ', NBSP)}](project:#{symbol.label})",
         places.replace("section ", f"section{NBSP}"),
     ]
 

@@ -91,6 +91,12 @@ class Symbol:
         return f"{PACKAGE}.{self.module}.{self.name}"
 
     @property
+    def lesson(self) -> str:
+        """Return how a text names the notebook: notebook 04, or appendix B."""
+        kind, _, letter = self.notebook.partition("_")
+        return f"appendix {letter[0].upper()}" if kind == "appendix" else f"notebook {kind}"
+
+    @property
     def label(self) -> str:
         """Return the anchor of its cell."""
         return f"built-{self.module}-{self.name}".replace(".", "-").replace("_", "-").lower()

@@ -65,10 +65,9 @@ def test_a_page_shows_the_lesson_and_not_its_machinery(path):
     assert not any(re.search(r"^(#\||figures\.show\()", c["source"], re.M) for c in shown)
     assert not any(c["id"] == "head-setup" for c in cells)
     pictures = [c for c in cells if "image/png" in json.dumps(c.get("outputs", ()))]
-    assert pictures
     assert all(len(c["metadata"]["mystnb"]["image"]["alt"]) >= 20 for c in pictures)
     exercises = [c["source"] for c in cells if c["source"].count("### Exercise")]
-    assert len(exercises) >= 4
+    assert exercises
     assert all("<summary>Hint" in text and "[Solution of" in text for text in exercises)
     ids = [cell["id"] for cell in cells]
     assert len(set(ids)) == len(ids)

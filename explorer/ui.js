@@ -96,10 +96,14 @@ async function translate(slowly = false) {
       if (wait && mine === run) drawBeam(opened, steps, []);
       await pause(wait);
     };
-    const { steps: beamSteps, hypotheses } = await search(model, changes, src, showBeam);
+    const greedy = state.beam === 1; // then the steps below are the search
+    const { steps: beamSteps, hypotheses } = greedy
+      ? { steps: [], hypotheses: [] }
+      : await search(model, changes, src, showBeam);
     if (mine !== run) return undefined;
-    const [best] = hypotheses;
-    const forced = state.beam === 1 ? state.forced : [...best.ids, ...(best.finished ? [EOS_ID] : [])];
+    const best = hypotheses[0] ?? { ids: [], logProb: 0, score: 0, finished: false };
+    const forced = greedy ? state.forced : [...best.ids, ...(best.finished ? [EOS_ID] : [])];
+    Object.assign(model.changes, changes);
     const used = sourceOf(model, src);
     /** @type {Result} */
     const shown = {
@@ -111,7 +115,7 @@ async function translate(slowly = false) {
       Object.assign(model.changes, changes);
       const { value, done } = growing.next();
       if (done) {
-        if (state.beam === 1) shown.best = /** @type {Hypothesis} */ (value);
+        if (greedy) shown.best = /** @type {Hypothesis} */ (value);
         break;
       }
       shown.steps.push(/** @type {GreedyStep} */ (value));

@@ -161,7 +161,7 @@ class Explorer:
     """The explorer as the value of a notebook cell: a frame with `explorer_page` inside.
 
     It needs no network, no kernel once it is shown, and no extension; a notebook saved with it
-    grows by about 6 MB. Where the environment variable TRANSFORMER_LIB_PLACEHOLDER is set, one
+    grows by about 5 MB. Where the environment variable TRANSFORMER_LIB_PLACEHOLDER is set, one
     line is shown instead.
 
     Args:

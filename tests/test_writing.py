@@ -305,7 +305,10 @@ def test_a_corpus_that_could_not_be_read_is_not_written(tmp_path, split, about, 
 # Done, or a status that says it is not
 
 
-@pytest.mark.parametrize("command", [PREPARE, AVERAGE, FILES[0], ATTENTION + " --file {text}"])
+@pytest.mark.parametrize(
+    "command",
+    [PREPARE + " --workers 1", AVERAGE, FILES[0], ATTENTION + " --file {text}"],
+)
 def test_work_is_done_although_nobody_reads_about_it(cli, monkeypatch, command):
     """Neither the output nor the warnings: `command 2>&1 | true`."""
     monkeypatch.setattr("transformer_lib.cli.prepare.LARGE", 1)  # so that it has to say something

@@ -160,7 +160,7 @@ def load_weights(config: ModelConfig, path: str | Path) -> Transformer:
             raise ValueError(f"n_layers={config.n_layers}, but there are {len(found)} tensors")
         if differences := weight_problems(config, found):
             raise ValueError(f"the weights do not fit config.json: {'; '.join(differences)}")
-        model = Transformer(config).float()  # whatever the default type of tensors is
+        model = Transformer(config)
         if {dtype for _, dtype in found.values()} != {"F64"}:
             model.float()  # whatever the default type of tensors is
         load_model(model, str(path))

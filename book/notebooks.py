@@ -63,16 +63,17 @@ def markdown(source: str, path: Path, solutions: set[str]) -> str:
         return source
     number, place = exercise[1], path.parent.name
     kind = "solution" if place == "solutions" else "exercise"
-    label = f"({kind}-{number.replace('.', '-')})="
+    anchor = number.replace(".", "-").lower()
+    label = f"({kind}-{anchor})="
     before, task = source[: exercise.start()], source[exercise.start() :]
     if kind == "solution":  # on its page, the level below the title
         task = task.removeprefix("#")
     source = f"{before}{label}\n{task}"
     if kind == "exercise" and number in solutions:
-        target = f"solutions/{start_of(path)}_solutions.ipynb#solution-{number.replace('.', '-')}"
+        target = f"solutions/{start_of(path)}_solutions.ipynb#solution-{anchor}"
         source += f"\n\n[Solution of exercise {number}]({target})"
     elif kind == "solution":
-        source += f"\n\n[To the task](project:#exercise-{number.replace('.', '-')})"
+        source += f"\n\n[To the task](project:#exercise-{anchor})"
     return source
 
 

@@ -2,9 +2,11 @@
 
 import torch
 from helpers import tiny
+from torch import nn
 
 from transformer_lib import TrainConfig, collate, train_step
-from transformer_lib.train.optimizers import MuonAndAdam, choose_optimizer
+from transformer_lib.train.optimizers import BatchedMuon, MuonAndAdam, choose_optimizer
+from transformer_lib.train.ranks import ALONE
 
 CONFIG = TrainConfig(peak_rate=2e-3, warmup=10)
 BATCH = collate([([5, 6, 7, 3], [2, 8, 9, 3]), ([9, 3], [2, 4, 3])])
@@ -52,6 +54,22 @@ def test_everything_else_is_stepped_by_adam():
     )
     for name in by_adam:
         assert torch.equal(by_muon[name], by_adam[name]) == (name in others), name
+
+
+def test_stacked_matrices_are_stepped_as_torch_steps_each():
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(24, 24), (48, 24), (24, 24), (24, 48), (7, 5)]
+    ours, torchs = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    options = {"lr": 0.02, "weight_decay": 0, "adjust_lr_fn": "match_rms_adamw"}
+    optimizers = BatchedMuon(ours, ALONE, **options), torch.optim.Muon(torchs, **options)
+    for _ in range(3):
+        for one, other in zip(ours, torchs, strict=True):
+            one.grad = torch.randn(one.shape, generator=draw)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(ours, torchs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)  # on this CPU 0: bf16 products
 
 
 def test_a_state_can_be_taken_up():

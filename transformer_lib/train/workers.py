@@ -9,6 +9,7 @@ first process alone decides, writes and prints. The helpers end with it, whateve
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -32,7 +33,7 @@ from transformer_lib.model import Transformer
 from transformer_lib.train.ranks import ALONE, Ranks, connected, is_of_connection
 from transformer_lib.train.run_config import RunConfig, Workers
 
-__all__ = ["Helpers", "choose_workers", "serve", "start_helpers"]
+__all__ = ["Helpers", "choose_workers", "keep_freed_memory", "serve", "start_helpers"]
 
 RATE = 4e10  # operations a second of one core, a low estimate
 LEAST = 0.02  # seconds of computing that each worker has to have in an update
@@ -40,6 +41,7 @@ START = 20.0  # seconds of one core that a run has to take; starting the helpers
 PROCESS = 4e8  # bytes of a process with torch in it
 WIDE = 256  # d_model from which more threads than one pay in a process
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # of malloc.h
 # How a helper starts: with the import path of the first process, and the rest as JSON.
 CODE = """import json, sys
 orders = json.loads(sys.stdin.readline())
@@ -86,6 +88,17 @@ def _best_number(cores: int, config: ModelConfig, run: RunConfig) -> int:
         layers = 120 * config.n_layers * config.d_model * run.max_tokens  # shared by the workers
         n = min(n, int((free - layers) / (PROCESS + 20 * n_weights)))
     return max(1, n)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library reuse freed memory, where it would give it back to the system at each step.
+
+    That halves the time in the kernel, some 4 % of a step. For glibc; elsewhere nothing changes.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: Windows
+        tune = ctypes.CDLL(None).mallopt
+        tune(MMAP_THRESHOLD, 2**25)  # bytes; more is not allowed
+        tune(TRIM_THRESHOLD, 2**31 - 1)
 
 
 class Helpers:
@@ -172,6 +185,7 @@ def start_helpers(
     Raises:
         RuntimeError: a helper was lost.
     """
+    keep_freed_memory()
     torch.set_num_threads(threads)
     helpers = Helpers()
     if n == 1:
@@ -219,6 +233,7 @@ def serve(orders: Mapping[str, Any]) -> NoReturn:
     if hasattr(signal, "SIGHUP"):  # the first process makes it a request to stop
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=_end_with_input, daemon=True).start()
+    keep_freed_memory()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     rank, group, status = orders["rank"], orders["group"], 0
     try:

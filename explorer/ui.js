@@ -33,7 +33,7 @@ async function loadModel(key) {
     say("Loading the model …");
     await new Promise((resolve, reject) => {
       const failed = () => reject(new Error(`models/${key}.js is missing: \`make explorer\` writes it`));
-      document.head.append(element("script", { src: `models/${key}.js`, load: resolve, error: failed }));
+      document.head.append(element("script", { src: `models/${encodeURIComponent(key)}.js`, load: resolve, error: failed }));
     });
   }
   const opened = await openModel(/** @type {PackedModel} */ (given.TransformerModels?.[key]));
@@ -41,10 +41,14 @@ async function loadModel(key) {
   return opened;
 }
 
-/** "German → English" for "multi30k-de-en", else the name. @param {string} key */
-function modelName(key) {
-  const languages = /-([a-z]{2})-([a-z]{2})$/.exec(key);
-  return languages ? `${LANGUAGES.of(languages[1])} → ${LANGUAGES.of(languages[2])}` : key;
+/** "German → English" for "multi30k-de-en" or known languages, else the name. @param {string} key
+ * @param {About} [about] of the model, once it is open */
+function modelName(key, about) {
+  const shipped = /^multi30k-([a-z]{2})-([a-z]{2})$/.exec(key)?.slice(1);
+  const sides = [about?.source, about?.target].map((code) => (/^[a-z]{2,3}$/.test(code ?? "") ? code : ""));
+  const codes = shipped ?? sides;
+  const names = codes.map((code) => code && LANGUAGES.of(code));
+  return names.every(Boolean) ? names.join(" → ") : key;
 }
 
 // One run: from the form to a result.
@@ -338,6 +342,8 @@ function fillForm({ about }) {
   if (sentence.value !== state.sentence) sentence.value = state.sentence;
   sentence.lang = about.source ?? "";
   direction.value = state.model;
+  const option = direction.selectedOptions[0];
+  if (option) option.textContent = modelName(state.model, about);
   beamWidth.value = String(state.beam);
   alpha.value = String(state.alpha);
   alpha.disabled = state.beam === 1;

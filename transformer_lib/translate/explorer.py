@@ -72,7 +72,7 @@ def pack_model(name: str | Path, *, half: bool = False) -> dict[str, Any]:
         "weights": _packed(weights),
         "source": _packed(source),
         "target": None if source == target else _packed(target),
-        "about": _about(Path(name).name, folder),
+        "about": _about(Path(name).resolve().name, folder),
     }
 
 
@@ -82,13 +82,13 @@ def _about(title: str, folder: Path) -> dict[str, Any]:
     record = read_json(training, {}) if training.is_file() else {}
     with blame_file(training):
         data = record.get("settings", {}).get("data", {})
+        languages = {side: data.get(side) for side in ("source", "target")}
         losses = [line["val_loss"] for line in record.get("curve", []) if "val_loss" in line]
     notes = LIMITS.findall(card.read_text("utf-8")) if card.is_file() else []
     notes = [note[:1].upper() + note[1:] for note in notes]
     return {
         "title": title,
-        "source": data.get("source"),
-        "target": data.get("target"),
+        **languages,
         "valLoss": losses[-1] if losses else None,
         "note": " ".join(" ".join(notes).split()),
     }

@@ -11,9 +11,10 @@ from helpers import close, random, same_as_torch, tiny, unsettled
 from torch import nn
 from torch.func import functional_call
 
-from transformer_lib import ModelConfig, Transformer, padding_mask, target_mask
+from transformer_lib import ModelConfig, Transformer, lessons, padding_mask, target_mask
 from transformer_lib.lessons import figures
 from transformer_lib.lessons.twin import torch_twin
+from transformer_lib.masks import causal_mask
 
 orders = pytest.mark.parametrize("norm_first", [False, True], ids=["post-norm", "pre-norm"])
 positions = pytest.mark.parametrize("positions", ["sinusoidal", "learned", "none"])
@@ -140,6 +141,21 @@ def test_the_stacks_equal_torchs_in_outputs_and_all_gradients(norm_first):
         tgt_key_padding_mask=TGT == 0,
     )
     same_as_torch(ours, theirs, output, expected, [x, y], 1e-10)
+
+
+class CausalEncoder(Transformer):
+    """Its encoder is causal, so it is another model than torch's."""
+
+    def encode(self, src, maps=None):
+        mask = padding_mask(src) & causal_mask(src.size(1))
+        return self.encoder(self.embed(src, self.src_embedding), mask, maps)
+
+
+@pytest.mark.parametrize(("kind", "equal"), [(Transformer, True), (CausalEncoder, False)])
+def test_the_lessons_comparison_with_torch_tells_a_difference(kind, equal):
+    model = unsettled(kind(ModelConfig.tiny(20, d_model=16, d_ff=24, dropout=0.0)), 0.1)
+    said = lessons.same_as_torch(model.eval(), SRC, TGT)
+    assert said.startswith(f"outputs equal: {equal}, ") and said.endswith(f"equal: {equal}")
 
 
 # Figure 1, written out
@@ -426,7 +442,12 @@ def test_three_attentions_are_hatched_where_masked_and_another_mask_is_refused()
     allowed = padding.expand(3, 3), causal, padding.expand(4, 3)
     maps = [mask / mask.sum(1, keepdim=True) for mask in allowed]
     draw = partial(figures.three_attentions, *maps, title="three", **tokens)
-    hatched = [len(ax.collections[-1].get_paths()) for ax in draw(masks=masks).axes[:3]]
+    hatched = [
+        len(cells.get_paths())
+        for ax in draw(masks=masks).axes[:3]
+        for cells in ax.collections
+        if cells.get_hatch()
+    ]
     assert hatched == [3, 6, 4]
     with pytest.raises(ValueError, match="decoder self-attention: a masked cell has a weight"):
         draw(masks=(padding, causal.T, padding))

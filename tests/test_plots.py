@@ -128,6 +128,23 @@ def test_live_curves_show_loss_floor_and_the_last_score_and_say_so_in_words() ->
     assert "20 of 20 steps" in curves.alt() and "100% right" in curves.alt()
 
 
+def test_the_title_of_live_curves_is_the_step_while_it_trains_and_the_result_at_the_end() -> None:
+    run = Run("Copying", 20, [1.0] * 10, {10: 0.8})
+    curves = figures.LiveCurves(run)
+    assert curves.title().startswith("Copying: step 10 of 20, ")
+    run.losses, run.validation = [1.0] * 20, {10: 0.7, 20: 0.8}  # the weights of step 10 are kept
+    assert curves.title() == "Copying: validation loss 0.70 after 10 steps"
+    run.scores = {10: 0.25, 20: 1.0}
+    assert curves.title() == "Copying: 25% of the sentences exactly right after 10 steps"
+
+
+def test_what_is_normalized_together_has_one_color() -> None:
+    fig = figures.normalized_groups(torch.zeros(3, 2), torch.zeros(3, 2), title="two axes")
+    groups = [ax.collections[0].get_array().reshape(3, 2) for ax in fig.axes]
+    assert groups[0].tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert groups[1].tolist() == [[0, 1]] * 3
+
+
 def test_the_peak_of_a_rate_is_marked_and_numbered() -> None:
     fig = figures.rate_curves({"a": [0.1, 0.5, 0.2]}, title="t", warmup={"a": 2})
     assert fig.axes[0].lines[1].get_xydata().tolist() == [[2, 0.5]]

@@ -36,7 +36,7 @@ def layer_norm(
     bias: Float[Tensor, " D"],
     eps: float = 1e-5,
 ) -> Float[Tensor, "*B D"]:
-    """Normalise each vector to mean 0 and variance 1, then scale and shift (the reference).
+    """Normalize each vector to mean 0 and variance 1, then scale and shift (the reference).
 
     The variance divides by D, not D - 1, and eps is inside the square root. The layers
     run torch's fused `nn.LayerNorm`; a test checks that the two agree.
@@ -71,7 +71,7 @@ class Residual(nn.Module):
     def forward(
         self, x: Float[Tensor, "B T D"], sublayer: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "B T D"]:
-        """Return x plus the output of the sub-layer, normalised."""
+        """Return x plus the output of the sub-layer, normalized."""
         if self.norm_first:
             return x + self.dropout(sublayer(self.norm(x)))
         return self.norm(x + self.dropout(sublayer(x)))

@@ -22,16 +22,16 @@ __all__ = [
     "inverse_sqrt_rate",
     "noam_rate",
     "TrainConfig",
-    "StepResult",
-    "count_targets",
-    "batch_loss",
-    "Batches",
-    "train_step",
     "bad_settings",
     "cooldown",
     "make_optimizer",
     "rate_at",
     "update",
+    "StepResult",
+    "count_targets",
+    "batch_loss",
+    "Batches",
+    "train_step",
     "evaluation_mode",
     "Evaluation",
     "evaluate",
@@ -131,65 +131,6 @@ class TrainConfig:
             raise ValueError("invalid TrainConfig: " + "; ".join(problems))
 
 
-class StepResult(NamedTuple):
-    """The result of one update."""
-
-    loss: float  # smoothed, nats per target token
-    n_tokens: int  # target tokens, padding not counted
-    grad_norm: float  # before clipping
-    rate: float
-
-
-def count_targets(batch: Batch, pad_id: int = 0) -> int:
-    """Count the target tokens of a batch, without `<bos>` and padding. Built in notebook 07."""
-    return int((batch.tgt[:, 1:] != pad_id).sum())
-
-
-def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig) -> Float[Tensor, ""]:
-    """Return the label-smoothed loss of a batch, summed over its target tokens.
-
-    Built in notebook 07.
-    """
-    tgt_in, tgt_out = teacher_forcing(batch.tgt)
-    logits = model(batch.src, tgt_in)
-    return label_smoothed_loss(logits, tgt_out, config.smoothing, config.pad_id)[0]
-
-
-Batches = Batch | Sequence[Batch]
-
-
-def train_step(
-    model: nn.Module, optimizer: Optimizer, batches: Batches, step: int, config: TrainConfig
-) -> StepResult:
-    """Make one update: zero the gradients, forward, loss, backward, clip, step.
-
-    Dropout is applied where the model is in training mode: call `model.train()` once before.
-
-    Args:
-        batches: one, or several whose gradients are added; the split does not matter
-            (except to dropout).
-        step: number of the update, from 1; it alone decides the rate.
-
-    Raises:
-        ValueError: the batches hold no target token.
-        FloatingPointError: loss or gradient is not finite; no weight is changed.
-
-    Source: section 5. Built in notebook 07.
-    """
-    batches = [batches] if isinstance(batches, Batch) else batches
-    n_tokens = sum(count_targets(batch, config.pad_id) for batch in batches)
-    if n_tokens == 0:
-        raise ValueError("nothing to learn from: no target token")
-    optimizer.zero_grad()
-    total = 0.0
-    for batch in batches:
-        loss = batch_loss(model, batch, config)
-        (loss / n_tokens).backward()
-        total += loss.detach()
-    mean = float(total) / n_tokens
-    return StepResult(mean, n_tokens, *update(model, optimizer, mean, step, config))
-
-
 def bad_settings(config: TrainConfig) -> list[str]:
     """List what is wrong with the settings, one message each."""
     if problems := wrong_kinds(config):
@@ -268,6 +209,65 @@ def update(
         group["lr"] = rate
     optimizer.step()
     return grad_norm, rate
+
+
+class StepResult(NamedTuple):
+    """The result of one update."""
+
+    loss: float  # smoothed, nats per target token
+    n_tokens: int  # target tokens, padding not counted
+    grad_norm: float  # before clipping
+    rate: float
+
+
+def count_targets(batch: Batch, pad_id: int = 0) -> int:
+    """Count the target tokens of a batch, without `<bos>` and padding. Built in notebook 07."""
+    return int((batch.tgt[:, 1:] != pad_id).sum())
+
+
+def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig) -> Float[Tensor, ""]:
+    """Return the label-smoothed loss of a batch, summed over its target tokens.
+
+    Built in notebook 07.
+    """
+    tgt_in, tgt_out = teacher_forcing(batch.tgt)
+    logits = model(batch.src, tgt_in)
+    return label_smoothed_loss(logits, tgt_out, config.smoothing, config.pad_id)[0]
+
+
+Batches = Batch | Sequence[Batch]
+
+
+def train_step(
+    model: nn.Module, optimizer: Optimizer, batches: Batches, step: int, config: TrainConfig
+) -> StepResult:
+    """Make one update: zero the gradients, forward, loss, backward, clip, step.
+
+    Dropout is applied where the model is in training mode: call `model.train()` once before.
+
+    Args:
+        batches: one, or several whose gradients are added; the split does not matter
+            (except to dropout).
+        step: number of the update, from 1; it alone decides the rate.
+
+    Raises:
+        ValueError: the batches hold no target token.
+        FloatingPointError: loss or gradient is not finite; no weight is changed.
+
+    Source: section 5. Built in notebook 07.
+    """
+    batches = [batches] if isinstance(batches, Batch) else batches
+    n_tokens = sum(count_targets(batch, config.pad_id) for batch in batches)
+    if n_tokens == 0:
+        raise ValueError("nothing to learn from: no target token")
+    optimizer.zero_grad()
+    total = 0.0
+    for batch in batches:
+        loss = batch_loss(model, batch, config)
+        (loss / n_tokens).backward()
+        total += loss.detach()
+    mean = float(total) / n_tokens
+    return StepResult(mean, n_tokens, *update(model, optimizer, mean, step, config))
 
 
 @contextmanager

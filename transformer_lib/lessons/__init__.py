@@ -7,7 +7,9 @@ from transformer_lib.data.devices import choose_device
 from transformer_lib.lessons.exercises import check
 from transformer_lib.lessons.next_word import to_ids, train_next_word
 from transformer_lib.lessons.running import PAIR, Ledger, running_ids, vocabularies
+from transformer_lib.lessons.stack import train_stack
 from transformer_lib.lessons.training import Run, captions, fit
+from transformer_lib.lessons.twin import same_as_torch
 
 __all__ = [
     "PAIR",
@@ -18,7 +20,9 @@ __all__ = [
     "choose_device",
     "fit",
     "running_ids",
+    "same_as_torch",
     "to_ids",
     "train_next_word",
+    "train_stack",
     "vocabularies",
 ]

@@ -40,8 +40,9 @@ class Run:
     steps: int
     losses: list[float] = field(default_factory=list)
     validation: dict[int, float] = field(default_factory=dict)  # step: loss
-    scores: dict[int, float] = field(default_factory=dict)  # step: share of sentences
+    scores: dict[int, float] = field(default_factory=dict)  # step: share of what is right
     seconds: float = 0.0
+    score_name: str = "sentences exactly right"
 
     def check(self, good: bool) -> None:
         """Print one line about the result of a run; raise if it is bad although the run ended."""
@@ -64,6 +65,7 @@ def fit(
     max_tokens: int,
     val: Sequence[IdPair] = (),
     score: Callable[[], float] | None = None,
+    score_name: str = "sentences exactly right",
     every: int = 100,
     floor: float | None = None,
     watch: Callable[[int], None] | None = None,
@@ -76,13 +78,13 @@ def fit(
     Args:
         val: held-out pairs. Their loss, smoothed as in training, is measured `every` so many steps
             and at the end, and the model ends with the weights that had the lowest.
-        score: measured at the same steps: the share of sentences that are right, for example.
+        score: measured at the same steps: the share of what `score_name` says.
         floor: the lowest possible loss, drawn as a dashed line.
         watch: called after every step with its number.
     """
     from transformer_lib.lessons.figures import LiveCurves
 
-    run, device = Run(name, steps), next(model.parameters()).device
+    run, device = Run(name, steps, score_name=score_name), next(model.parameters()).device
     live, optimizer = LiveCurves(run, floor), make_optimizer(model.train(), config)
     held_out = [batch.to(device) for batch in epoch_batches(val, max_tokens)] if val else []
     best, epoch, started = (math.inf, {}), 0, time.monotonic()

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from transformer_lib.masks import causal_mask
 from transformer_lib.model import Transformer
 
-__all__ = ["as_torchs", "torch_twin"]
+__all__ = ["as_torchs", "same_as_torch", "torch_twin"]
 
 TORCHS_NAMES = {
     "self_attention.": "self_attn.",
@@ -57,3 +58,30 @@ def torch_twin(model: Transformer) -> nn.Transformer:
     twin.to(next(model.parameters()))  # the model's precision and device
     twin.load_state_dict(as_torchs(stacks))  # strict: no weight is left out
     return twin.train(model.training)
+
+
+def same_as_torch(model: Transformer, src: Tensor, tgt: Tensor) -> str:
+    """Compare a model in float64 with torch's, which gets copies of its weights.
+
+    Torch's masks have the opposite meaning: True means ignore. The gradients are those of the
+    sum of squared outputs at real target tokens.
+    """
+    pad_id, twin = model.config.pad_id, torch_twin(model)
+    x = model.embed(src, model.src_embedding).detach()
+    y = model.embed(tgt, model.tgt_embedding).detach()
+    theirs = twin(
+        x,
+        y,
+        tgt_mask=~causal_mask(tgt.size(1), device=tgt.device),
+        src_key_padding_mask=src == pad_id,
+        memory_key_padding_mask=src == pad_id,
+        tgt_key_padding_mask=tgt == pad_id,
+    )[tgt != pad_id]
+    ours = model.decode(tgt, model.encode(src), src)[tgt != pad_id]
+    model.zero_grad()
+    ours.square().sum().backward()
+    theirs.square().sum().backward()
+    mine = as_torchs({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    gaps = [(mine[name] - p.grad).abs().max() for name, p in twin.named_parameters()]
+    outputs = bool((ours - theirs).abs().max() < 1e-10)
+    return f"outputs equal: {outputs}, {len(gaps)} gradients equal: {bool(max(gaps) < 1e-9)}"

@@ -56,8 +56,8 @@ def averaged(answer, x, p):
 
 
 def norm(x, dim=-1, correction=0):
-    centred = x - x.mean(dim=dim, keepdim=True)
-    return centred / (x.var(dim=dim, keepdim=True, correction=correction) + 1e-5).sqrt()
+    centered = x - x.mean(dim=dim, keepdim=True)
+    return centered / (x.var(dim=dim, keepdim=True, correction=correction) + 1e-5).sqrt()
 
 
 def encoder_layer(x, attend, feed_forward, norm=norm):
@@ -169,7 +169,7 @@ EXERCISES = {
         tolerance=1e-3,
         slack=1e-4,
         mistakes={
-            "this is pre-norm. The paper normalises the sum, after the residual.": (
+            "this is pre-norm. The paper normalizes the sum, after the residual.": (
                 lambda x, a, f: x + a(norm(x)) + f(norm(x + a(norm(x))))
             ),
             "a residual is missing: add the sub-layer's input to its output.": (

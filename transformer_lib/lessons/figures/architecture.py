@@ -38,13 +38,13 @@ NOTEBOOKS: dict[int, tuple[str, ...]] = {  # the parts that each notebook builds
 PARTS: dict[str, int] = {part: number for number, parts in NOTEBOOKS.items() for part in parts}
 TITLES = {
     0: "The Transformer, built piece by piece in seven notebooks",
-    1: "Notebook 1 turns words into vectors, and vectors back into words",
-    2: "Notebook 2 tells the model the position of each word",
-    3: "Notebook 3 hides what a position must not attend to",
-    4: "Notebook 4 lets every word attend to every other",
-    5: "Notebook 5 processes each position alone and adds to its input",
-    6: "Notebook 6 stacks the parts into an encoder and a decoder",
-    7: "Notebook 7 trains the whole model on sentence pairs",
+    1: "Notebook 1: words to vectors, and vectors back to words",
+    2: "Notebook 2: the positional encoding",
+    3: "Notebook 3: the masks, which limit what a position may attend to",
+    4: "Notebook 4: multi-head attention, from every word to every other",
+    5: "Notebook 5: the feed-forward network, residual connections and LayerNorm",
+    6: "Notebook 6: the parts, stacked into an encoder and a decoder",
+    7: "Notebook 7: training the whole model on sentence pairs",
 }
 WIDTH, HEIGHT, INCHES = 100.0, 59.1, 8.2  # drawing units, and the width of the figure
 ENCODER_X, DECODER_X, BOX_WIDTH = 26.0, 71.0, 28.0
@@ -80,7 +80,7 @@ SHAPES: dict[str, tuple[Number, Number, str]] = {
 def figure_one(
     here: int | None = None, shapes: Mapping[str, str] | None = None, title: str | None = None
 ) -> Figure:
-    """Draw the paper's Figure 1 with the parts of notebook `here` in a strong colour.
+    """Draw the paper's Figure 1 with the parts of notebook `here` in a strong color.
 
     Without `here`, each part shows the number of its notebook. `shapes` writes a text beside an
     arrow, by the names of `SHAPES`.
@@ -251,7 +251,7 @@ class Canvas:
         shift: Number = 0.0,
         side: int = -1,
     ) -> None:
-        """Draw a part centred on (x, y), its text moved sideways by `shift`.
+        """Draw a part centered on (x, y), its text moved sideways by `shift`.
 
         Its number goes to the upper left (`side` -1) or right (1) corner.
         """

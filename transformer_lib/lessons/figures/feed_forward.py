@@ -5,23 +5,26 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
-from transformer_lib.lessons.figures.colours import INK, MUTED, PALETTE, SEQUENTIAL
+from transformer_lib.lessons.figures.colours import DARK, INK, MUTED, PALETTE, SEQUENTIAL
 from transformer_lib.lessons.figures.heatmaps import colour_bar
-from transformer_lib.lessons.figures.marks import arrow, box, label
+from transformer_lib.lessons.figures.marks import arrow, box, hide_frame, label
 from transformer_lib.lessons.figures.types import Series, Words
 
 __all__ = [
     "bends",
     "gradients_by_depth",
+    "normalized_groups",
     "norm_orders",
     "norm_spread",
     "parameter_shares",
     "relu_activity",
 ]
 
+GROUPS = ("#b9d6ea", "#f3d3b0", "#c5e3c4", "#e6cbe0", "#dfe3e7")  # light, under dark numbers
 PATH, DETOUR = 1.3, 0.25  # heights of the residual path and of the sub-layers beside it
 
 
@@ -66,12 +69,34 @@ def norm_spread(panels: Series, tokens: Words, *, title: str) -> Figure:
     for ax, (name, values), colour in zip(axes, panels.items(), PALETTE, strict=False):
         entries = as_array(values, 2)
         mean, spread = entries.mean(axis=1), entries.std(axis=1)
-        ax.bar(positions, 2 * spread, bottom=mean - spread, width=0.55, color=colour, alpha=0.45)
+        ax.bar(positions, 2 * spread, bottom=mean - spread, width=0.55, color=colour, alpha=0.3)
         ax.plot(positions, mean, "_", markersize=13, markeredgewidth=2.5, color=colour)
         ax.set_xticks(positions, tokens, rotation=60)
         ax.margins(y=0.08)
         ax.use_sticky_edges = False
         name_axes(ax, title=name, x="token", y="mean ± standard deviation")
+    return fig
+
+
+@style()
+def normalized_groups(by_layer: Any, by_batch: Any, *, title: str) -> Figure:
+    """Draw two normalized matrices (positions, entries): cells of one color share their mean."""
+    fig, axes = figure(9, 3.5, ncols=2, title=title)
+    rows, columns = np.indices(as_array(by_layer, 2).shape)
+    for ax, values, groups, name in (
+        (axes[0], by_layer, rows, "LayerNorm: each position has mean 0"),
+        (axes[1], by_batch, columns, "BatchNorm: each entry has mean 0"),
+    ):
+        colors = ListedColormap(GROUPS[: groups.max() + 1])
+        ax.pcolormesh(groups, cmap=colors, edgecolors="white", linewidth=1.5)
+        for (i, j), value in np.ndenumerate(as_array(values, 2)):
+            text = f"{value:.1f}".replace("-0.0", "0.0").replace("-", "−")
+            label(ax, j + 0.5, i + 0.5, text, color=DARK, fontsize=10)
+        ax.set_xticks(np.arange(groups.shape[1]) + 0.5, range(1, groups.shape[1] + 1))
+        ax.set_yticks(np.arange(groups.shape[0]) + 0.5, range(groups.shape[0]))
+        ax.invert_yaxis()
+        hide_frame(ax)
+        name_axes(ax, title=name, x="entry of the vector", y="position")
     return fig
 
 

@@ -66,7 +66,7 @@ def token_heatmap(
     else:
         ax.set_title(title)
     if array.dtype == bool:
-        _draw_mask(ax, array)
+        draw_mask(ax, array)
     else:
         draw_values(ax, array, **values)
     token_axes(ax, rows, columns)
@@ -84,9 +84,9 @@ def draw_values(
     cbar_label: str | None = "value",
     masked: np.ndarray | None = None,
 ) -> None:
-    """Draw a matrix as coloured cells, with a colour bar unless `cbar_label` is None.
+    """Draw a matrix as colored cells, with a color bar unless `cbar_label` is None.
 
-    Values of both signs get `DIVERGING`, centred on zero; those that are not finite, and those
+    Values of both signs get `DIVERGING`, centered on zero; those that are not finite, and those
     in `masked`, are hatched.
     """
     finite = array[np.isfinite(array)]
@@ -106,7 +106,7 @@ def draw_values(
 
 
 def colour_bar(axes: Any, mesh: Any, text: str, **look: Any) -> Any:
-    """Add a colour bar beside one or several axes; it ends in an arrow if values exceed it."""
+    """Add a color bar beside one or several axes; it ends in an arrow if values exceed it."""
     values = np.ma.compressed(mesh.get_array())
     clipped = values.size > 0 and values.max() > mesh.norm.vmax * 1.001
     extend = "max" if clipped else "neither"
@@ -119,7 +119,7 @@ def colour_bar(axes: Any, mesh: Any, text: str, **look: Any) -> Any:
 
 
 def _annotate(ax: Axes, array: np.ndarray) -> None:
-    """Write each value into its cell, white on dark colours and dark on light ones."""
+    """Write each value into its cell, white on dark colors and dark on light ones."""
     mesh = ax.collections[0]
     for (i, j), value in np.ndenumerate(array):
         red, green, blue, _ = mesh.cmap(mesh.norm(value))
@@ -128,8 +128,8 @@ def _annotate(ax: Axes, array: np.ndarray) -> None:
         label(ax, j + 0.5, i + 0.5, text, fontsize=8.5, color="white" if dark else DARK)
 
 
-def _draw_mask(ax: Axes, array: np.ndarray) -> None:
-    """Draw a mask in two colours, and hatch what is blocked: colour is never the only sign."""
+def draw_mask(ax: Axes, array: np.ndarray) -> None:
+    """Draw a mask in two colors, and hatch what is blocked: color is never the only sign."""
     edges = {"facecolor": "none", "edgecolor": "white", "linewidth": 1.2}
     for chosen, look in ((array, ATTEND), (~array, BLOCKED), (array | ~array, edges)):
         _fill(ax, chosen, look)
@@ -273,7 +273,7 @@ def attention_grid(
 def heatmap_row(
     size: Point, panels: Series, rows: Words, columns: Words, *, title: str, **look: Any
 ) -> tuple[Figure, Any]:
-    """Draw matrices over the same tokens side by side, without colour bars."""
+    """Draw matrices over the same tokens side by side, without color bars."""
     fig, axes = figure(*size, 1, len(panels), title=title, layout="compressed")
     fig.get_layout_engine().set(h_pad=0.12)
     for ax, (name, matrix) in zip(axes, panels.items(), strict=True):

@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
 
 from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
 from transformer_lib.lessons.figures.heatmaps import (
+    ATTEND,
     BLOCKED,
     check_tokens,
-    colour_bar,
-    draw_values,
+    draw_mask,
+    legend_below,
     token_axes,
 )
 from transformer_lib.lessons.figures.types import Words
@@ -35,7 +34,7 @@ def three_attentions(
     target: Words,
     title: str,
 ) -> Figure:
-    """Draw one map (queries, keys) of each attention side by side, and hatch what is masked.
+    """Draw which keys each query may attend to, in the cells of one map of each attention.
 
     `masks` has one mask (True = may attend) for each map, which broadcasts to its shape.
 
@@ -44,24 +43,20 @@ def three_attentions(
     """
     tokens = {"source": source, "target": target}
     widths = {"width_ratios": [len(source), len(target), len(source)]}
-    fig, axes = figure(9.6, 4.0, 1, 3, title=title, gridspec_kw=widths)
+    fig, axes = figure(10, 4.4, 1, 3, title=title, layout="compressed", gridspec_kw=widths)
+    fig.get_layout_engine().set(w_pad=0.12)
     for ax, name, (queries, keys), weights, mask in zip(
         axes, NAMES, SIDES, (encoder, decoder, cross), masks, strict=True
     ):
         array = as_array(weights, 2)
         check_tokens(array, tokens[queries], tokens[keys])
-        blocked = np.broadcast_to(~as_array(mask, 2), array.shape)
-        if array[blocked].any():
+        allowed = np.broadcast_to(as_array(mask, 2), array.shape)
+        if array[~allowed].any():
             raise ValueError(f"{name}: a masked cell has a weight; is the mask inverted?")
-        draw_values(ax, array, vmin=0.0, vmax=0.5, cbar_label=None)
-        cells = [Rectangle((j, i), 1, 1) for i, j in np.argwhere(blocked)]
-        ax.add_collection(PatchCollection(cells, **BLOCKED))
+        draw_mask(ax, allowed)
         token_axes(ax, tokens[queries], tokens[keys], narrow=True)
-        ax.tick_params(labelsize=8)
         name_axes(ax, title=name, x=f"keys: {keys}", y=f"queries: {queries}")
         ax.title.set_fontsize(10)
         ax.set_anchor("N")
-    look = {"shrink": 0.6, "anchor": (0.0, 0.8), "panchor": False}  # the panels stay at the top
-    colour_bar(axes, axes[0].collections[0], "attention weight", **look)
-    fig.legend(handles=[Patch(**BLOCKED, label="masked")], loc="lower right")
+    legend_below(fig, {"has a weight": ATTEND, "masked: the weight is exactly 0": BLOCKED})
     return fig

@@ -1,5 +1,6 @@
 """The figures of notebook 07: batches, learning rates, and loss curves."""
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -57,7 +58,9 @@ def rate_curves(rates: Series, *, title: str, warmup: Mapping[str, int]) -> Figu
     """Draw learning rates over the steps 1, 2, …, each with a dot and its height at the peak."""
     steps = np.arange(len(next(iter(rates.values())))) + 1
     fig = line_plot(steps, rates, title=title, x_label="step", y_label="learning rate")
+    looks = itertools.cycle(("-", "--", ":"))  # where two lines coincide, both are seen
     for line, name in zip(fig.axes[0].lines, rates, strict=True):
+        line.set_linestyle(next(looks))
         peak = warmup[name]
         height = float(line.get_ydata()[peak - 1])
         look = {"color": line.get_color(), "fontweight": "bold"}
@@ -98,15 +101,25 @@ class LiveCurves:
             text += f", the validation loss {run.validation[max(run.validation)]:.2f}"
         return text + (f", {run.scores[max(run.scores)]:.0%} right." if run.scores else ".")
 
-    @style()
-    def figure(self) -> Figure:
-        """Draw both losses and, once there is one, the share of correct sentences beside them."""
+    def title(self) -> str:
+        """Name the step and the remaining time; at the end, the result."""
         run, done = self.run, len(self.run.losses)
         taken = time.monotonic() - self.started
         left = taken / max(done, 1) * (run.steps - done)
-        title = f"{run.name}: step {done} of {run.steps}, {taken:.0f} s"
-        title += f", {left:.0f} s left" if left > 1 else ""
-        fig, axes = figure(9, 3.3, ncols=2 if run.scores else 1, title=title, squeeze=False)
+        if done < run.steps or not run.validation:
+            title = f"{run.name}: step {done} of {run.steps}, {taken:.0f} s"
+            return title + (f", {left:.0f} s left" if left > 1 else "")
+        best = min(run.validation, key=run.validation.__getitem__)
+        result = f"validation loss {run.validation[best]:.2f}"
+        if best in run.scores:
+            result = f"{run.scores[best]:.0%} of the {run.score_name}"
+        return f"{run.name}: {result} after {best} steps"
+
+    @style()
+    def figure(self) -> Figure:
+        """Draw both losses and, once there is one, the share of what is right beside them."""
+        run, done = self.run, len(self.run.losses)
+        fig, axes = figure(9, 3.3, ncols=2 if run.scores else 1, title=self.title(), squeeze=False)
         left, right = axes[0, 0], axes[0, -1]
         line = running_mean(run.losses, self.smooth)
         name = f"training (mean of {self.smooth} steps)"
@@ -125,7 +138,7 @@ class LiveCurves:
             right.plot(*points, "o-", color=PALETTE[2], clip_on=False)  # the last is on the edge
             right.set(ylim=(-0.03, 1.03))
             right.yaxis.set_major_formatter(PercentFormatter(1.0))
-            name_axes(right, title="sentences exactly right", x="step", y="share of held-out pairs")
+            name_axes(right, title=run.score_name, x="step", y="share, held-out pairs")
         for ax in axes[0]:
             ax.set_xlim(0, run.steps)
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))

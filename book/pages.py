@@ -28,17 +28,12 @@ from transformer_lib import api
 # Modules that are written by hand: page -> title, what the page is about, what it describes.
 BY_HAND = {
     "translate": (
-        "Text in, text out: `Translator`, and decoding in batches with a cache.",
-        [
-            f"autoclass:: {PACKAGE}.translate.translator.Translator\n   :members:",
-            f"autofunction:: {PACKAGE}.translate.search.beam_search",
-            f"autofunction:: {PACKAGE}.translate.search.greedy_decode",
-        ],
+        "Text in, text out: `Translator`, decoding in batches with a cache, and the explorer.",
+        [],  # all public names that are written by hand
     ),
     "probes": ("", [f"automodule:: {PACKAGE}.lessons.probes\n   :members:"]),
 }
 NBSP = "\N{NO-BREAK SPACE}"
-PAGE_OF = {"translate.translator": "translate", "translate.search": "translate"}
 DOCUMENTS = ("install", "explorer", "training", "scaling", "distributed", "faults")
 CARDS = {
     "01": ("Embeddings", "words become vectors, and vectors words"),
@@ -121,7 +116,8 @@ def api_pages(symbols: dict[str, Symbol]) -> dict[str, str]:
         body = f".. automodule:: {PACKAGE}.{module}\n   :members:\n   :member-order: bysource"
         pages[f"api/{module}.md"] = page(f"`{PACKAGE}.{module}`", lead, [body])
     for name, (lead, directives) in BY_HAND.items():
-        bodies = [f".. {directive}" for directive in directives]
+        by_hand = directives or [directive(symbol) for symbol in symbols.values() if symbol.by_hand]
+        bodies = [f".. {text}" for text in by_hand]
         pages[f"api/{name}.md"] = page(f"`{PACKAGE}.{name}`", lead, bodies)
     rows = [row(symbol) for symbol in in_order(symbols, api.__all__)]
     pages["api/index.md"] = "\n".join(
@@ -137,6 +133,13 @@ def api_pages(symbols: dict[str, Symbol]) -> dict[str, str]:
         ]
     )
     return pages
+
+
+def directive(symbol: Symbol) -> str:
+    """Return autodoc's directive for one symbol."""
+    kind = "class" if inspect.isclass(of(symbol)) else "function"
+    members = "\n   :members:" if kind == "class" else ""
+    return f"auto{kind}:: {symbol.full}{members}"
 
 
 def page(title: str, lead: str, bodies: list[str]) -> str:
@@ -235,4 +238,4 @@ def glossary(text: str) -> str:
 
 def page_of(symbol: Symbol) -> str:
     """Return the page with the documentation of a symbol."""
-    return page_of_module(PAGE_OF.get(symbol.module, symbol.module))
+    return page_of_module("translate" if symbol.by_hand else symbol.module)

@@ -14,12 +14,12 @@ PICTURE = re.compile(r"\.(png|svg|gif|jpg)$")
 
 
 class BuildWithData(build_py):
-    """Copy models, grammar and explorer into a wheel; an editable install has the repository's."""
+    """Copy models, data and explorer into a wheel; an editable install has the repository's."""
 
     def run(self):
         super().run()
         if not self.editable_mode:
-            for folder in ("pretrained", "grammar"):
+            for folder in ("pretrained", "grammar", "digits"):
                 target = Path(self.build_lib) / "transformer_lib" / folder
                 shutil.copytree(ROOT / "data" / folder, target, dirs_exist_ok=True)
             page = Path(self.build_lib) / "transformer_lib" / "explorer"

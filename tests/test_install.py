@@ -172,7 +172,8 @@ def test_a_source_distribution_is_the_repository(built):
 def test_a_wheel_holds_types_data_and_a_readme_that_is_whole_on_an_index(built):
     names = set(built[1].namelist())
     files = {f"transformer_lib/explorer/{path.name}" for path in (ROOT / "explorer").iterdir()}
-    assert {"transformer_lib/py.typed", "transformer_lib/grammar/train.de", *files} <= names
+    data = {"transformer_lib/grammar/train.de", "transformer_lib/digits/digits.csv.gz"}
+    assert {"transformer_lib/py.typed", *data, *files} <= names
     assert all(re.match(r"transformer_lib[/-]", name) for name in names)
     metadata = next(name for name in names if name.endswith("METADATA"))
     readme = built[1].read(metadata).decode()

@@ -57,7 +57,7 @@ def exercises_left_out(cells):
     return cells[:start] + cells[next(later, len(cells)) :]
 
 
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem[:2])
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem.removeprefix("appendix_")[:2])
 def notebook(request):
     return request.param
 

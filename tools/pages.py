@@ -26,6 +26,9 @@ ABOUT = {
     "05": "The feed-forward network, and the frame around it: residual, dropout, LayerNorm.",
     "06": "All parts become the model of the paper's Figure 1.",
     "07": "Loss, schedule, batches, beam search: it learns to copy and to translate.",
+    "appendix_a": "17 bugs that raise no error, and the probes that catch them.",
+    "appendix_b": "The same encoder, unchanged, reads handwritten digits.",
+    "appendix_c": "The same layers without the encoder write text.",
 }
 # Nothing from another host, whatever a cell's output asks for.
 POLICY = "default-src 'unsafe-inline' data: blob:"
@@ -201,10 +204,11 @@ def write_index(notebooks, folder):
     """Write index.html, which lists the notebooks, given by path, and says where to begin."""
     rows = []
     for path, notebook in notebooks.items():
-        name, about = html.escape(title(notebook, path)), ABOUT.get(path.stem[:2], "")
+        name = html.escape(title(notebook, path))
+        about = ABOUT.get(re.match(r"\d\d|appendix_.|", path.stem)[0], "")
         page = f"{path.stem}.html"
         name = f'<a href="{page}">{name}</a>' if (folder / page).exists() else f"{name} (not run)"
         rows.append(f"<li>{name}<br>{about}</li>")
-    advice = "Open the first one first: each builds on those before it."
+    advice = "Open the first one first: each builds on those before it. Appendices come last."
     text = INDEX.replace("ADVICE", advice).replace("ROWS", "\n".join(rows))
     (folder / "index.html").write_text(text, "utf-8")

@@ -1,8 +1,9 @@
-"""Exercises of the seven notebooks: `check` runs an answer and prints one line about it."""
+"""Exercises of notebooks and appendices: `check` runs an answer and prints a line about it."""
 
 from typing import Any
 
 from transformer_lib.lessons.exercises import (
+    appendices,
     notebook_01,
     notebook_02,
     notebook_03,
@@ -23,6 +24,7 @@ NOTEBOOKS = (
     notebook_05,
     notebook_06,
     notebook_07,
+    appendices,
 )
 EXERCISES = {number: found for part in NOTEBOOKS for number, found in part.EXERCISES.items()}
 

@@ -16,7 +16,7 @@ FILE = re.compile(rf"(?<![\w/.-])(?:{TOP})/(?:[\w./-]*[\w/])?")
 LINK = re.compile(r'(?:\]\(|src=")(?!https?:)([^)\s"#]*)(?:#([\w-]+))?[)"]')
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 COMMAND = re.compile(r"(?:transformer-lib|-m transformer_lib) ([a-z]+)")
-TARGET = re.compile(r"(?:`|^)make ([a-z]+)", re.M)
+TARGET = re.compile(r"(?:`|^)make ([a-z-]+)", re.M)
 OTHERS = "nnodes nproc-per-node rdzv-backend rdzv-endpoint rdzv-id max-restarts update extra"
 OTHERS += " extra-index-url from no-deps torch-backend version"
 
@@ -51,7 +51,7 @@ def test_files_and_links_lead_somewhere(page):
 def test_commands_targets_and_flags_exist(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")  # no flag is broken over two lines
     commands = set(re.search(r"{([\w,]+)}", usage(capsys))[1].split(","))
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
     flags = {flag for name in commands for flag in FLAG.findall(usage(capsys, name))}
     scripts = [path for folder in ("tools", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     flags |= {flag for path in scripts for flag in re.findall(r'"(--[\w-]+)"', path.read_text())}

@@ -47,11 +47,26 @@ def log_probs_of(decoder, src, tgt):
 @pytest.mark.parametrize("src", [SRC, SRC[:1]], ids=["padded", "not padded"])
 @pytest.mark.parametrize("kind", [FastDecoder, PlainDecoder])
 def test_steps_are_the_model_without_a_cache(model, src, kind):
-    tgt = torch.randint(4, 30, (len(src), 7))
+    tgt = torch.randint(4, 30, (len(src), inference.READ + 3))
     with torch.no_grad():
         expected = model(src, tgt).log_softmax(-1)
     found = log_probs_of(kind(model), src, tgt)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_onednn_gives_the_numbers_of_the_model(monkeypatch):
+    """In float32 with any number of rows, also for a source of padding only."""
+    monkeypatch.setattr(inference, "ONEDNN_WORK", 0)
+    monkeypatch.setattr(inference, "ONEDNN_ROWS", 0)
+    model = unsettled(tiny(30)).eval().float()
+    src, tgt = torch.cat([SRC, torch.zeros_like(SRC[:1])]), torch.randint(4, 30, (4, 5))
+    with torch.no_grad():
+        expected = model(src, tgt).log_softmax(-1)
+        found = log_probs_of(decoder_for(model), src, tgt)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = log_probs_of(decoder_for(model), src, tgt)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(rounded, expected, rtol=0, atol=0.5)
 
 
 def same(found, expected):
@@ -405,7 +420,7 @@ def test_one_item_and_autocast_stay_where_they_are(three_threads):
 
 
 def test_every_thread_gets_a_share_that_is_neither_tiny_nor_large(three_threads):
-    assert [best_batch(n) for n in (0, 600, 1500, 3000, 10**6)] == [256, 256, 550, 1024, 1024]
+    assert [best_batch(n, 1024) for n in (0, 600, 1500, 3000, 10**6)] == [256, 256, 550, 1024, 1024]
     lengths = [15] * 60
     assert len(length_batches(lengths, best_batch(sum(lengths)))) == 3
 

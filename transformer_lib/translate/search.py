@@ -64,7 +64,7 @@ def greedy_decode(
     token = src.new_full((len(src), 1), bos_id)
     with decoder.start(src, max(limits)) as step:
         while unfinished:
-            best, token = step(token).max(dim=-1, keepdim=True)
+            best, token = first_top_k(step(token), 1)
             check_numbers(best)
             next_ids, nats = token[:, 0].tolist(), best[:, 0].tolist()
             for sentence, id, log_prob in zip(rows, next_ids, nats, strict=True):
@@ -111,7 +111,9 @@ def top_k_of_blocks(
     scores: Float[Tensor, "B N"], k: int
 ) -> tuple[Float[Tensor, "B k"], Int[Tensor, "B k"]]:
     """Return the same as `first_top_k`: the best lie in the k blocks with the highest maxima."""
-    blocks = F.pad(scores, (0, -scores.size(1) % BLOCK), value=-torch.inf).unflatten(1, (-1, BLOCK))
+    if missing := -scores.size(1) % BLOCK:
+        scores = F.pad(scores, (0, missing), value=-torch.inf)
+    blocks = scores.unflatten(1, (-1, BLOCK))
     best, chosen = first_top_k(blocks.amax(dim=-1), k)
     chosen, order = chosen.sort(dim=1)  # of ties in several blocks, the first comes first
     nothing = best.gather(1, order) == -torch.inf  # fewer than k blocks: one was chosen twice

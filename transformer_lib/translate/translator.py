@@ -112,7 +112,8 @@ class Translator:
         Args:
             beam_size, alpha, n_best: as in `beam_search`.
             max_tokens: most source ids that are decoded together, padding included. Left out:
-                4,096 on a GPU, and 1,024 on a CPU or what gives each thread something to do.
+                4,096 on a GPU; on a CPU 2,048, with a beam 1,024, or what gives each thread
+                something to do.
             warn: receives the index of each sentence that is too long, and the reason.
 
         Raises:
@@ -129,7 +130,8 @@ class Translator:
         fits = [i for i, row in enumerate(ids) if len(row) <= self.model.config.max_len]
         lengths = [len(ids[i]) for i in fits]
         if max_tokens is None:
-            max_tokens = best_batch(sum(lengths)) if on_cpu else 4096
+            most = 2048 if beam_size == 1 else 1024
+            max_tokens = best_batch(sum(lengths), most) if on_cpu else 4096
         batches = [[fits[i] for i in batch] for batch in length_batches(lengths, max_tokens)]
 
         def search(chosen: list[int]) -> list[list[Hypothesis]]:
@@ -321,13 +323,13 @@ def find_pretrained(name: str | Path) -> Path:
     raise FileNotFoundError(f"no folder {name}, and no model of that name ships (known: {known})")
 
 
-def best_batch(n_tokens: int) -> int:
-    """Choose the most ids of a batch on a CPU: a share for every thread, from 256 to 1,024.
+def best_batch(n_tokens: int, most: int = 2048) -> int:
+    """Choose the most ids of a batch on a CPU: a share for every thread, from 256 to `most`.
 
     With fewer, calls cost more than arithmetic; with more, its caches are too small.
     """
     share = 1.1 * n_tokens / torch.get_num_threads()  # a little more, for padding
-    return min(1024, max(256, int(share)))
+    return min(most, max(256, int(share)))
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -6,6 +6,7 @@ Builds on the paper's code. `lessons.figures` needs matplotlib and is imported o
 from transformer_lib.data.devices import choose_device
 from transformer_lib.lessons.exercises import check
 from transformer_lib.lessons.next_word import to_ids, train_next_word
+from transformer_lib.lessons.questions import quiz
 from transformer_lib.lessons.running import PAIR, Ledger, running_ids, vocabularies
 from transformer_lib.lessons.stack import train_stack
 from transformer_lib.lessons.training import Run, captions, fit
@@ -19,6 +20,7 @@ __all__ = [
     "check",
     "choose_device",
     "fit",
+    "quiz",
     "running_ids",
     "same_as_torch",
     "to_ids",

@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 BOOK_STAMP := $(VENV)/.book-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help check-env run test core lab edit data export notebooks student results fuzz bench book book-test explorer explorer-test audit pins lint clean
+.PHONY: help check-env run test core lab edit data export notebooks student quiz results fuzz bench book book-test explorer explorer-test audit pins lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,7 +21,7 @@ help: ## list the targets
 check-env: ## say in ten seconds whether this machine is ready for the notebooks, and what mends it
 	@$(if $(wildcard $(PY)),$(PY),$(PYTHON)) tools/check_env.py
 
-run: $(STAMP) ## run the seven notebooks, pages with all figures in build/html
+run: $(STAMP) ## run all notebooks, pages with all figures in build/html
 	OMP_WAIT_POLICY=PASSIVE $(PY) tools/run_notebooks.py
 	@$(PY) tools/show_translations.py
 
@@ -51,11 +51,20 @@ data: $(STAMP) ## fetch Multi30k, which notebook 07 uses when it is there
 export: $(STAMP) ## write the exported modules and the head of every notebook
 	$(PY) tools/export_notebooks.py
 
-notebooks: $(STAMP) ## run the seven notebooks in place, to commit them with their outputs
+notebooks: $(STAMP) ## run all notebooks in place, to commit them with their outputs
 	OMP_WAIT_POLICY=PASSIVE $(PY) tools/run_notebooks.py --inplace
 
 student: $(STAMP) ## copies without outputs in student/; a changed copy is never written over
 	$(PY) tools/student_notebooks.py
+
+quiz: $(STAMP) ## write the quiz of each notebook as a page to print, with answers, into build/quiz
+	$(PY) tools/quiz_sheet.py
+
+grade: $(STAMP) ## table of who passed which exercise: make grade DIR=submissions
+	$(PY) tools/grade.py $(GRADE_ARGS) "$(or $(DIR),submissions)"
+
+slides: $(STAMP) ## one deck of slides for each notebook in build/slides (PDF=1: PDF files, too)
+	$(PY) tools/slides.py $(if $(PDF),--pdf)
 
 results: $(STAMP) ## write what was measured into README.md, docs and model cards
 	$(PY) tools/readme_results.py

@@ -1,7 +1,8 @@
 """Write copies of the notebooks to work in: student/ without outputs, or lab/ with solutions.
 
 The notebooks hold the exercises open; notebooks/solutions/ has a small notebook of solutions for
-each. lab/ gets them, too, and keeps the outputs.
+each. lab/ gets them, too, and keeps the outputs. In student/, the exercise cells have the metadata
+of nbgrader 0.9.6, by which tools/grade.py recognizes them.
 
 A copy is never written over once somebody has changed it. Each copy records a fingerprint of its
 cells, so that an unchanged copy can be told from a changed one and gets the newer notebook.
@@ -10,6 +11,7 @@ cells, so that an unchanged copy can be told from a changed one and gets the new
 import argparse
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -17,14 +19,50 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = "transformer_lib_copy"  # the key of the fingerprint in the copy's metadata
+CHECK = re.compile(r"""^lessons\.check\(["']([\dA-Z]\.\d[a-z]?)["'], *(\w+)\)""", re.M)
+POINTS = {"easy": 1, "medium": 2, "harder": 3, "challenging": 3}  # for each check
 
 
 def student_copy(notebook):
-    """Return the notebook without outputs."""
+    """Return the notebook without outputs, its exercise cells marked for grading."""
+    points = exercises_of(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+        if cell.get("id") in points:
+            checks = checks_of(cell.source)
+            cell.metadata["nbgrader"] = {
+                "cell_type": "code",
+                "grade": True,
+                "grade_id": grade_id(checks),
+                "locked": False,
+                "points": points[cell.id] * len(checks),
+                "schema_version": 3,
+                "solution": True,
+                "task": False,
+            }
     return notebook
+
+
+def checks_of(source):
+    """Return {exercise: name of the answer} for the checks that a cell calls."""
+    return dict(CHECK.findall(source))
+
+
+def grade_id(checks):
+    """Return nbgrader's id of an exercise: exercise-4-1 for the checks 4.1a to 4.1c."""
+    return f"exercise-{next(iter(checks)).rstrip('abc').replace('.', '-')}"
+
+
+def exercises_of(notebook):
+    """Return {id of an exercise cell: points of each check}, by the level in the task's heading."""
+    points, level = {}, 1
+    for cell in notebook.cells:
+        if heading := re.match(r"### Exercise .*\((\w+)\)", cell.source):
+            level = POINTS[heading[1]]
+        elif cell.cell_type == "code" and checks_of(cell.source):
+            points[cell.id] = level
+    return points
 
 
 def fingerprint(notebook):

@@ -1,8 +1,11 @@
-"""The quiz: every number and shape is computed here, and what is shown is complete and valid."""
+"""The quiz, whose numbers and shapes are computed here, and the teacher's guide."""
 
 import itertools
+import json
 import math
+import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import quiz_sheet
@@ -18,6 +21,7 @@ from transformer_lib.config import ModelConfig
 from transformer_lib.decoding import length_penalty
 from transformer_lib.embeddings import OutputProjection, TokenEmbedding
 from transformer_lib.feed_forward import FeedForward, layer_norm
+from transformer_lib.lessons.exercises import EXERCISES
 from transformer_lib.lessons.questions import all_questions, answer_html, question_html
 from transformer_lib.masks import causal_mask, padding_mask, target_mask, teacher_forcing
 from transformer_lib.model import Transformer
@@ -25,6 +29,8 @@ from transformer_lib.positional import SinusoidalPositionalEncoding, sinusoidal_
 from transformer_lib.training import label_smoothed_loss, noam_rate
 from transformer_lib.translate.scores import bleu
 
+ROOT = Path(__file__).resolve().parents[1]
+GUIDE = (ROOT / "docs" / "teaching.md").read_text("utf-8")
 QUESTIONS = {question["id"]: question for question in all_questions()}
 
 
@@ -260,3 +266,32 @@ def test_the_sheet_has_the_answers_on_a_page_of_their_own(tmp_path):
         asked, answers = text.split("<h2>")
         right = "</strong> is right"
         assert "break-before: page" in asked and right in answers and right not in asked
+
+
+def markdown_of(notebook):
+    (path,) = (ROOT / "notebooks").glob(f"{notebook}_*.ipynb")
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+@pytest.mark.parametrize("notebook", [f"0{n}" for n in range(1, 8)])
+def test_the_guide_has_the_minutes_and_exercises_of_each_notebook(notebook):
+    text = markdown_of(notebook)
+    (minutes,) = re.findall(r"^\*\*Core: .*\*\*$", text, re.M)
+    (page,) = re.findall(rf"^## {notebook} .*\n\n((?:.|\n)*?)(?=^## )", GUIDE, re.M)
+    assert page.startswith(minutes)
+    named = set(re.findall(r"\b\d\.\d\b(?! %)", page.partition("**Ask**")[0]))
+    assert named and all(n[0] == notebook[1] for n in named)
+    assert all(any(known.rstrip("abc") == n for known in EXERCISES) for n in named)
+    questions = page.partition("**Ask**")[2].partition("**Board**")[0]
+    assert 3 <= len(re.findall(r"^\d\. .*\? \*.+\*$", questions, re.M)) <= 5
+
+
+def test_the_first_plan_names_sections_that_exist_and_fills_ninety_minutes():
+    plan = GUIDE.partition("## Plan A")[2].partition("## Plan B")[0]
+    rows = re.findall(r"^\| (\d):(\d\d) \|.*\| (.*?) ?\|$", plan, re.M)
+    starts = [60 * int(hours) + int(minutes) for hours, minutes, _ in rows]
+    assert starts == sorted(set(starts)) and (starts[0], starts[-1]) == (0, 90)
+    for notebook, sections in re.findall(r"\b(0[1-7]), (.*)", "\n".join(row[2] for row in rows)):
+        for section in re.findall(r"\*(.+?)\*", sections):
+            assert re.search(rf"^#+ {re.escape(section)}", markdown_of(notebook), re.M), section

@@ -198,7 +198,7 @@ def test_each_notebook_has_about_eight_complete_questions():
             assert sum(c["right"] for c in q["choices"]) == 1 and len(q["choices"]) >= 3
 
 
-def test_the_right_choice_has_no_favourite_letter():
+def test_the_right_choice_has_no_favorite_letter():
     rights = [
         [c["right"] for c in q["choices"]].index(True)
         for q in QUESTIONS.values()

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from transformer_lib.config import ModelConfig
 from transformer_lib.layers import DecoderLayer, EncoderLayer
-from transformer_lib.masks import padding_mask
+from transformer_lib.masks import causal_mask, padding_mask
 from transformer_lib.model import Transformer
 from transformer_lib.training import evaluation_mode
 
@@ -193,6 +193,13 @@ def _is_dropout(part: nn.Module) -> bool:
     return kind is nn.Dropout or vars(kind).get("nothing_in_evaluation") is kind.forward
 
 
+@functools.cache
+def has_fast_onednn() -> bool:
+    """True where oneDNN takes half the time of `F.linear` for many rows of float32."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return torch.backends.mkldnn.is_available() and capability == "AVX512"
+
+
 class Product:
     """A linear map as a function of its weights, by the fastest kernel for the number of rows.
 
@@ -204,11 +211,8 @@ class Product:
         self.weight, self.bias = weight.detach(), bias if bias is None else bias.detach()
         width_out, width_in = weight.shape
         self.least = max(ONEDNN_WORK // width_out, ONEDNN_ROWS * width_in)  # numbers in x
-        self.suits_onednn = (
-            (weight.dtype, weight.device.type) == (torch.float32, "cpu")
-            and torch.backends.mkldnn.is_available()
-            and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        )
+        suits = weight.dtype == torch.float32 and weight.device.type == "cpu"
+        self.suits_onednn = suits and has_fast_onednn()
 
     @functools.cached_property
     def packed(self) -> Tensor:
@@ -225,8 +229,8 @@ class Product:
         return product.relu_() if then == "relu" else product
 
 
-# Measured: with fewer multiplications or rows, starting oneDNN costs more than it saves.
-ONEDNN_WORK, ONEDNN_ROWS = 700_000, 32
+# Measured: with less, starting oneDNN costs more. A new number of rows costs 0.3 ms once.
+ONEDNN_WORK, ONEDNN_ROWS = 700_000, 48
 
 
 class StackedLayer:
@@ -261,15 +265,15 @@ class StackedLayer:
         both = self.cross_kv(memory).view(*memory.shape[:2], 2, self.n_heads, -1)
         return both.permute(2, 0, 3, 1, 4).contiguous()
 
-    def step(self, x: Rows, own: KeysAndScores, t: int, cross: KeysAndScores) -> Rows:
-        """Return the decoder layer's output for token t of every row.
+    def step(self, x: Rows, new: Tensor, own: Stored, cross: Stored) -> Rows:
+        """Return the decoder layer's output for one new token per row.
 
         Args:
-            own: keys and values of tokens before t and the scores to add; t's are written.
-            cross: keys and values of the memory and the scores to add.
+            new: where `own` holds the new token's keys and values, (2, R, H, d_k): written here.
+            own, cross: of the tokens so far and of the memory, see `attend_to`.
         """
-        x = self._residual(0, x, self._attend_to_past, t, *own)
-        x = self._residual(1, x, self._attend_to_memory, *cross)
+        x = self._residual(0, x, self._attend_to_past, new, own)
+        x = self._residual(1, x, self._attend_to_memory, cross)
         return self._residual(2, x, self._feed_forward)
 
     def _residual(self, i: int, x: Tensor, sublayer: Callable[..., Tensor], *more: Any) -> Tensor:
@@ -283,28 +287,30 @@ class StackedLayer:
         output = F.scaled_dot_product_attention(query, key, value, mask)
         return self.own_output(output.transpose(1, 2).reshape(x.shape))
 
-    def _attend_to_past(self, x: Rows, t: int, past: Tensor, scores: Tensor) -> Rows:
+    def _attend_to_past(self, x: Rows, new: Tensor, own: Stored) -> Rows:
         heads = self.qkv(x).view(x.size(0), 3, self.n_heads, -1)
-        past[..., t, :] = heads[:, 1:].transpose(0, 1)
+        new.copy_(heads[:, 1:].transpose(0, 1))
         query = heads[:, 0].reshape(-1, 1, heads.size(-1))  # (R·H, 1, d_k)
-        return self.own_output(attend_to(past, query, scores).view(x.shape))
+        return self.own_output(attend_to(query, *own).view(x.shape))
 
-    def _attend_to_memory(self, x: Rows, memory: Tensor, scores: Tensor) -> Rows:
-        query = self.cross_query(x)  # the beams of a sentence are queries to the same keys
-        query = query.view(memory.size(1), -1, self.n_heads, memory.size(-1)).transpose(1, 2)
-        output = attend_to(memory, query.flatten(0, 1), scores)
-        return self.cross_output(output.view(query.shape).transpose(1, 2).reshape(x.shape))
+    def _attend_to_memory(self, x: Rows, cross: Stored) -> Rows:
+        d_k = cross[1].size(-1)
+        query = self.cross_query(x)
+        if len(cross[1]) == len(x) * self.n_heads:
+            return self.cross_output(attend_to(query.view(-1, 1, d_k), *cross).view(x.shape))
+        # the beams of a sentence are queries to the same keys
+        query = query.view(len(cross[1]) // self.n_heads, -1, self.n_heads, d_k).transpose(1, 2)
+        output = attend_to(query.flatten(0, 1), *cross).view(query.shape)
+        return self.cross_output(output.transpose(1, 2).reshape(x.shape))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         return self.contract(self.expand(x, "relu"))
 
 
-KeysAndScores = tuple[Float[Tensor, "2 B H S d_k"], Float[Tensor, "#N 1 S"]]
-
-
 def attend_to(
-    stored: Float[Tensor, "2 B H S d_k"],
     query: Float[Tensor, "N K d_k"],
+    key: Float[Tensor, "N d_k S"],
+    value: Float[Tensor, "N S d_k"],
     scores: Float[Tensor, "#N 1 S"],
 ) -> Float[Tensor, "N K d_k"]:
     """Attend from few queries to each head's keys and values (N = B · H).
@@ -314,10 +320,17 @@ def attend_to(
     Args:
         scores: added to the scores; from `scores_of`.
     """
-    key, value = stored.flatten(1, 2)
-    scale = query.size(-1) ** -0.5
-    weights = torch.baddbmm(scores, query, key.transpose(1, 2), alpha=scale).softmax(dim=-1)
+    weights = torch.baddbmm(scores, query, key, alpha=query.size(-1) ** -0.5).softmax(dim=-1)
     return torch.bmm(weights, value)
+
+
+Stored = tuple[Tensor, Tensor, Tensor]  # keys, values and scores, as `attend_to` takes them
+
+
+def views(stored: Float[Tensor, "2 B H S d_k"], scores: Tensor) -> Stored:
+    """Return keys and values as `attend_to` takes them, which share their memory."""
+    key, value = stored.flatten(1, 2).unbind()
+    return key.transpose(1, 2), value, scores
 
 
 def scores_of(mask: Bool[Tensor, "*B S"], dtype: torch.dtype) -> Float[Tensor, "*B S"]:
@@ -374,6 +387,7 @@ class FastSteps:
         _, _, n_heads, _, d_k = self.cross[0].shape
         scores = scores_of(mask[:, 0], memory.dtype)  # (B, 1, S)
         self.scores = scores.repeat_interleave(n_heads, 0)
+        self.views = [views(both, self.scores) for both in self.cross]
         stored = len(self.cross), 2, len(src) * beam_size, n_heads, 0, d_k
         self.own = memory.new_empty(stored)
 
@@ -382,11 +396,13 @@ class FastSteps:
         x = model.positions(model.tgt_embedding(last), t)[:, 0]
         if t % READ == 0:
             self.own = F.pad(self.own, (0, 0, 0, READ))  # room for more tokens, zeros
+            self.own_scores = scores_of(causal_mask(READ, t + READ, x.device), x.dtype)
         self.length = t + 1
-        seen = torch.arange(self.own.size(-2), device=x.device) <= t
-        scores = scores_of(seen, x.dtype)[None, None]
-        for layer, own, cross in zip(self.decoder.decoder, self.own, self.cross, strict=True):
-            x = layer.step(x, (own, scores), t, (cross, self.scores))
+        scores = self.own_scores[None, t % READ, None]  # (1, 1, tokens that are read)
+        own = [views(layer, scores) for layer in self.own.unbind()]
+        new = self.own[..., t, :].unbind()
+        for layer, *stored in zip(self.decoder.decoder, new, own, self.views, strict=True):
+            x = layer.step(x, *stored)
         return log_softmax(self.decoder.output(model.decoder.norm(x)))
 
     def select(self, rows: Int[Tensor, " rows"], sentences: Int[Tensor, " n"] | None) -> None:
@@ -400,6 +416,7 @@ class FastSteps:
             n_heads = self.cross[0].size(2)
             self.cross = [both[:, sentences] for both in self.cross]
             self.scores = self.scores.unflatten(0, (-1, n_heads))[sentences].flatten(0, 1)
+            self.views = [views(both, self.scores) for both in self.cross]
 
 
 BatchDecoder = FastDecoder | PlainDecoder

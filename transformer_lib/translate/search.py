@@ -64,7 +64,7 @@ def greedy_decode(
     token = src.new_full((len(src), 1), bos_id)
     with decoder.start(src, max(limits)) as step:
         while unfinished:
-            best, token = first_top_k(step(token), 1)
+            best, token = step(token).max(dim=-1, keepdim=True)
             check_numbers(best)
             next_ids, nats = token[:, 0].tolist(), best[:, 0].tolist()
             for sentence, id, log_prob in zip(rows, next_ids, nats, strict=True):

@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 BOOK_STAMP := $(VENV)/.book-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help check-env run test core lab edit data export notebooks student quiz results fuzz bench book book-test explorer explorer-test audit pins lint clean
+.PHONY: help check-env run test core lab edit data export notebooks student quiz grade slides results fuzz bench book book-test explorer explorer-test audit pins lint clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12

@@ -99,6 +99,12 @@ def test_only_the_statements_that_an_answer_needs_are_run():
             assert grade.find_answers(as_notebook(solved[number]), tasks) == answers
 
 
+def test_what_an_answer_needs_indirectly_is_run_too():
+    cells = ["import os\nroot = os.sep", "def f(): return g()", "g = lambda: root", "print(root)"]
+    found = grade.needed([(False, cell) for cell in cells], "f()")
+    assert [part.split()[0] for _, part in found] == ["import", "root", "def", "g"]
+
+
 def as_notebook(source):
     cell = nbformat.v4.new_code_cell(source)
     return nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))

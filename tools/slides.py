@@ -179,7 +179,8 @@ def write_deck(path, folder):
     slides = read_deck(path)
     reveal = {file.name: file.read_text("utf-8") for file in (ROOT / "slides/reveal").iterdir()}
     text = PAGE.format(
-        policy=pages.POLICY,
+        policy=pages.POLICY
+        + "; frame-src 'self' file:",  # the speaker's view shows the deck in frames
         title=html.escape(slides[0]["title"]),
         css=reveal["reveal.css"] + STYLE,
         js=reveal["reveal.js"].replace("</script", "<\\/script"),

@@ -9,6 +9,7 @@ from transformer_lib.lessons.next_word import to_ids, train_next_word
 from transformer_lib.lessons.questions import quiz
 from transformer_lib.lessons.running import PAIR, Ledger, running_ids, vocabularies
 from transformer_lib.lessons.stack import train_stack
+from transformer_lib.lessons.stand_in import StandIn, short_sentences
 from transformer_lib.lessons.training import Run, captions, fit
 from transformer_lib.lessons.twin import same_as_torch
 
@@ -16,6 +17,7 @@ __all__ = [
     "PAIR",
     "Ledger",
     "Run",
+    "StandIn",
     "captions",
     "check",
     "choose_device",
@@ -23,6 +25,7 @@ __all__ = [
     "quiz",
     "running_ids",
     "same_as_torch",
+    "short_sentences",
     "to_ids",
     "train_next_word",
     "train_stack",

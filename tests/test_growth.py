@@ -9,6 +9,7 @@ import pytest
 
 from transformer_lib import KeyValueCache, Transformer
 from transformer_lib.data.text import ParallelText
+from transformer_lib.translate.inference import FastSteps
 
 
 def test_a_copy_varies_and_stays_a_copy(tmp_path, monkeypatch):
@@ -52,9 +53,15 @@ def test_so_many_tokens_stand_before_the_one_that_is_timed(way, monkeypatch):
             seen.extend([tgt.size(1)] * model.config.n_layers)
         return decode(model, tgt, *others)
 
+    def watched_step(steps, last):
+        seen.extend([steps.length + 1] * steps.decoder.model.config.n_layers)
+        return step(steps, last)
+
+    step = FastSteps.__call__
+    monkeypatch.setattr(FastSteps, "__call__", watched_step)
     monkeypatch.setattr(KeyValueCache, "append", watched_append)
     monkeypatch.setattr(Transformer, "decode", watched_decode)
     model = growth_decoding.random_model()
     assert growth_decoding.seconds_per_token(model, way, 5, 3) > 0
-    past = [] if way == growth_decoding.AGAIN else [3]
+    past = [] if way == growth_decoding.AGAIN else [1, 2, 3]
     assert seen[:: model.config.n_layers] == [*past, 4, 5, 6, 7]

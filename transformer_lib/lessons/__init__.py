@@ -9,7 +9,7 @@ from transformer_lib.lessons.next_word import to_ids, train_next_word
 from transformer_lib.lessons.questions import quiz
 from transformer_lib.lessons.running import PAIR, Ledger, running_ids, vocabularies
 from transformer_lib.lessons.stack import train_stack
-from transformer_lib.lessons.stand_in import StandIn, short_sentences
+from transformer_lib.lessons.stand_in import StandIn, TinyCopier, short_sentences
 from transformer_lib.lessons.training import Run, captions, fit
 from transformer_lib.lessons.twin import same_as_torch
 
@@ -18,6 +18,7 @@ __all__ = [
     "Ledger",
     "Run",
     "StandIn",
+    "TinyCopier",
     "captions",
     "check",
     "choose_device",

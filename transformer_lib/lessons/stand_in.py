@@ -1,4 +1,4 @@
-"""A small translator with layers from torch, for notebook 03: the mask of its decoder is chosen."""
+"""Small models with layers from torch, for notebooks 02 and 03, which have no layers yet."""
 
 from collections.abc import Callable
 
@@ -13,6 +13,28 @@ from transformer_lib.masks import padding_mask
 from transformer_lib.positional import SinusoidalPositionalEncoding
 
 LONGEST, WIDTH = 7, 11  # most tokens of a sentence, and the width to which its ids are padded
+
+
+class TinyCopier(nn.Module):
+    """One encoder layer and one decoder layer, with positions added to the inputs of both.
+
+    Args:
+        positions: the module that adds them; `nn.Identity()` adds none.
+        n_ids: number of different ids.
+    """
+
+    def __init__(self, positions: nn.Module, n_ids: int, d_model: int = 32) -> None:
+        super().__init__()
+        self.embedding = TokenEmbedding(n_ids, d_model)
+        self.positions = positions
+        self.body = nn.Transformer(d_model, 2, 1, 1, 64, dropout=0.0, batch_first=True)
+        self.to_letters = nn.Linear(d_model, n_ids)
+
+    def forward(self, source: Tensor, written: Tensor) -> Tensor:
+        """Return logits (B, T, n_ids) of the letter that follows each prefix."""
+        later = nn.Transformer.generate_square_subsequent_mask(written.size(1))
+        source, written = (self.positions(self.embedding(ids)) for ids in (source, written))
+        return self.to_letters(self.body(source, written, tgt_mask=later, tgt_is_causal=True))
 
 
 class StandIn(nn.Module):

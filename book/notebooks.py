@@ -28,6 +28,10 @@ def adapt(path: Path, symbols: dict[str, Symbol], links: Links) -> dict:
     for cell in cells:
         if cell["cell_type"] == "markdown":
             cell["source"] = links.inside(markdown(cell["source"], path, solutions), path)
+            for name, data in cell.pop("attachments", {}).items():
+                ((kind, content),) = data.items()
+                address = f"data:{kind};base64,{content}"
+                cell["source"] = cell["source"].replace(f"attachment:{name}", address)
         elif "head" in cell["metadata"].get("tags", ()):
             continue
         else:

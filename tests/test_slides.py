@@ -1,8 +1,13 @@
 """`make slides`: every deck is complete, fits its slides, and loads nothing."""
 
+import base64
+import io
+import re
 import shutil
 
+import nbformat
 import pytest
+from PIL import Image, ImageChops
 
 import slides
 
@@ -20,7 +25,7 @@ FITS = """[...document.querySelectorAll(".slides > section")].map((slide, i) => 
 def test_every_slide_finds_its_cells_and_has_notes(path, tmp_path):
     deck = slides.read_deck(path)
     assert 15 <= len(deck) <= 25 and all(slide["notes"] for slide in deck)
-    text = slides.write_deck(path, tmp_path).read_text("utf-8")
+    text = slides.write_deck(path, tmp_path, tmp_path).read_text("utf-8")
     assert text.count("<section") == len(deck)
     shown = text[text.index('class="slides"') : text.index("<script>")]
     assert "$" not in shown.replace("$3.50", "") and 'alt=""' not in shown
@@ -30,6 +35,29 @@ def test_every_slide_finds_its_cells_and_has_notes(path, tmp_path):
 def test_every_notebook_has_a_deck():
     found = {path.stem for path in DECKS}
     assert found == {f"{i:02}" for i in range(1, 8)}
+
+
+def test_a_film_is_small_and_described_and_has_a_still_for_those_who_want_no_motion():
+    notebook = slides.notebook_of(slides.ROOT / "slides" / "07.toml")
+    (cell,) = [c for c in nbformat.read(notebook, as_version=4).cells if "attachments" in c]
+    shown = slides.section({"title": "A", "film": cell.id}, {cell.id: cell})
+    still, film = (base64.b64decode(data) for data in re.findall('base64,(.+?)"', shown))
+    still, animation = (Image.open(io.BytesIO(data)) for data in (still, film))
+    assert len(film) <= 400_000 and animation.n_frames >= 20 and animation.info["loop"] == 0
+    animation.seek(animation.n_frames - 1)
+    assert ImageChops.difference(still, animation.convert("RGB")).getbbox() is None
+    assert re.search('prefers-reduced-motion: reduce.*<img alt=".{100,}" src="data:', shown)
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_the_explorer_is_live_where_the_book_is_built(tmp_path, built):
+    page = tmp_path / "book" / "explorer" / "index.html"
+    page.parent.mkdir(parents=True)
+    if built:
+        page.touch()
+    deck = slides.write_deck(DECKS[6], tmp_path / "slides", tmp_path / "book").read_text("utf-8")
+    assert ('data-src="../book/explorer/index.html"' in deck) is built
+    assert '<img alt="The explorer' in deck
 
 
 def test_a_slide_with_an_unknown_cell_or_part_is_an_error(tmp_path):
@@ -52,7 +80,7 @@ def test_decks_fit_their_slides_and_load_nothing(tmp_path):
         page.on("request", lambda request: requests.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         for path in DECKS:
-            address = slides.write_deck(path, tmp_path).as_uri()
+            address = slides.write_deck(path, tmp_path, tmp_path).as_uri()
             page.goto(address)
             page.wait_for_function("Reveal.isReady()")
             assert (path.stem, page.evaluate(FITS)) == (path.stem, [])

@@ -1,13 +1,18 @@
 """Write one deck of slides for each notebook that slides/NN.toml describes, as one HTML file each.
 
-A slide has a title and any of: `text` (one sentence), `formula`, `figure`, `code` and `output`,
-each the id of a cell of the executed notebook, and `notes` for the speaker (key S). Everything is
-inside the file: reveal.js, pictures, and formulas as MathML. With --pdf, Chromium prints the decks.
+A slide has a title and any of: `text` (one sentence), `formula`, `figure`, `film`, `code` and
+`output`, each the id of a cell of the executed notebook, and `notes` for the speaker (key S).
+`picture` is a file with its `alt` text, and `page` a page of the book that is shown in its place
+where the book is built. Everything else is inside the deck: reveal.js, pictures, and formulas as
+MathML. With --pdf, Chromium prints the decks.
 """
 
 import argparse
 import ast
+import base64
 import html
+import io
+import os
 import re
 import shutil
 import tomllib
@@ -17,6 +22,7 @@ import nbformat
 import pages
 from nbconvert.filters import strip_ansi
 from nbconvert.filters.markdown_mistune import MarkdownWithMath
+from PIL import Image
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -24,7 +30,8 @@ from pygments.lexers import PythonLexer
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT = 1366, 768
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PARTS = ("title", "text", "formula", "figure", "code", "output", "notes")
+PARTS = "title text formula figure film code output picture alt page notes".split()  # noqa: SIM905
+BOOK = ROOT / "build" / "book"
 STYLE = """
 .reveal { font: 30px/1.4 system-ui, sans-serif; color: #222; background: #fff; }
 .reveal .slides section { text-align: center; padding: 0 40px; box-sizing: border-box; }
@@ -32,7 +39,7 @@ STYLE = """
 .reveal h2 { font-size: 40px; margin: 12px 0 18px; line-height: 1.2; }
 .reveal p { margin: 12px auto; max-width: 1150px; text-wrap: balance; }
 .reveal img { max-width: 1240px; max-height: 540px; }
-.reveal img.alone { max-height: 640px; }
+.reveal img.alone { max-height: 640px; } .reveal picture img { width: 1200px; max-height: none; }
 .reveal pre { font-family: ui-monospace, monospace; line-height: 1.35; text-align: left;
   white-space: pre-wrap;
   margin: 14px auto; padding: 12px 18px; width: fit-content; max-width: 1240px;
@@ -44,6 +51,10 @@ STYLE = """
 .reveal mtable { margin: auto; } .reveal code { font-family: ui-monospace, monospace; }
 .reveal :is(ul, ol) { text-align: left; max-width: 1100px; width: fit-content; margin: auto;
   padding-left: 40px; } .reveal li { margin: 10px 0; }
+.reveal .live { position: relative; height: 610px; } .reveal .live img { max-height: 610px; }
+.reveal .live iframe { position: absolute; inset: 0; width: 100%; height: 100%;
+  border: 1px solid #999; background: #fff; box-sizing: border-box; }
+@media print { .reveal .live iframe { display: none; } }
 .reveal .notes { display: none; } .reveal .slide-number { background: none; color: #555; }
 """
 PAGE = """\
@@ -86,11 +97,15 @@ def notebook_of(path, folder=ROOT / "notebooks"):
     return found
 
 
-def section(slide, cells, first=False):
-    """Return one slide as HTML; raise ValueError for a cell that is not there or lacks the part."""
+def section(slide, cells, first=False, page=None):
+    """Return one slide as HTML; raise ValueError for a cell that is not there or lacks the part.
+
+    Args:
+        page: the address of the slide's page of the book, or None to show the picture.
+    """
     heading = "h1" if first else "h2"
     parts = [f"<{heading}>{inline(slide['title'])}</{heading}>"]
-    for part in ("text", "formula", "figure", "code", "output"):
+    for part in ("text", "formula", "figure", "film", "code", "output"):
         if part not in slide:
             continue
         if part == "text":
@@ -102,6 +117,8 @@ def section(slide, cells, first=False):
             raise ValueError(f"{slide['title']}: there is no {part} in a cell {slide[part]}")
         alone = part == "figure" and not slide.keys() & {"text", "code", "output"}
         parts.append(found.replace("<img ", '<img class="alone" ') if alone else found)
+    if "picture" in slide:
+        parts.append(framed(slide, page))
     if "notes" in slide:
         parts.append(f'<aside class="notes">{markdown(slide["notes"])}</aside>')
     rows = sum(part.count("\n") + 1 for part in parts if part.startswith("<pre"))
@@ -131,6 +148,32 @@ def figure(cell):
             alt = html.escape(output.metadata.get("image/png", {}).get("alt", ""))
             return f'<img alt="{alt}" src="data:image/png;base64,{picture.strip()}">'
     return None
+
+
+def film(cell):
+    """Return the cell's animation; readers who prefer reduced motion get its last frame."""
+    (found,) = re.findall(r"!\[(.+?)\]\(attachment:(.+?)\)", cell.source) or [("", "")]
+    if not (content := cell.get("attachments", {}).get(found[1], {}).get("image/gif")):
+        return None
+    with Image.open(io.BytesIO(base64.b64decode(content))) as animation:
+        animation.seek(animation.n_frames - 1)
+        animation.convert("RGB").save(still := io.BytesIO(), "PNG")
+    still = base64.b64encode(still.getvalue()).decode()
+    return (
+        '<picture><source media="(prefers-reduced-motion: reduce)" '
+        f'srcset="data:image/png;base64,{still}">'
+        f'<img alt="{html.escape(found[0])}" src="data:image/gif;base64,{content}"></picture>'
+    )
+
+
+def framed(slide, page):
+    """Return the slide's picture and, for the screen, the page in its place."""
+    picture = base64.b64encode((ROOT / slide["picture"]).read_bytes()).decode()
+    alt = html.escape(slide["alt"])
+    image = f'<img alt="{alt}" src="data:image/png;base64,{picture}">'
+    if page is None:
+        return image
+    return f'<div class="live">{image}<iframe title="{alt}" data-src="{page}"></iframe></div>'
 
 
 def code(cell):
@@ -170,11 +213,16 @@ def output(cell):
     return f'<pre class="output" {size(text)}>{html.escape(text)}</pre>' if text else None
 
 
-PART_OF = {"formula": formula, "figure": figure, "code": code, "output": output}
+PART_OF = {"formula": formula, "figure": figure, "film": film, "code": code, "output": output}
 
 
-def write_deck(path, folder):
+def write_deck(path, folder, book=BOOK):
     """Write the deck of a TOML file into the folder and return its path."""
+
+    def address(slide):
+        file = book / slide.get("page", "nowhere")
+        return Path(os.path.relpath(file, folder)).as_posix() if file.is_file() else None
+
     cells = {cell.id: cell for cell in nbformat.read(notebook_of(path), as_version=4).cells}
     slides = read_deck(path)
     reveal = {file.name: file.read_text("utf-8") for file in (ROOT / "slides/reveal").iterdir()}
@@ -185,7 +233,7 @@ def write_deck(path, folder):
         css=reveal["reveal.css"] + STYLE,
         js=reveal["reveal.js"].replace("</script", "<\\/script"),
         notes=reveal["notes.js"].replace("</script", "<\\/script"),
-        slides="\n".join(section(slide, cells, not i) for i, slide in enumerate(slides)),
+        slides="\n".join(section(s, cells, s is slides[0], address(s)) for s in slides),
         width=WIDTH,
         height=HEIGHT,
     )
@@ -201,7 +249,7 @@ def print_decks(paths):
     chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
+        page = browser.new_page(reduced_motion="reduce")  # stills in place of films
         for path in paths:
             page.goto(f"{path.resolve().as_uri()}?print-pdf")
             page.wait_for_selector(".pdf-page")

@@ -10,12 +10,21 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.material import PAD_ID, rate_at
 
-__all__ = ["Loop", "Step", "peak_memory", "precision_dtype", "smoothed_loss", "timed_steps"]
+__all__ = [
+    "Loop",
+    "Step",
+    "my_rows",
+    "peak_memory",
+    "precision_dtype",
+    "smoothed_loss",
+    "timed_steps",
+]
 
 SMOOTHING = 0.1
 BETAS, EPS = (0.9, 0.98), 1e-9
@@ -43,6 +52,30 @@ def smoothed_loss(logits: Tensor, targets: Tensor) -> Tensor:
     )
 
 
+def my_rows(ids: Tensor) -> Tensor:
+    """Return this process's rows of a batch (B, T) that all processes share, padded no further."""
+    if not dist.is_initialized():
+        return ids
+    rows = ids[dist.get_rank() :: dist.get_world_size()]
+    return rows[:, (rows != PAD_ID).any(0)]
+
+
+def sum_over_processes(weights: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
+    """Sum all gradients and the loss, (), over the processes, in one message.
+
+    DistributedDataParallel, which sends several, is as fast within 3 %.
+    """
+    if not dist.is_initialized():
+        return loss
+    grads = [weight.grad for weight in weights if weight.grad is not None]
+    whole = torch.cat([loss.detach().view(1), *(grad.flatten() for grad in grads)])
+    dist.all_reduce(whole)
+    loss, *parts = whole.split([1, *(grad.numel() for grad in grads)])
+    for grad, part in zip(grads, parts, strict=True):
+        grad.copy_(part.view_as(grad))
+    return loss
+
+
 class Loop:
     """The reference: what a careful reader of torch's documentation writes.
 
@@ -66,20 +99,23 @@ class Loop:
     ) -> None:
         self.model, self.dtype, self.n_steps = model.train(), precision_dtype(precision), 0
         self.loss_of, self.rate = loss_of or self._smoothed, rate
-        weights = [p for p in model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(weights, betas=BETAS, eps=EPS, fused=True)
+        self.weights = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.weights, betas=BETAS, eps=EPS, fused=True)
 
     def _smoothed(self, src: Tensor, tgt_in: Tensor, tgt_out: Tensor) -> Tensor:
         return smoothed_loss(self.model(src, tgt_in).float(), tgt_out)
 
     def __call__(self, src: Tensor, tgt: Tensor) -> float:
         self.n_steps += 1
+        n_targets = (tgt[:, 1:] != PAD_ID).sum()  # of all processes
+        src, tgt = my_rows(src), my_rows(tgt)
         tgt_in, tgt_out = tgt[:, :-1], tgt[:, 1:]
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(src.device.type, self.dtype, enabled=self.dtype is not None):
             loss = self.loss_of(src, tgt_in, tgt_out)
-        loss = loss / (tgt_out != PAD_ID).sum()
+        loss = loss / n_targets
         loss.backward()
+        loss = sum_over_processes(self.weights, loss)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.n_steps)
         self.optimizer.step()

@@ -48,6 +48,8 @@ def tables(result: Row) -> str:
     parts = [conditions(result)]
     for allocator, rows in result["training"].items():
         parts += [f"### Training, allocator: {allocator}", training_table(rows)]
+        if chosen := chosen_ways(rows):
+            parts.append(chosen)
     if "loss curves" in result:
         parts.append(losses_told(result["loss curves"]))
     for allocator, modes in result["decoding"].items():
@@ -122,7 +124,25 @@ def training_table(rows: Mapping[str, Row]) -> str:
             )
         )
     head = ("training", "real target tokens/s", "ratio (smallest to largest)")
-    return table((*head, "share of peak", "peak memory, MiB", "ratio"), found)
+    return table((*head, "share of peak", "peak memory of a process, MiB", "ratio"), found)
+
+
+def chosen_ways(rows: Mapping[str, Row]) -> str:
+    """Return the speed of every peer in its trials, empty if nothing was tried."""
+    found = []
+    for name, row in rows.items():
+        if len(trials := row.get("trials", ())) > 1:
+            told = [
+                f"{trial['processes']} × {trial['threads']}: {trial['tokens per second']:,.0f}"
+                for trial in trials
+            ]
+            found.append(f"- {PEERS['training'][name].title}: {', '.join(told)}")
+    if not found:
+        return ""
+    return (
+        "Every peer runs with the processes × threads it was fastest with. Real target tokens/s "
+        "in the trials, the fastest first:\n\n" + "\n".join(found)
+    )
 
 
 def spread(values: Row | None) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 from benchmarks.environments import python_of
 from benchmarks.peers import HERE, PEERS
+from transformer_lib.train.workers import LOOPBACK
 
 __all__ = [
     "Conditions",
@@ -21,6 +24,7 @@ __all__ = [
     "Worker",
     "agreement",
     "best_settings",
+    "best_ways",
     "decoding_rounds",
     "largest_difference",
     "training_rounds",
@@ -38,6 +42,10 @@ SLOW = {("joeynmt", "beam 5"): 4}
 # Sizes of a batch that every peer tries, each with all threads on one batch and with a batch for
 # each thread; on every second sentence, before the rounds. Ours decides by itself.
 BATCHES, SWEEP_EVERY = (32, 64, 128), 2
+
+
+ERROR = re.compile(r"(\[rank\d+\]: )?\w*(Error|Exception)\b")  # last line of a traceback
+Way = tuple[int, int]  # processes that share a peer's batches, and threads of each
 
 
 class PeerError(RuntimeError):
@@ -70,41 +78,55 @@ class Conditions:
         """Return the interpreter of a peer's environment."""
         return python_of(HERE if self.here else environment, self.folder)
 
-    def environment(self) -> dict[str, str]:
-        """Return the environment variables of a worker."""
+    def environment(self, threads: int) -> dict[str, str]:
+        """Return the environment variables of a worker with so many threads."""
         found = dict(os.environ) | {
             "OMP_WAIT_POLICY": "PASSIVE",  # who waits for its turn must not keep a core busy
-            "OMP_NUM_THREADS": str(self.threads),
-            "MKL_NUM_THREADS": str(self.threads),
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
             "PYTHONPATH": str(ROOT),
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
+        if LOOPBACK:
+            found["GLOO_SOCKET_IFNAME"] = LOOPBACK
         if self.preload:
             found["LD_PRELOAD"] = self.preload
         return found
 
 
 class Worker:
-    """A `benchmarks.worker` in the peer's environment."""
+    """A `benchmarks.worker` in the peer's environment: one process, or several that train together.
 
-    def __init__(self, kind: str, name: str, conditions: Conditions) -> None:
+    Args:
+        way: processes and threads of each; left out, one with all threads.
+    """
+
+    def __init__(
+        self, kind: str, name: str, conditions: Conditions, way: Way | None = None
+    ) -> None:
         python = conditions.python_of(PEERS[kind][name].environment)
         logs = conditions.folder / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         self.errors = logs / f"{kind}-{name.replace(' ', '-')}.txt"
+        n, threads = way or (1, conditions.threads)
+        self.meeting = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         command = [python, "-m", "benchmarks.worker", kind, name, conditions.folder]
+        command += ["--threads", threads, "--device", conditions.device, "--processes", n]
+        command += ["--meeting", Path(self.meeting.name) / "file", "--rank"]
         with self.errors.open("w") as errors:
-            flags = ["--threads", str(conditions.threads), "--device", conditions.device]
-            self.process = subprocess.Popen(
-                [*map(str, command), *flags],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                cwd=ROOT,
-                env=conditions.environment(),
-            )
+            self.processes = [
+                subprocess.Popen(
+                    [*map(str, command), str(rank)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    cwd=ROOT,
+                    env=conditions.environment(threads),
+                )
+                for rank in range(n)
+            ]
         self.versions: dict[str, str] = {}
 
     def wait(self) -> Worker:
@@ -117,35 +139,39 @@ class Worker:
         return self
 
     def ask(self, order: str, **values: Any) -> Any:
-        """Send an order and wait for the answer.
+        """Send an order and wait for the answer, of several processes the first one's.
 
         Raises:
             PeerError: it died.
         """
         try:
-            print(json.dumps({"do": order, **values}), file=self.process.stdin, flush=True)
+            for process in self.processes:
+                print(json.dumps({"do": order, **values}), file=process.stdin, flush=True)
         except BrokenPipeError as error:
             raise PeerError(self._last_words()) from error
         return self._answer()
 
     def _answer(self) -> Any:
-        line = self.process.stdout.readline()
-        if not line:
-            self.process.wait()
+        lines = [process.stdout.readline() for process in self.processes]
+        if not all(lines):
             raise PeerError(self._last_words())
-        return json.loads(line)
+        return json.loads(lines[0])
 
     def _last_words(self) -> str:
         lines = self.errors.read_text("utf-8", "replace").strip().splitlines()
-        errors = [line for line in lines if re.match(r"\w*(Error|Exception)\b", line)]
-        return (errors or lines or ["it died without a word"])[-1][:300]
+        errors = list(filter(ERROR.match, lines))
+        causes = [line for line in errors if "gloo" not in line]  # not of one who lost the other
+        return (causes or errors or lines or ["it died without a word"])[-1][:300]
 
     def close(self) -> None:
-        """End the process."""
-        with suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
+        """End the processes."""
+        for process in self.processes:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+        for process in self.processes:
+            process.stdout.close()
+            process.wait()
+        self.meeting.cleanup()
 
 
 class Crew:
@@ -153,13 +179,20 @@ class Crew:
 
     Args:
         left_out: where that is noted.
+        ways: processes and threads of some; of the others, one process with all threads.
     """
 
     def __init__(
-        self, kind: str, names: Sequence[str], conditions: Conditions, left_out: dict[str, str]
+        self,
+        kind: str,
+        names: Sequence[str],
+        conditions: Conditions,
+        left_out: dict[str, str],
+        ways: Mapping[str, Way] | None = None,
     ) -> None:
-        self.kind, self.left_out = kind, left_out
-        self.workers = {name: Worker(kind, name, conditions) for name in names}  # all at once
+        self.kind, self.left_out, ways = kind, left_out, ways or {}
+        # all at once
+        self.workers = {name: Worker(kind, name, conditions, ways.get(name)) for name in names}
         for name, worker in list(self.workers.items()):
             with self._noting(name):
                 worker.wait()
@@ -207,6 +240,35 @@ def training_rounds(
         for name, found in crew.turns("time", steps=steps):
             speeds[name].append(found["tokens"] / found["seconds"])
     return {name: speeds[name] for name in crew.workers}
+
+
+def best_ways(
+    names: Sequence[str],
+    conditions: Conditions,
+    left_out: dict[str, str],
+    ways: Sequence[Way],
+    steps: int,
+) -> dict[str, list[dict[str, Any]]]:
+    """Try every peer with each number of processes and threads, and return what each trial found.
+
+    Every trial is a fresh start: first the peak memory of a process, then the speed.
+
+    Returns:
+        For each peer that trains, one entry per way that works, the fastest first.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, way in itertools.product(names, ways):
+        with Crew("training", [name], conditions, left_out, {name: way}) as crew:
+            memory = dict(crew.turns("memory", steps=steps)).get(name)
+            for _, timed in crew.turns("time", steps=steps):
+                speed = timed["tokens"] / timed["seconds"]
+                tried = {"processes": way[0], "threads": way[1]}
+                tried |= {"tokens per second": speed, "memory": memory}
+                found.setdefault(name, []).append(tried)
+    return {
+        name: sorted(tried, key=lambda trial: -trial["tokens per second"])
+        for name, tried in found.items()
+    }
 
 
 def best_settings(

@@ -22,6 +22,7 @@ from benchmarks.rounds import (
     Crew,
     agreement,
     best_settings,
+    best_ways,
     decoding_rounds,
     largest_difference,
     training_rounds,
@@ -91,16 +92,16 @@ class Run:
             for name, curve in curves.items()
         }
 
-    def memory(self, name: str, conditions: Conditions) -> float | None:
-        """Return the peak memory of a few steps on the largest batches, in a fresh process."""
-        with Crew("training", [name], conditions, self.left_out) as crew:
-            steps = 1 if self.options.quick else 6
-            return dict(crew.turns("memory", steps=steps)).get(name)
-
     def training(self, conditions: Conditions, peak: dict[str, float], flops: float):
-        """Return losses, speed, ratio, share of the peak and memory of every peer."""
-        names, options = self.names("training"), self.options
-        with Crew("training", names, conditions, self.left_out) as crew:
+        """Return losses, speed, ratio, share of the peak and memory of every peer at its best."""
+        options, n = self.options, conditions.threads
+        self.say("the best number of processes and threads of every peer")
+        ways = sorted({(1, 1), (1, n), (n, 1)}) if options.device == "cpu" else [(1, n)]
+        trials = best_ways(
+            self.names("training"), conditions, self.left_out, ways, 1 if options.quick else 4
+        )
+        best = {n: (tried[0]["processes"], tried[0]["threads"]) for n, tried in trials.items()}
+        with Crew("training", [*trials], conditions, self.left_out, best) as crew:
             self.say("the same losses?")
             curves = self.losses(crew)
             self.say("training")
@@ -108,8 +109,7 @@ class Run:
             warm_up = 2 if options.device == "cpu" else N_BATCHES
             speeds = training_rounds(crew, options.rounds, options.steps, warm_up)
             self.versions |= {name: worker.versions for name, worker in crew.workers.items()}
-        self.say("memory")
-        memory = {name: self.memory(name, conditions) for name in speeds}
+        memory = {name: trials[name][0]["memory"] for name in speeds}
         first, rows = REFERENCE["training"], {}
         for name, found in speeds.items():
             dtype = "bfloat16" if "bf16" in name else "float32"
@@ -119,6 +119,7 @@ class Run:
                 "ratio": ratio(found, speeds[first]) if first in speeds else None,
                 "share of peak": summary([speed * flops / peak[dtype] for speed in found]),
                 "peak of": dtype,
+                "trials": trials[name],
                 "memory": memory[name],
                 "memory ratio": memory[name] / memory[first] if both else None,
             }

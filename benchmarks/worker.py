@@ -1,9 +1,10 @@
 """One peer in its own process, which measures on request.
 
-    python -m benchmarks.worker KIND PEER FOLDER --threads N
+    python -m benchmarks.worker KIND PEER FOLDER --threads N [--rank R --processes P --meeting FILE]
 
 Orders come as lines of JSON on standard input, answers go as lines of JSON to standard output;
 whatever a peer prints goes to standard error. So all peers stay ready while one of them works.
+Several processes receive the same orders and share every batch.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from importlib.metadata import distributions
 from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from benchmarks.loop import peak_memory, timed_steps
 from benchmarks.material import Material
@@ -139,8 +142,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--meeting", help="file in which the processes find each other")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if (n := options.processes) > 1:
+        given = {"store": dist.FileStore(options.meeting, n), "rank": options.rank}
+        limit = timedelta(minutes=2)
+        dist.init_process_group("gloo", **given, world_size=n, timeout=limit)
     serve(options.kind, options.peer, options.folder, options.device)
 
 

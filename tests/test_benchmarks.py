@@ -16,14 +16,21 @@ from elsewhere import CALLS, DEVICE, Remote, elsewhere
 from helpers import unsettled
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import environments, material, quality, quality_report, report
+from benchmarks import environments, material, quality, quality_report, report, rounds
 from benchmarks.__main__ import arguments
 from benchmarks.arithmetic import flops_per_target_token, ratio
 from benchmarks.environments import install
 from benchmarks.loop import Loop, timed_steps
 from benchmarks.peers import HERE, PEERS, Peer
 from benchmarks.peers.torch_nn import CachedGreedy, TorchModel, dropout_as_ours, greedy
-from benchmarks.rounds import Conditions, Crew, agreement, best_settings, decoding_rounds
+from benchmarks.rounds import (
+    Conditions,
+    Crew,
+    agreement,
+    best_settings,
+    best_ways,
+    decoding_rounds,
+)
 from benchmarks.run import Run
 from benchmarks.worker import DecodingWorker, TrainingWorker
 from transformer_lib import Batch, ModelConfig, TrainConfig, Transformer, Translator, greedy_decode
@@ -32,6 +39,7 @@ from transformer_lib.translate.evaluation import RAW
 from transformer_lib.translate.scores import Score
 
 orders = pytest.mark.parametrize("norm_first", [False, True])
+WAYS = [(1, 1), (1, 2), (2, 1)]
 RATES = TrainConfig(peak_rate=material.PEAK_RATE, warmup=material.WARMUP)
 
 
@@ -236,6 +244,33 @@ def test_every_peer_is_measured_with_the_batches_it_is_fastest_with():
     assert ("two", 1, 1, 1) in asked  # one at a time
 
 
+def test_every_peer_trains_with_the_processes_it_is_fastest_with(monkeypatch, tmp_path):
+    class Trial:
+        """Two processes pay, more threads do not; `lost` cannot have two processes."""
+
+        def __init__(self, kind, names, conditions, left_out, ways):
+            ((self.name, (self.n, self.threads)),) = ways.items()
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def turns(self, order, steps):
+            if (self.name, self.n) != ("lost", 2):
+                seconds = steps / self.n + self.threads
+                yield self.name, 7.0 if order == "memory" else {"tokens": 60, "seconds": seconds}
+
+    monkeypatch.setattr(rounds, "Crew", Trial)
+    found = best_ways(["torch.nn", "lost"], Conditions(tmp_path, 2, None), {}, WAYS, 4)
+    order = [(trial["processes"], trial["threads"]) for trial in found["torch.nn"]]
+    assert order == [(2, 1), (1, 1), (1, 2)] and len(found["lost"]) == 2
+    row = {"trials": found["torch.nn"]}
+    told = report.chosen_ways({"torch.nn": row, "ours": {}})
+    assert "clean loop: 2 × 1: 20, 1 × 1: 12, 1 × 2: 10" in told and report.chosen_ways({}) == ""
+
+
 def test_batches_side_by_side_share_the_threads_and_keep_their_order():
     seen = []
 
@@ -352,6 +387,18 @@ def test_training_and_decoding_stay_on_their_device(peer, small_material):
         assert CALLS.count("WAIT") > len(lines)  # it was elsewhere
         assert all(isinstance(tensor, Remote) for pair in remote.batches for tensor in pair)
     assert losses == pytest.approx(expected[0], rel=1e-4) and texts == expected[1]
+
+
+def test_two_processes_share_each_batch_and_have_the_losses_of_one(small_material):
+    several = [pair for pair in small_material.batches if len(pair[0]) > 1]
+    small_material = replace(small_material, batches=several)
+    small_material.save()
+    given = Conditions(small_material.folder, 1, None), {}, {"torch.nn": (2, 1)}
+    with Crew("training", ["torch.nn"], *given) as crew:
+        found = dict(crew.turns("losses", steps=4))
+    module = importlib.import_module("benchmarks.peers.torch_nn")
+    expected = TrainingWorker(small_material, module, {}).losses(4)
+    assert found == {"torch.nn": pytest.approx(expected, rel=1e-5)}
 
 
 # Tables and picture

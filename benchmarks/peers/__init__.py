@@ -50,7 +50,7 @@ TRAINING = {
     ),
     "transformers": Peer("Hugging Face MarianMT", "transformers", "hugging_face", devices=BOTH),
     "transformers bf16": Peer(
-        "Hugging Face MarianMT, bf16", "transformers", "hugging_face", BF16, GPU
+        "Hugging Face MarianMT, bf16", "transformers", "hugging_face", BF16, BOTH
     ),
     "joeynmt": Peer("JoeyNMT's model and loss", "joeynmt", "joey"),
     "fairseq": Peer("fairseq's model and loss", "fairseq", "fair"),

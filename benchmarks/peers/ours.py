@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor
 
+from benchmarks.loop import my_rows
 from benchmarks.material import PEAK_RATE, WARMUP, Material
 from transformer_lib import Batch, ModelConfig, TrainConfig, Translator
 from transformer_lib.data.prepared import Prepared
+from transformer_lib.train.ranks import ALONE, Ranks
 from transformer_lib.train.settings import RunConfig
 from transformer_lib.train.trainer import Trainer
+from transformer_lib.train.workers import keep_freed_memory
 
 __all__ = ["OurStep", "decoder", "training"]
 
@@ -23,17 +27,25 @@ class OurStep:
         self.trainer = trainer
 
     def __call__(self, src: Tensor, tgt: Tensor) -> float:
-        return self.trainer.update([Batch(src, tgt)]).loss
+        return self.trainer.update([Batch(my_rows(src), my_rows(tgt))]).loss
 
 
 def training(
     material: Material, dropout: float, precision: str = "fp32", **changes: Any
 ) -> OurStep:
-    """A step of ours from the common weights; `changes` are fields of a `RunConfig`."""
+    """A step of ours from the common weights; `changes` are fields of a `RunConfig`.
+
+    Several processes are workers that share each batch, as those of `transformer-lib train`.
+    """
+    keep_freed_memory()
+    ranks = ALONE
+    if dist.is_initialized():
+        ranks = Ranks(dist.get_rank(), dist.get_world_size(), share_batches=True)
     config = ModelConfig(**(material.sizes | {"dropout": dropout}))
     rates = TrainConfig(peak_rate=PEAK_RATE, warmup=WARMUP)
     run, out = RunConfig(precision=precision, **changes), material.folder / "run"
-    trainer = Trainer(Prepared(material.corpus), config, rates, run, out, device=material.device)
+    given = Prepared(material.corpus), config, rates, run, out
+    trainer = Trainer(*given, device=material.device, ranks=ranks)
     trainer.translator.model.load_state_dict(material.start)
     return OurStep(trainer)
 

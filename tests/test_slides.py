@@ -16,7 +16,8 @@ FITS = """[...document.querySelectorAll(".slides > section")].map((slide, i) => 
   Reveal.slide(i);
   const parts = [...slide.children].filter((part) => !part.matches(".notes"));
   const bottom = Math.max(...parts.map((part) => part.offsetTop + (part.offsetHeight || 0) || 0));
-  const wide = parts.some((part) => part.scrollWidth > 1286);
+  const wide = parts.some((part) => part.scrollWidth > 1286) ||
+    [...slide.querySelectorAll("math")].some((part) => part.getBoundingClientRect().right > 1340);
   return slide.offsetTop + bottom > 768 || wide ? slide.querySelector("h1, h2").textContent : "";
 }).filter(Boolean)"""
 
@@ -34,7 +35,7 @@ def test_every_slide_finds_its_cells_and_has_notes(path, tmp_path):
 
 def test_every_notebook_has_a_deck():
     found = {path.stem for path in DECKS}
-    assert found == {f"{i:02}" for i in range(1, 8)}
+    assert found == {*(f"{i:02}" for i in range(1, 8)), *(f"appendix_{x}" for x in "abc")}
 
 
 def test_a_film_is_small_and_described_and_has_a_still_for_those_who_want_no_motion():

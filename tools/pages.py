@@ -140,6 +140,9 @@ def formula(body, display="inline"):
         mathml = convert(body, display=display)
     except Exception:  # the package raises errors of many kinds
         return as_typed
+    function = r"<mi>(sin|cos|log|exp)</mi>"  # without the space around its name
+    for name, right in ((function + r"(?=(?:<mrow>)?<mo [^>]*>&#x00028;)", 0), (function, 0.17)):
+        mathml = re.sub(name, rf'<mo lspace="0.17em" rspace="{right}em">\1</mo>', mathml)
     return as_typed if re.search(r">(\\|&<)", mathml) else mathml
 
 

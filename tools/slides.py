@@ -15,6 +15,7 @@ import io
 import os
 import re
 import shutil
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -35,6 +36,7 @@ BOOK = ROOT / "build" / "book"
 STYLE = """
 .reveal { font: 30px/1.4 system-ui, sans-serif; color: #222; background: #fff; }
 .reveal .slides section { text-align: center; padding: 0 40px; box-sizing: border-box; }
+.reveal :is(h1, h2) { text-wrap: balance; }
 .reveal h1 { font-size: 60px; margin: 0 0 24px; line-height: 1.2; }
 .reveal h2 { font-size: 40px; margin: 12px 0 18px; line-height: 1.2; }
 .reveal p { margin: 12px auto; max-width: 1150px; text-wrap: balance; }
@@ -47,7 +49,9 @@ STYLE = """
 .reveal .full pre { font-size: 16px !important; margin: 8px auto; padding: 8px 14px; }
 .reveal pre.code { background: #f5f5f5; border-radius: 6px; }
 .reveal pre.output { border-left: 4px solid #00599d; }
-.reveal math[display="block"] { font-size: 44px; margin: 40px 0; }
+.reveal math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math",
+  "DejaVu Math TeX Gyre", math; } .reveal .together { white-space: nowrap; }
+.reveal math[display="block"] { font-size: 40px; margin: 40px 0; }
 .reveal mtable { margin: auto; } .reveal code { font-family: ui-monospace, monospace; }
 .reveal :is(ul, ol) { text-align: left; max-width: 1100px; width: fit-content; margin: auto;
   padding-left: 40px; } .reveal li { margin: 10px 0; }
@@ -127,7 +131,8 @@ def section(slide, cells, first=False, page=None):
 
 
 def markdown(text):
-    return MarkdownWithMath(renderer=pages.Renderer(escape=False)).render(text)
+    page = MarkdownWithMath(renderer=pages.Renderer(escape=False)).render(text)
+    return re.sub(r"(<math .*?</math>[.,:;?]+)", r'<span class="together">\1</span>', page)
 
 
 def inline(text):
@@ -209,7 +214,9 @@ def output(cell):
         for part in cell.outputs
         if "image/png" not in part.get("data", {})
     ]
-    text = strip_ansi("".join(texts)).rstrip()
+    lines = strip_ansi("".join(texts)).rstrip().splitlines()
+    lines = [textwrap.fill(line, 92) if len(line) > 111 else line for line in lines]
+    text = "\n".join(lines)
     return f'<pre class="output" {size(text)}>{html.escape(text)}</pre>' if text else None
 
 

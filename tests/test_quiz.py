@@ -21,6 +21,7 @@ from transformer_lib.config import ModelConfig
 from transformer_lib.decoding import length_penalty
 from transformer_lib.embeddings import OutputProjection, TokenEmbedding
 from transformer_lib.feed_forward import FeedForward, layer_norm
+from transformer_lib.layers import Encoder
 from transformer_lib.lessons.exercises import EXERCISES
 from transformer_lib.lessons.questions import all_questions, answer_html, question_html
 from transformer_lib.masks import causal_mask, padding_mask, target_mask, teacher_forcing
@@ -124,6 +125,49 @@ def short_translation():
     return bleu([" ".join(words[:8])], [" ".join(words)]).value
 
 
+def clipped():
+    parameter = nn.Parameter(torch.zeros(4))
+    parameter.grad = 1000 * torch.ones(4)  # the gradient has length 2
+    nn.utils.clip_grad_norm_([parameter], 1.0)
+    return (parameter.grad / 1000).norm()
+
+
+def attention_of_images():
+    maps = []
+    config = ModelConfig(10, 10, d_model=16, n_heads=4, n_layers=1, d_ff=16)
+    Encoder(config)(torch.ones(32, 17, 16), None, maps)
+    return maps[0]
+
+
+def added_gradients():
+    """Gradient of four added means, divided by that of one mean over all."""
+    weight, data = torch.ones(1, requires_grad=True), torch.arange(1.0, 9).view(4, 2)
+    (added,) = torch.autograd.grad(sum((weight * part).mean() for part in data), weight)
+    (true,) = torch.autograd.grad((weight * data).mean(), weight)
+    return added / true
+
+
+def flagged_weight():
+    query, keys, values = torch.ones(1, 1, 4), torch.ones(1, 5, 4), torch.eye(5)[None]
+    return F.scaled_dot_product_attention(query, keys, values, is_causal=True)[0, 0, 0]
+
+
+def language_model():
+    embedding = TokenEmbedding(216, 16)
+    encoder = Encoder(ModelConfig(216, 216, d_model=16, n_heads=2, n_layers=1, d_ff=16))
+    x = encoder(embedding(ids(2, 9)), target_mask(ids(2, 9)))
+    return OutputProjection(embedding.weight)(x)
+
+
+def text_perplexity(*probabilities):
+    return torch.tensor(probabilities).log().neg().mean().exp()
+
+
+def two_likeliest():
+    logits = torch.tensor([0.5, 0.3, 0.2]).log()
+    return logits.masked_fill(logits < logits.topk(2).values[-1], -torch.inf).softmax(-1)[0]
+
+
 COMPUTED = {
     "1.2": lambda: TokenEmbedding(216, 32)(ids(4, 7)),
     "1.3": lookup_of_unit_row,
@@ -164,7 +208,23 @@ COMPUTED = {
     "7.7": best_of_two_beams,
     "7.8": short_translation,
     "7.9": lambda: length_penalty(7, 1.0),
+    "A.2": added_gradients,
+    "A.3": lambda: torch.cat([torch.full((2,), 1.0), torch.full((8,), 2.0)]).mean(),
+    "A.4": lambda: narrow().attention_maps(ids(1, 11), ids(1, 13)).cross[-1, 0].mean(0),
+    "A.5": flagged_weight,
+    "A.8": clipped,
+    "B.1": lambda: F.unfold(torch.zeros(1, 1, 224, 224), 16, stride=16).size(-1) + 1,
+    "B.2": lambda: F.unfold(torch.zeros(32, 1, 8, 8), 4, stride=4).mT,
+    "B.3": lambda: count(nn.Linear(4, 64)),
+    "B.4": attention_of_images,
+    "B.8": lambda: uniform_loss(10),
+    "C.1": lambda: text_perplexity(*[1 / 8] * 5),
+    "C.2": lambda: text_perplexity(1 / 2, 1 / 4, 1 / 8),
+    "C.3": language_model,
+    "C.4": lambda: torch.div(torch.tensor([2.0, 0.0]), 2).softmax(-1)[0],
+    "C.6": two_likeliest,
 }
+SERIES = [*(f"0{n}" for n in range(1, 8)), *"ABC"]
 
 
 def test_every_number_and_shape_is_computed_here():
@@ -187,10 +247,10 @@ def test_the_answer_is_what_the_library_gives_and_no_wrong_one_passes(id):
 
 def test_each_notebook_has_about_eight_complete_questions():
     assert len(QUESTIONS) == len(all_questions())
-    for notebook in (f"0{n}" for n in range(1, 8)):
+    for notebook in SERIES:
         mine = [q for q in QUESTIONS.values() if q["notebook"] == notebook]
         assert 7 <= len(mine) <= 10 and {q["kind"] for q in mine} == {"choice", "number", "shape"}
-        assert all(q["id"].startswith(f"{int(notebook)}.") for q in mine)
+        assert all(q["id"].startswith(f"{notebook.lstrip('0')}.") for q in mine)
     for q in QUESTIONS.values():
         parts = q.get("choices") or [*q["wrong"], q]
         assert all(part["why"].strip().endswith(".") for part in parts)
@@ -259,7 +319,7 @@ def test_markup_of_questions_is_shown_as_such():
 def test_the_sheet_has_the_answers_on_a_page_of_their_own(tmp_path):
     quiz_sheet.main(["--to", str(tmp_path)])
     pages = sorted(tmp_path.iterdir())
-    assert [page.name for page in pages] == [f"0{n}.html" for n in range(1, 8)]
+    assert [page.name for page in pages] == [f"{name}.html" for name in SERIES]
     for page in pages:
         text = page.read_text("utf-8")
         Tags(text.partition("\n")[2])

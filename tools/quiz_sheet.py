@@ -11,7 +11,7 @@ PAGE = """<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Quiz of notebook {notebook}</title>
+<title>Quiz of {notebook}</title>
 <style>
 body {{ font: 11pt/1.4 sans-serif; max-width: 42em; margin: 2em auto; padding: 0 1em; }}
 main > ol > li {{ margin-bottom: 0.8em; break-inside: avoid; }}
@@ -24,12 +24,12 @@ h2 {{ break-before: page; }}
 </head>
 <body>
 <main>
-<h1>Quiz of notebook {notebook}</h1>
+<h1>Quiz of {notebook}</h1>
 <p>Name: <span class="line"></span> Date: <span class="line"></span></p>
 <ol>
 {questions}
 </ol>
-<h2>Answers, notebook {notebook}</h2>
+<h2>Answers, {notebook}</h2>
 <ol>
 {answers}
 </ol>
@@ -47,7 +47,8 @@ def sheet(notebook):
         for q in questions(notebook)
     ]
     answers = [f"<li>{answer_html(q)}</li>" for q in questions(notebook)]
-    return PAGE.format(notebook=notebook, questions="\n".join(asked), answers="\n".join(answers))
+    name = f"{'notebook' if notebook.isdigit() else 'appendix'} {notebook}"
+    return PAGE.format(notebook=name, questions="\n".join(asked), answers="\n".join(answers))
 
 
 def main(argv=None):

@@ -22,12 +22,12 @@ def all_questions() -> list[Question]:
 
 
 def questions(notebook: str | int) -> list[Question]:
-    """Questions of one notebook.
+    """Questions of one notebook, such as "04", or of an appendix, such as "A".
 
     Raises:
         ValueError: there is no quiz for this notebook.
     """
-    found = [q for q in all_questions() if q["notebook"] == f"{notebook}".zfill(2)]
+    found = [q for q in all_questions() if q["notebook"] in (f"{notebook}", f"0{notebook}")]
     if not found:
         known = ", ".join(sorted({q["notebook"] for q in all_questions()}))
         raise ValueError(f"there is no quiz for notebook {notebook!r}; choose one of {known}")
@@ -35,7 +35,7 @@ def questions(notebook: str | int) -> list[Question]:
 
 
 def quiz(notebook: str | int) -> None:
-    """Display the quiz of a notebook, such as "04"; each answer opens on a click.
+    """Display the quiz of a notebook, such as "04" or "A"; each answer opens on a click.
 
     Raises:
         ValueError: there is no quiz for this notebook.

@@ -1,5 +1,7 @@
 """The loss that is trained: few logits at a time, 16 bits, fast dropout; equal to the plain one."""
 
+import copy
+
 import helpers
 import pytest
 import torch
@@ -9,8 +11,9 @@ from torch.nn import functional as F
 
 from transformer_lib import TrainConfig, collate, label_smoothed_loss
 from transformer_lib.masks import teacher_forcing
+from transformer_lib.train import losses
 from transformer_lib.train.dropout import FastDropout, use_fast_dropout
-from transformer_lib.train.losses import ChunkedLoss, TrainingLoss, WideAttention, choose_rows
+from transformer_lib.train.losses import ChunkedLoss, FastProducts, TrainingLoss, choose_rows
 from transformer_lib.training import batch_loss
 
 BATCH = collate([([9, 3], [2, 4, 3]), ([5, 6, 7, 3], [2, 8, 9, 10, 3])])  # padding in between
@@ -87,11 +90,39 @@ def test_bf16_rounds_the_products_and_nothing_else(rows):
     assert torch.equal(TrainingLoss(model, CONFIG)(BATCH.src, BATCH.tgt), model(*BATCH))
 
 
+class Calls(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts oneDNN's products."""
+
+    n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.n += "mkldnn::_linear_pointwise" in str(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+@pytest.mark.parametrize("rows", [0, 2])
+def test_faster_products_have_the_loss_and_gradients_of_float64(monkeypatch, rows):
+    monkeypatch.setattr(losses, "has_fast_onednn", lambda: True)
+    monkeypatch.setattr(losses, "ONEDNN_WORK", 0)
+    model = tiny()
+    exact, calls = copy.deepcopy(model).double(), Calls()
+    with calls:
+        loss_of(model, rows=rows).backward()
+    n_linear = sum(isinstance(module, nn.Linear) for module in model.modules())
+    assert calls.n >= 3 * (n_linear - 1)  # forward and both gradients; the logits may be chunked
+    loss = loss_of(exact)
+    loss.backward()
+    assert loss_of(model, rows=rows).item() == pytest.approx(loss.item(), rel=1e-6)
+    for p, q in zip(model.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(p.grad.double(), q.grad, rtol=1e-5, atol=3e-6)
+
+
 def test_attention_of_16_bits_is_computed_in_32_on_a_cpu():
     q, k, v = (torch.randn(2, 2, 3, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
     mask = torch.ones(3, 3, dtype=torch.bool).tril()
     expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
-    with torch.autocast("cpu", torch.bfloat16), WideAttention():
+    with torch.autocast("cpu", torch.bfloat16), FastProducts():
         output = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         assert torch.is_autocast_enabled("cpu")
     assert output.dtype == torch.bfloat16 and torch.equal(output, expected.bfloat16())

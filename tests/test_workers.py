@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 import torch
 import two_ranks
-from helpers import prepared
+from helpers import close, prepared
 from test_distributed import (
     OTHER,
     TEXT,
@@ -59,6 +59,14 @@ def test_workers_make_the_updates_of_one_process(home, data, found, name):
     alone = train_alone(home / f"alone {name}", data.folder)
     same_training(found[name]["curve"], found[name]["weights"], alone)
     assert found[name]["place"] == [alone.step, alone.epoch, alone.index, alone.n_tokens]
+
+
+def test_memory_that_workers_share_changes_no_number(found):
+    assert found["memory"] == (sys.platform == "linux")
+    by_memory, by_messages = found["muon"], found["by messages"]
+    close(by_memory["weights"], by_messages["weights"])
+    curves = [column(run["curve"], "loss") for run in (by_memory, by_messages)]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-12)
 
 
 def test_three_workers_resume_to_the_same_bits(found):

@@ -190,6 +190,8 @@ def help_out(ranks, given):
         "muon": runs.fit("muon", **muon),
         "cut": runs.fit("cut", **muon, steps=4),
         "again": runs.fit("cut", "latest", **muon),
+        "memory": ranks.memory is not None,
+        "by messages": Runs(replace(ranks, memory=None), runs.home).fit("by messages", **muon),
     }
 
 

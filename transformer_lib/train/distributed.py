@@ -12,6 +12,7 @@ are two ways to sum them:
 
 The workers of one machine (`workers`) need neither: each computes its part of every batch, and the
 gradients are summed at the end of the update, since there is no idle core to send them meanwhile.
+Where the system has it (Linux), they are summed in memory that the workers share.
 
 A checkpoint holds whole tensors in any case, so the number of ranks may change between runs.
 """
@@ -108,11 +109,11 @@ def train_step_on_all_ranks(
     Raises:
         ValueError, FloatingPointError: as `train_step`, on all ranks; no weight is changed.
     """
-    (n_tokens,) = ranks.sum(sum(count_targets(batch, config.pad_id) for batch in batches))
-    if n_tokens == 0:
-        raise known_to_all(ValueError("nothing to learn from: no target token"))
-    # DDP and FSDP average over the ranks: so divide by the tokens per rank
-    divisor = n_tokens if ranks.share_batches else n_tokens / ranks.world_size
+    n_tokens, divisor = sum(count_targets(batch, config.pad_id) for batch in batches), 1.0
+    if not ranks.share_batches:
+        # DDP and FSDP average over the ranks: so divide by the tokens per rank
+        (n_tokens,) = ranks.sum(n_tokens)
+        divisor = n_tokens / ranks.world_size
     optimizer.zero_grad()
     total: float | Tensor = 0.0
     for i, batch in enumerate(batches):
@@ -122,10 +123,14 @@ def train_step_on_all_ranks(
             loss = loss_of(batch.src, *teacher_forcing(batch.tgt))
             (loss / divisor).backward()
         total += loss.detach()
-    if ranks.share_batches:
-        sum_gradients(loss_of)
     here = float(total)
-    mean = ranks.sum(here)[0] / n_tokens
+    if ranks.share_batches:
+        n_tokens, loss = sum_gradients(loss_of, ranks, n_tokens, here)
+    else:
+        (loss,) = ranks.sum(here)
+    if n_tokens == 0:
+        raise known_to_all(ValueError("nothing to learn from: no target token"))
+    mean = loss / n_tokens
     try:
         return StepResult(mean, int(n_tokens), *update(loss_of, optimizer, mean, step, config))
     except FloatingPointError as error:
@@ -134,18 +139,40 @@ def train_step_on_all_ranks(
         raise known_to_all(FloatingPointError(f"{error} ({where})")) from error
 
 
-def sum_gradients(loss_of: nn.Module) -> None:
-    """Replace every gradient by its sum over the ranks, in one message.
+def sum_gradients(
+    loss_of: nn.Module, ranks: Ranks, n_tokens: int, loss: float
+) -> tuple[float, float]:
+    """Replace every gradient of a summed loss by that of the mean loss of all workers.
 
     The order of the sums never changes, so that a run that resumes is equal to the bit. DDP groups
     the gradients in another way after the first step.
+
+    Args:
+        n_tokens, loss: of this worker's part.
+
+    Returns:
+        Number of tokens, and summed loss, of all workers.
     """
     weights = [weight for weight in loss_of.parameters() if weight.grad is not None]
-    whole = torch.cat([weight.grad.flatten() for weight in weights])
-    dist.all_reduce(whole)
+    grads = [weight.grad.flatten() for weight in weights]
+    if ranks.memory:
+        size = sum(map(len, grads))  # a row for each worker, and one for the mean
+        rows = ranks.memory.region(ranks.world_size + 1, size, dtype=grads[0].dtype)
+        torch.cat(grads, out=rows[ranks.rank])
+        n_tokens, loss = ranks.sum(n_tokens, loss)  # when all have written
+        mine = rows.tensor_split(ranks.world_size, dim=1)[ranks.rank]
+        torch.sum(mine[:-1], 0, out=mine[-1]).div_(max(n_tokens, 1))
+        ranks.sum(0)  # when all have summed; faster than a barrier
+        whole = rows[-1].clone()
+    else:
+        whole = torch.cat(grads)
+        dist.all_reduce(whole)
+        n_tokens, loss = ranks.sum(n_tokens, loss)
+        whole /= max(n_tokens, 1)
     parts = whole.split([weight.numel() for weight in weights])
     for weight, part in zip(weights, parts, strict=True):
         weight.grad = part.view_as(weight)
+    return n_tokens, loss
 
 
 def _unsynced(loss_of: nn.Module) -> contextlib.AbstractContextManager[None]:

@@ -58,23 +58,25 @@ class BatchedMuon(torch.optim.Muon):
 
     def _orthogonal(self, changes: Sequence[Tensor], group: dict[str, Any]) -> Tensor:
         """Return the stacked matrices with singular values of about 1, by Newton and Schulz."""
-        n = self.ranks.world_size if self.ranks.share_batches else 1
-        each = -(-len(changes) // n)
-        mine = changes[self.ranks.rank * each :][:each] if n > 1 else changes
-        done = changes[0].new_zeros(each, *changes[0].shape, dtype=torch.bfloat16)
-        if mine:
+        ranks = self.ranks if self.ranks.share_batches else ALONE
+        each = -(-len(changes) // ranks.world_size)
+        shape, kind = (ranks.world_size * each, *changes[0].shape), {"dtype": torch.bfloat16}
+        shared = ranks.memory
+        done = shared.region(*shape, **kind) if shared else changes[0].new_zeros(shape, **kind)
+        parts = done.split(each)
+        if mine := changes[ranks.rank * each :][:each]:
             x = torch.stack(mine).bfloat16()
             x = x / x.norm(dim=(1, 2), keepdim=True).clamp(group["eps"])
             a, b, c = group["ns_coefficients"]
             for _ in range(group["ns_steps"]):
                 gram = x @ x.mT
                 x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-            done[: len(mine)] = x
-        if n > 1:
-            parts = [torch.empty_like(done) for _ in range(n)]
-            dist.all_gather(parts, done)
-            done = torch.cat(parts)[: len(changes)]
-        return done.to(changes[0].dtype)
+            parts[ranks.rank][: len(mine)] = x
+        if shared:
+            ranks.sum(0)  # wait until all have written
+        elif ranks.world_size > 1:
+            dist.all_gather(list(parts), parts[ranks.rank].clone())
+        return done[: len(changes)].to(changes[0].dtype)
 
 
 class MuonAndAdam(torch.optim.Optimizer):

@@ -30,7 +30,7 @@ import torch.distributed as dist
 from transformer_lib.config import ModelConfig
 from transformer_lib.data.devices import check_threads, free_memory, n_physical_cores
 from transformer_lib.model import Transformer
-from transformer_lib.train.ranks import ALONE, Ranks, connected, is_of_connection
+from transformer_lib.train.ranks import ALONE, Ranks, SharedMemory, connected, is_of_connection
 from transformer_lib.train.run_config import RunConfig, Workers
 
 __all__ = ["Helpers", "choose_workers", "keep_freed_memory", "serve", "start_helpers"]
@@ -86,7 +86,7 @@ def _best_number(cores: int, config: ModelConfig, run: RunConfig) -> int:
     n = min(cores, int(seconds / LEAST), run.max_tokens // 64)
     if (free := free_memory(torch.device("cpu"))) is not None:
         layers = 120 * config.n_layers * config.d_model * run.max_tokens  # shared by the workers
-        n = min(n, int((free - layers) / (PROCESS + 20 * n_weights)))
+        n = min(n, int((free - layers) / (PROCESS + 24 * n_weights)))
     return max(1, n)
 
 
@@ -116,6 +116,7 @@ class Helpers:
             stdout=subprocess.DEVNULL,
             stderr=errors,
             text=True,
+            pass_fds=[orders["group"]["memory"]] if orders["group"]["memory"] else (),
             env=os.environ | {"OMP_NUM_THREADS": str(threads)},
         )
         self.started.append((process, errors))
@@ -191,8 +192,9 @@ def start_helpers(
     if n == 1:
         yield ALONE, helpers
         return
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        group = {"world_size": n, "meeting": str(Path(folder) / "meeting"), "wait": wait_minutes}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, memory_file() as memory:
+        meeting = str(Path(folder) / "meeting")
+        group = {"world_size": n, "meeting": meeting, "wait": wait_minutes, "memory": memory}
         orders = {"path": sys.path, "module": module, "group": group, "given": given}
         try:
             for rank in range(1, n):
@@ -208,6 +210,20 @@ def start_helpers(
                 dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def memory_file() -> Iterator[int | None]:
+    """Lend the number of a file in memory; None where the system has none."""
+    try:
+        number = os.memfd_create("workers")
+    except (AttributeError, OSError):
+        yield None
+        return
+    try:
+        yield number
+    finally:
+        os.close(number)
+
+
 def _join(store: dist.Store, rank: int, group: Mapping[str, Any]) -> Ranks:
     """Connect the processes over the loopback interface."""
     name, before = "GLOO_SOCKET_IFNAME", os.environ.get("GLOO_SOCKET_IFNAME")
@@ -221,7 +237,8 @@ def _join(store: dist.Store, rank: int, group: Mapping[str, Any]) -> Ranks:
     finally:
         if LOOPBACK and not before:
             del os.environ[name]
-    return Ranks(rank, group["world_size"], share_batches=True)
+    memory = group["memory"] and SharedMemory(group["memory"])
+    return Ranks(rank, group["world_size"], share_batches=True, memory=memory)
 
 
 def _ready(rank: int) -> str:

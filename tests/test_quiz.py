@@ -213,7 +213,7 @@ COMPUTED = {
     "A.4": lambda: narrow().attention_maps(ids(1, 11), ids(1, 13)).cross[-1, 0].mean(0),
     "A.5": flagged_weight,
     "A.8": clipped,
-    "B.1": lambda: F.unfold(torch.zeros(1, 1, 224, 224), 16, stride=16).size(-1) + 1,
+    "B.1": lambda: F.unfold(torch.zeros(1, 1, 32, 32), 4, stride=4).size(-1) + 1,
     "B.2": lambda: F.unfold(torch.zeros(32, 1, 8, 8), 4, stride=4).mT,
     "B.3": lambda: count(nn.Linear(4, 64)),
     "B.4": attention_of_images,
@@ -329,19 +329,21 @@ def test_the_sheet_has_the_answers_on_a_page_of_their_own(tmp_path):
 
 
 def markdown_of(notebook):
-    (path,) = (ROOT / "notebooks").glob(f"{notebook}_*.ipynb")
+    start = notebook if notebook.isdigit() else f"appendix_{notebook.lower()}"
+    (path,) = (ROOT / "notebooks").glob(f"{start}_*.ipynb")
     cells = json.loads(path.read_text("utf-8"))["cells"]
     return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
 
 
-@pytest.mark.parametrize("notebook", [f"0{n}" for n in range(1, 8)])
+@pytest.mark.parametrize("notebook", SERIES)
 def test_the_guide_has_the_minutes_and_exercises_of_each_notebook(notebook):
     text = markdown_of(notebook)
     (minutes,) = re.findall(r"^\*\*Core: .*\*\*$", text, re.M)
     (page,) = re.findall(rf"^## {notebook} .*\n\n((?:.|\n)*?)(?=^## )", GUIDE, re.M)
     assert page.startswith(minutes)
-    named = set(re.findall(r"\b\d\.\d\b(?! %)", page.partition("**Ask**")[0]))
-    assert named and all(n[0] == notebook[1] for n in named)
+    kind = r"\d" if notebook.isdigit() else "[A-C]"
+    named = set(re.findall(rf"\b{kind}\.\d\b(?! %)", page.partition("**Ask**")[0]))
+    assert named and all(n[0] == notebook[-1] for n in named)
     assert all(any(known.rstrip("abc") == n for known in EXERCISES) for n in named)
     questions = page.partition("**Ask**")[2].partition("**Board**")[0]
     assert 3 <= len(re.findall(r"^\d\. .*\? \*.+\*$", questions, re.M)) <= 5
@@ -355,3 +357,25 @@ def test_the_first_plan_names_sections_that_exist_and_fills_ninety_minutes():
     for notebook, sections in re.findall(r"\b(0[1-7]), (.*)", "\n".join(row[2] for row in rows)):
         for section in re.findall(r"\*(.+?)\*", sections):
             assert re.search(rf"^#+ {re.escape(section)}", markdown_of(notebook), re.M), section
+
+
+def exercise_minutes(text):
+    """Minutes of the exercises that a text names, by the level in their headings."""
+    minutes = {"easy": 5, "medium": 10, "harder": 20, "challenging": 30}
+    tasks = "\n".join(map(markdown_of, SERIES[:7]))
+    levels = dict(re.findall(r"^### Exercise (\d\.\d): .*\((\w+)\)$", tasks, re.M))
+    return sum(minutes[levels[number]] for number in re.findall(r"\b[1-7]\.\d\b", text))
+
+
+def test_the_second_plan_adds_up():
+    plan = GUIDE.partition("## Plan B")[2].partition("## How to grade")[0]
+    rows = [line.strip("| ").split(" | ") for line in re.findall(r"^\| \d.*$", plan, re.M)]
+    assert len(rows) == 6
+    for *_, reading, tasks, homework in rows:
+        read, solve, alone = (
+            int(re.search(r"\((\d+)\)$", part)[1]) for part in (reading, tasks, homework)
+        )
+        assert read <= 40 and solve == exercise_minutes(tasks) <= 15
+        assert alone - exercise_minutes(homework) >= 5  # and something to read
+        for notebook, section in re.findall(r"(0\d)(?: from| to) \*(.+?)\*", reading):
+            assert re.search(rf"^#+ {re.escape(section)}", markdown_of(notebook), re.M)

@@ -13,7 +13,7 @@ FOLDERS = ("*.md", "docs/*.md", "data/**/README.md", "benchmarks/*.md", "noteboo
 PAGES = [path for pattern in FOLDERS for path in sorted(ROOT.glob(pattern))]
 TOP = "transformer_lib|tools|docs|tests|notebooks|benchmarks"
 FILE = re.compile(rf"(?<![\w/.-])(?:{TOP})/(?:[\w./-]*[\w/])?")
-LINK = re.compile(r'(?:\]\(|src=")(?!https?:)([^)\s"#]*)(?:#([\w-]+))?[)"]')
+LINK = re.compile(r'(?:\]\(|src=")(?!https?:|attachment:)([^)\s"#]*)(?:#([\w-]+))?[)"]')
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 COMMAND = re.compile(r"(?:transformer-lib|-m transformer_lib) ([a-z]+)")
 TARGET = re.compile(r"(?:`|^)make ([a-z-]+)", re.M)

@@ -126,6 +126,7 @@ def section(slide, cells, first=False, page=None):
     if "notes" in slide:
         parts.append(f'<aside class="notes">{markdown(slide["notes"])}</aside>')
     rows = sum(part.count("\n") + 1 for part in parts if part.startswith("<pre"))
+    rows += 3 * ("text" in slide)
     small = ' class="full"' if rows > 18 and slide.keys() >= {"code", "output"} else ""
     return f"<section{small}>{''.join(parts)}</section>"
 
@@ -184,6 +185,7 @@ def framed(slide, page):
 def code(cell):
     """Return the cell's code in colors, without lines that are for nbdev and linters."""
     source = short_docstrings(re.sub(r"^#\|.*\n|  # noqa.*$", "", cell.source, flags=re.M))
+    source = re.sub(r"\n{3,}", "\n\n", source)
     formatter = HtmlFormatter(nowrap=True, noclasses=True, style="xcode")
     return f'<pre class="code" {size(source)}>{highlight(source, PythonLexer(), formatter)}</pre>'
 

@@ -46,7 +46,6 @@ STYLE = """
   white-space: pre-wrap;
   margin: 14px auto; padding: 12px 18px; width: fit-content; max-width: 1240px;
   box-sizing: border-box; }
-.reveal .full pre { font-size: 16px !important; margin: 8px auto; padding: 8px 14px; }
 .reveal pre.code { background: #f5f5f5; border-radius: 6px; }
 .reveal pre.output { border-left: 4px solid #00599d; }
 .reveal math { font-family: "Latin Modern Math", "STIX Two Math", "Cambria Math",
@@ -125,10 +124,21 @@ def section(slide, cells, first=False, page=None):
         parts.append(framed(slide, page))
     if "notes" in slide:
         parts.append(f'<aside class="notes">{markdown(slide["notes"])}</aside>')
-    rows = sum(part.count("\n") + 1 for part in parts if part.startswith("<pre"))
-    rows += 3 * ("text" in slide)
-    small = ' class="full"' if rows > 18 and slide.keys() >= {"code", "output"} else ""
-    return f"<section{small}>{''.join(parts)}</section>"
+    if slide.keys() >= {"code", "output"}:
+        fit_both(parts, 3 * ("text" in slide))
+    return f"<section>{''.join(parts)}</section>"
+
+
+def fit_both(parts, more):
+    """Give code and output one size of letters at which they fit the slide, with `more` rows."""
+    texts = [part for part in parts if part.startswith("<pre")]
+    rows = more + sum(text.count("\n") + 1 for text in texts)
+    if rows > 18:
+        sizes = [int(re.search(r"font-size: (\d+)px", text)[1]) for text in texts]
+        style = f'style="font-size: {max(16, min(*sizes, 400 // rows))}px"'
+        for i, part in enumerate(parts):
+            if part in texts:
+                parts[i] = re.sub(r'style="font-size: \d+px"', style, part, count=1)
 
 
 def markdown(text):

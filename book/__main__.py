@@ -15,7 +15,7 @@ from book.symbols import NOTEBOOKS, PACKAGE, public_symbols
 from transformer_lib.translate.explorer import write_explorer
 
 
-def write_sources(folder: Path, explorer: bool = False) -> None:
+def write_sources(folder: Path) -> None:
     """Write everything that Sphinx reads into an empty folder."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     published = project["tool"]["transformer-lib"]["published"]
@@ -30,7 +30,7 @@ def write_sources(folder: Path, explorer: bool = False) -> None:
     links = Links(led, address if published else None)
     symbols = public_symbols()
     texts = {
-        "index.md": pages.first_page(explorer),
+        "index.md": pages.first_page(),
         "paper.md": pages.page_about_the_paper(symbols),
     }
     texts |= pages.api_pages(symbols)
@@ -62,15 +62,13 @@ def main(arguments: list[str] | None = None) -> int:
         shutil.rmtree(folder, ignore_errors=True)
     source = work / "source"
     source.mkdir(parents=True)
-    explorer = ROOT / "explorer" / "index.html"
-    write_sources(source, explorer.exists())
+    write_sources(source)
     options = ["-q", "-W", "--keep-going", "-j", "auto", "-b", "html"]
     options += ["-c", str(ROOT / "book"), "-d", str(work / "doctrees")]
     if status := build_main([*options, str(source), str(out)]):
         return status
     small_pictures(out / "pictures")
-    if explorer.exists():
-        write_explorer(out / "explorer", book="../")
+    write_explorer(out / "explorer", book="../")
     (out / ".nojekyll").touch()  # or GitHub Pages leaves out _static
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     seconds = time.perf_counter() - started

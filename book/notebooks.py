@@ -13,6 +13,7 @@ from book.links import Links
 from book.symbols import PACKAGE, Symbol, exported_names, read_cells, spoken
 
 EXERCISE = re.compile(r"^### Exercise ([\dA-C]\.\d)\b", re.M)
+EXPLORER = re.compile(r'<p data-explorer="([^"]*)">.*')  # what `Explorer` leaves in a notebook
 FIGURE_CODE = "Show the code of this figure"
 
 
@@ -111,10 +112,22 @@ def code(cell: dict) -> None:
             tags.append("hide-input")
             metadata.setdefault("mystnb", {})["code_prompt_show"] = FIGURE_CODE
     for output in cell["outputs"]:
+        if "text/html" in output.get("data", {}):
+            page = "".join(output["data"]["text/html"])
+            output["data"]["text/html"] = EXPLORER.sub(explorer_frame, page)
         if "image/png" in output.get("data", {}):
             about = output["metadata"]["image/png"]
             picture = {"alt": about["alt"]}  # MyST-NB takes the size from the output
             metadata.setdefault("mystnb", {})["image"] = picture
+
+
+def explorer_frame(placeholder: re.Match[str]) -> str:
+    """Return the book's own explorer in a frame, with the sentence of the notebook."""
+    address = f"../explorer/index.html#{placeholder[1]}"
+    return (
+        f'<iframe class="explorer" title="The explorer" src="{address}" loading="lazy"></iframe>\n'
+        f'<p><a href="{address}">The explorer on a page of its own</a></p>'
+    )
 
 
 def without_show(source: str) -> str:

@@ -43,6 +43,9 @@ CARDS = {
     "05": ("Feed-forward", "the network at every position"),
     "06": ("Encoder and decoder", "the whole model"),
     "07": ("Training", "it learns to translate"),
+    "appendix_a": ("The bug museum", "17 bugs that raise no error"),
+    "appendix_b": ("Images", "the same encoder reads digits"),
+    "appendix_c": ("A language model", "the same layers write text"),
 }
 
 
@@ -51,22 +54,11 @@ def title_of(path: Path) -> str:
     return read_cells(path)[0]["source"].partition("\n")[0].removeprefix("# ")
 
 
-def first_page(explorer: bool) -> str:
+def first_page() -> str:
     """Return the landing page."""
     translation, picture = attention_picture()
-    cards = "\n".join(
-        f'<a href="notebooks/{path.stem}.html"><img src="pictures/{path.stem[:2]}.png" alt="" '
-        f'width="160" height="100"><strong>{path.stem[:2]} {CARDS[path.stem[:2]][0]}</strong> '
-        f"<span>{CARDS[path.stem[:2]][1]}</span></a>"
-        for path in NOTEBOOKS
-        if path.stem[:2] in CARDS
-    )
+    cards = {path: card(path) for path in NOTEBOOKS}
     caption = f"<q>{SENTENCE}</q> → <q>{translation}</q>"
-    explore = (
-        '<a class="primary" href="explorer/index.html">Translate here and look inside</a>'
-        if explorer
-        else ""
-    )
     return (
         (ROOT / "book" / "first_page.md")
         .read_text("utf-8")
@@ -74,11 +66,22 @@ def first_page(explorer: bool) -> str:
             arxiv=ARXIV,
             picture=picture,
             caption=caption,
-            cards=cards,
-            explore=explore,
+            cards="\n".join(text for path, text in cards.items() if path.stem[0].isdigit()),
+            appendices="\n".join(text for path, text in cards.items() if path.stem[0] == "a"),
             first=f"notebooks/{NOTEBOOKS[0].stem}.html",
             **contents(),
         )
+    )
+
+
+def card(path: Path) -> str:
+    """Return a link to a notebook with its picture and a line about it."""
+    name = start_of(path)
+    title, about = CARDS[name]
+    return (
+        f'<a href="notebooks/{path.stem}.html"><img src="pictures/{name}.png" alt="" width="160" '
+        f'height="100"><strong>{name[-2:].strip("_").upper()} {title}</strong> '
+        f"<span>{about}</span></a>"
     )
 
 

@@ -8,7 +8,7 @@ import os
 import re
 from functools import cache
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
@@ -16,10 +16,12 @@ from bs4 import BeautifulSoup
 from book import notebooks, pages
 from book.links import Links
 from book.symbols import ANCHORS, NOTEBOOKS, places_in, public_symbols, read_cells
-from transformer_lib import api
+from transformer_lib import Explorer, api
+from transformer_lib.translate.explorer import PLACEHOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILT = Path(os.environ.get("TRANSFORMER_LIB_BOOK", ""))
+SEVENTH = "07_training_copy_task_and_translation"
 AXE = ROOT / "tests" / "axe" / "axe.min.js"
 symbols = cache(public_symbols)
 
@@ -77,6 +79,18 @@ def test_a_figure_is_cut_out_of_its_code():
     source = 'x = 1\ntitle = "a"\nfigures.show(\n    f(x, title=title), alt="b"\n)\nprint(x)'
     assert notebooks.without_show(source) == "x = 1\nprint(x)"
     assert notebooks.without_show('title = "a"\nprint(title)') == 'title = "a"\nprint(title)'
+
+
+def test_where_a_notebook_has_a_placeholder_the_book_has_its_explorer(monkeypatch):
+    monkeypatch.setenv(PLACEHOLDER, "1")
+    html = Explorer("multi30k-de-en", 'Der "Ball" & ich.')._repr_html_()
+    cell = {"source": "Explorer()", "metadata": {}, "outputs": [{"data": {"text/html": [html]}}]}
+    notebooks.code(cell)
+    frame = BeautifulSoup(cell["outputs"][0]["data"]["text/html"], "html.parser").iframe
+    address = urlsplit(frame["src"])
+    assert address.path == "../explorer/index.html"
+    chosen = {"m": ["multi30k-de-en"], "s": ['Der "Ball" & ich.']}
+    assert parse_qs(address.fragment) == chosen
 
 
 def test_the_explorer_links_to_cells_and_sections_that_exist():
@@ -153,7 +167,8 @@ def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere():
             assert not outside or address.startswith("data:"), (page, address)
             file, anchor = target(page, address)
             assert file.is_file(), (page, address)
-            assert not anchor or anchor in ids_of(file), (page, address)
+            known = not anchor or file.parent.name == "explorer" or anchor in ids_of(file)
+            assert known, (page, address)
 
 
 @needs_the_book
@@ -259,6 +274,20 @@ def test_a_link_into_a_folded_section_unfolds_it(page):
     page.locator("article > section > section details.going-further > summary").first.wait_for()
     folded = page.locator("details.going-further")
     assert folded.count() > 3 and page.locator("details.going-further[open]").count() == 1
+
+
+@needs_the_book
+def test_a_model_translates_inside_a_page(page):
+    page.goto((BUILT / "notebooks" / f"{SEVENTH}.html").resolve().as_uri())
+    page.evaluate(OPEN_ALL)
+    page.locator("iframe.explorer").scroll_into_view_if_needed()
+    frame = page.frame_locator("iframe.explorer")
+    frame.locator("#tokens button").first.wait_for()
+    assert "kitchen" in frame.locator("#text").inner_text()
+    page.locator("iframe.explorer + p a").click()
+    page.wait_for_url("**/explorer/index.html#*")
+    page.locator("#tokens button").first.wait_for()
+    assert "Küche" in page.input_value("#sentence") and page.errors == []
 
 
 @needs_the_book

@@ -562,4 +562,4 @@ def test_a_notebook_shows_a_frame_or_a_line_in_its_place(browser, tmp_path, monk
     page.frame_locator("iframe").locator("#tokens button").first.wait_for()
     assert "dogs" in page.frame_locator("iframe").locator("#text").inner_text()
     monkeypatch.setenv(explorer.PLACEHOLDER, "1")
-    assert len(shown._repr_html_()) < 100
+    assert len(shown._repr_html_()) < 200

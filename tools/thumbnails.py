@@ -25,14 +25,14 @@ PAPER, BLUE, DARK = "#f3f7fa", "#4a97c2", "#1d6399"
 
 
 @style()
-def draw(number: int) -> Figure:
-    """Draw the picture of notebook `number` (1 to 7), 3.2 by 2 inches."""
+def draw(name: str) -> Figure:
+    """Draw the picture of a notebook (`01` or `appendix_a`), 3.2 by 2 inches."""
     fig = Figure(figsize=(WIDTH / 10, HEIGHT / 10))
     ax = fig.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, WIDTH), ylim=(0, HEIGHT))
     ax.axis("off")
     ax.add_patch(_rounded(0.3, 0.3, WIDTH - 0.6, HEIGHT - 0.6, PAPER, radius=1.6))
-    PICTURES[number](ax)
+    PICTURES[name](ax)
     return fig
 
 
@@ -150,25 +150,62 @@ def _training(ax: Axes) -> None:
     _cells(ax, 18.4, 17.4, [[SEQUENTIAL(value) for value in row] for row in weights], 1.9)
 
 
-PICTURES: dict[int, Callable[[Axes], None]] = {
-    1: _embeddings,
-    2: _positional,
-    3: _masks,
-    4: _attention,
-    5: _feed_forward,
-    6: _model,
-    7: _training,
+def _museum(ax: Axes) -> None:
+    """Draw a loss that falls as it should, and attention that one cell gives away."""
+    x = np.linspace(0, 1, 120)
+    ax.plot([3.0, 3.0, 14.6], [16.4, 3.4, 3.4], color="#9aa8b4", linewidth=1.2)
+    ax.plot(3.8 + 10.4 * x, 5.0 + 10 * np.exp(-5 * x), color=BLUE, linewidth=2.2)
+    weights = np.tril(np.full((5, 5), 0.55))
+    _cells(ax, 18.0, 16.4, [[SEQUENTIAL(value) for value in row] for row in weights], 2.4)
+    rectangle(ax, 18.0 + 3 * 2.4, 16.4 - 2 * 2.4, 2.4, 2.4, facecolor=HERE, edgecolor=PAPER, lw=1.2)
+
+
+def _images(ax: Axes) -> None:
+    """Draw a digit as pixels, and its patches in a row."""
+    seven = ["111111", "000011", "000110", "001100", "001100", "011000"]
+    shades = {"0": "#dbe5ec", "1": DARK}
+    _cells(ax, 3.4, 16.4, [[shades[pixel] for pixel in row] for row in seven], 2.1)
+    _arrow(ax, (17.0, 10.1), (20.0, 10.1), DARK)
+    for row in range(3):
+        for column in range(3):
+            patch = [line[2 * column : 2 * column + 2] for line in seven[2 * row : 2 * row + 2]]
+            at = 21.0 + 3.1 * column, 14.2 - 3.1 * row + 1.2
+            _cells(ax, *at, [[shades[pixel] for pixel in line] for line in patch], 1.25)
+
+
+def _language_model(ax: Axes) -> None:
+    """Draw words that are known, and the candidates for the next one."""
+    for number, word in enumerate(("the", "old", "man")):
+        ax.add_patch(_rounded(2.4, 14.2 - 5.0 * number, 8.0, 3.2, DARK, radius=1.0))
+        label(ax, 6.4, 15.7 - 5.0 * number, word, color="white", fontsize=9.5, fontweight="bold")
+    _arrow(ax, (11.2, 5.7), (14.2, 5.7), DARK)
+    for row, share in enumerate((0.9, 0.5, 0.3, 0.15)):
+        colour = BLUE if row else HERE
+        rectangle(ax, 15.4, 14.4 - 4.0 * row, 14 * share, 2.6, facecolor=colour, linewidth=0)
+
+
+PICTURES: dict[str, Callable[[Axes], None]] = {
+    "01": _embeddings,
+    "02": _positional,
+    "03": _masks,
+    "04": _attention,
+    "05": _feed_forward,
+    "06": _model,
+    "07": _training,
+    "appendix_a": _museum,
+    "appendix_b": _images,
+    "appendix_c": _language_model,
 }
 
 
 @style()
 def main(arguments: Sequence[str]) -> None:
-    """Write `01.png` … `07.png` and `figure_one.png` into the folder given."""
+    """Write a picture for each notebook, and `figure_one.png`, into the folder given."""
     if len(arguments) != 1:
         raise SystemExit("usage: python tools/thumbnails.py FOLDER")
     folder = Path(arguments[0])
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {f"{number:02}": draw(number) for number in PICTURES} | {"figure_one": figure_one()}
+    pictures = {name: draw(name) for name in PICTURES} | {"figure_one": figure_one()}
     for name, fig in pictures.items():
         buffer = io.BytesIO()
         fig.savefig(buffer, dpi=200)

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import torch
 
@@ -184,7 +185,9 @@ class Explorer:
 
     def _repr_html_(self) -> str:
         if os.environ.get(PLACEHOLDER):
-            return f"<p>Run this cell to explore {html.escape(str(self.model))} here.</p>"
+            address = html.escape(urlencode({"m": self.model, "s": self.sentence or ""}))
+            name = html.escape(str(self.model))
+            return f'<p data-explorer="{address}">Run this cell to explore {name} here.</p>'
         page = html.escape(explorer_page(self.model, self.sentence, half=self.half))
         style = f"width: 100%; height: {self.height}px; border: 0"
         return (

@@ -164,7 +164,9 @@ def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere():
             if tag.name == "a" and outside:
                 assert address.startswith("https://"), (page, address)
                 continue
-            assert not outside or address.startswith("data:"), (page, address)
+            if outside:
+                assert address.startswith("data:"), (page, address)
+                continue
             file, anchor = target(page, address)
             assert file.is_file(), (page, address)
             known = not anchor or file.parent.name == "explorer" or anchor in ids_of(file)
@@ -218,7 +220,7 @@ OVERFLOW = """() => [...document.querySelectorAll('article *')].filter(part => {
 }).map(part => part.outerHTML.slice(0, 200))"""
 AXE_RUN = """() => axe.run(document, {
   runOnly: {type: 'tag', values: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']},
-  rules: {'target-size': {enabled: true}}, resultTypes: ['violations'], preload: false,
+  rules: {'target-size': {enabled: true}}, resultTypes: ['violations'], preload: false, iframes: false,
 }).then(result => result.violations.map(found =>
   [found.id, found.nodes.length, ...found.nodes.slice(0, 5).map(n => n.html.slice(0, 300))]))"""
 PAGES = sorted(p.relative_to(BUILT).as_posix() for p in BUILT.rglob("*.html")) if BUILT.name else []
@@ -257,19 +259,24 @@ def test_the_search_finds_from_a_file(page):
     assert page.errors == []
 
 
+IN_SIGHT = """label => {
+  const cell = document.getElementById(label);
+  const top = cell?.checkVisibility() && cell.getBoundingClientRect().top;
+  return -1 < top && top < innerHeight;
+}"""
+
+
 @needs_the_book
 def test_a_link_into_a_folded_section_unfolds_it(page):
     symbol = symbols()["transformer_lib.attention.MultiHeadAttention"]
     page.goto((BUILT / "api" / "attention.html").resolve().as_uri())
     page.locator(f'.origin a[href$="#{symbol.label}"]').click()
-    page.wait_for_function(
-        """label => {
-          const cell = document.getElementById(label);
-          const top = cell?.checkVisibility() && cell.getBoundingClientRect().top;
-          return -1 < top && top < innerHeight;
-        }""",
-        arg=symbol.label,
-    )
+    page.wait_for_function(IN_SIGHT, arg=symbol.label)
+    # Chromium unfolds by itself. Other browsers need our script: change the address unseen by it.
+    page.goto((BUILT / "notebooks" / f"{symbol.notebook}.html").resolve().as_uri())
+    page.evaluate("label => history.replaceState(null, '', '#' + label)", symbol.label)
+    page.evaluate("dispatchEvent(new Event('hashchange'))")
+    page.wait_for_function(IN_SIGHT, arg=symbol.label)
     page.reload()
     page.locator("article > section > section details.going-further > summary").first.wait_for()
     folded = page.locator("details.going-further")

@@ -5,8 +5,10 @@ import io
 import re
 import shutil
 
+import film
 import nbformat
 import pytest
+import torch
 from PIL import Image, ImageChops
 
 import slides
@@ -48,6 +50,15 @@ def test_a_film_is_small_and_described_and_has_a_still_for_those_who_want_no_mot
     animation.seek(animation.n_frames - 1)
     assert ImageChops.difference(still, animation.convert("RGB")).getbbox() is None
     assert re.search('prefers-reduced-motion: reduce.*<img alt=".{100,}" src="data:', shown)
+
+
+def test_the_film_finds_its_cells_and_joins_its_frames():
+    cells = {c.id: c.source for c in nbformat.read(film.NOTEBOOK, as_version=4).cells}
+    assert {*film.CELLS, film.FILM} <= cells.keys()
+    assert {"example =", "copy_config ="} <= {*re.findall(r"^\w+ =", cells[film.TRAINING], re.M)}
+    maps = {0: torch.full((3, 3), 1 / 3), 30: torch.eye(3)}
+    data = film.film(maps, [3.0] * 20 + [1.0] * 20, ["4", "5", "<eos>"], 0.6)
+    assert Image.open(io.BytesIO(data)).n_frames == 2
 
 
 @pytest.mark.parametrize("built", [True, False])

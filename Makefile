@@ -26,10 +26,10 @@ run: $(STAMP) ## run all notebooks, pages with all figures in build/html
 	@$(PY) tools/show_translations.py
 
 # Two workers with one thread each; notebook 07 trains on Multi30k for a minute only.
-test: $(STAMP) ## lint, unit tests, and every notebook against its stored outputs
-	@started=$$(date +%s) && $(MAKE) --no-print-directory lint \
+test: $(BOOK_STAMP) ## lint, unit tests, the book, and every notebook against its stored outputs
+	@started=$$(date +%s) && $(MAKE) --no-print-directory lint && $(PY) -m book \
 	  && LINT_SECONDS=$$(($$(date +%s) - started)) OMP_NUM_THREADS=1 \
-	  TRANSFORMER_LIB_BUDGET=$${TRANSFORMER_LIB_BUDGET:-test} \
+	  TRANSFORMER_LIB_BUDGET=$${TRANSFORMER_LIB_BUDGET:-test} TRANSFORMER_LIB_BOOK=build/book \
 	  $(PY) -m pytest tests notebooks --ignore=notebooks/solutions -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
 	  --nbval --nbval-current-env --nbval-cell-timeout=1500 --nbval-sanitize-with=tests/nbval.cfg
 
@@ -80,7 +80,8 @@ book: $(BOOK_STAMP) ## build the book: notebooks, documents and API as a site in
 	$(PY) -m book
 
 book-test: $(BOOK_STAMP) ## look at every page of build/book in Chromium, after make book
-	TRANSFORMER_LIB_BOOK=build/book OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_book.py -n $(WORKERS)
+	TRANSFORMER_LIB_BOOK=build/book TRANSFORMER_LIB_BOOK_PAGES=all OMP_NUM_THREADS=1 \
+	  $(PY) -m pytest tests/test_book.py -n $(WORKERS)
 
 explorer: $(STAMP) ## write the explorer with the models that ship into build/explorer
 	$(PY) -c "from transformer_lib.translate.explorer import write_explorer as w; print(w('build/explorer') / 'index.html')"

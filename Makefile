@@ -86,7 +86,7 @@ book-test: $(BOOK_STAMP) ## look at every page of build/book in Chromium, after 
 explorer: $(STAMP) ## write the explorer with the models that ship into build/explorer
 	$(PY) -c "from transformer_lib.translate.explorer import write_explorer as w; print(w('build/explorer') / 'index.html')"
 
-explorer-test: $(STAMP) ## compare page and library on 1,000 sentences each way, in Chromium (half an hour)
+explorer-test: $(STAMP) ## compare page and library on 1,000 sentences each way, in Chromium (eight minutes)
 	TRANSFORMER_LIB_EXPLORER=full OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_explorer.py
 
 audit: ## look the pinned versions up among the known vulnerabilities (needs the network)

@@ -3,6 +3,7 @@
 import itertools
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,20 @@ def test_too_little_memory_or_disk_is_a_failure(capsys, corpus, tmp_path, monkey
     monkeypatch.setattr(dry_run.shutil, "disk_usage", lambda place: usage)
     status, _, err = ask(capsys, corpus, tmp_path / "run")
     assert status == 1 and "0.001 MB are free: make room" in err
+
+
+def test_a_model_larger_than_the_memory_is_refused_before_it_is_made(capsys, corpus, tmp_path):
+    sizes = ["--d-model", "16384", "--n-layers", "10", "--workers", "1"]
+    call = ["train", str(corpus.folder), str(tmp_path / "run"), *sizes, "--steps", "2"]
+    started = time.perf_counter()
+    assert main(call) == 2
+    assert time.perf_counter() - started < 30
+    error = capsys.readouterr().err
+    assert re.fullmatch(
+        r"error: a model of [\d,]+ weights needs [\d,]+\.\d GB or more to be trained, but .*\n",
+        error,
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def make_trainer(corpus, folder, run, **sizes):

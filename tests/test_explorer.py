@@ -546,6 +546,14 @@ def test_the_command_writes_one_page_that_needs_nothing(browser, tmp_path, capsy
     assert main([*arguments[:3], str(tmp_path / "page.pdf")]) == 2
 
 
+def test_a_site_replaces_no_files_of_others(tmp_path):
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds other files"):
+        explorer.write_explorer(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    assert (tmp_path / "index.html").read_text() == "mine"
+
+
 def test_words_cannot_be_explored(tmp_path):
     vocab = WordVocab([*SPECIALS, "Hund"], "de")
     folder = Translator(tiny(len(vocab)), vocab, vocab).save(tmp_path / "words")

@@ -451,3 +451,10 @@ def test_three_attentions_are_hatched_where_masked_and_another_mask_is_refused()
     assert hatched == [3, 6, 4]
     with pytest.raises(ValueError, match="decoder self-attention: a masked cell has a weight"):
         draw(masks=(padding, causal.T, padding))
+
+
+def test_an_exported_program_computes_the_same():
+    model = Transformer(ModelConfig.tiny(30, n_layers=1)).eval()
+    src, tgt = torch.randint(4, 30, (2, 7)), torch.randint(4, 30, (2, 5))
+    program = torch.export.export(model, (src, tgt)).module()
+    assert torch.equal(program(src, tgt), model(src, tgt))

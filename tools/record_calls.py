@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -23,31 +26,29 @@ PASSED: dict[str, list[str]] = {}  # test -> what it calls
 OURS = re.compile(r"transformer_lib[' ,]+([a-z]+)")  # in a command line
 
 
-def _record(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def call(*arguments: Any, **options: Any) -> Any:
-        CALLED.add(name)
-        return function(*arguments, **options)
+@functools.cache
+def _codes() -> dict[CodeType, str]:
+    """Map the code of each public function to its name."""
+    from faults_table import public_names
 
-    return call
+    codes = {}
+    for name, (owner, attribute) in public_names().items():
+        function = inspect.unwrap(
+            getattr(vars(owner)[attribute], "__func__", vars(owner)[attribute])
+        )
+        if isinstance(function, type):
+            function = function.__init__
+        if code := getattr(function, "__code__", None):
+            codes[code] = name
+    return codes
 
 
 def pytest_configure() -> None:
-    """Wrap the commands, the public functions, and what starts a process."""
-    from faults_table import public_names
+    """Watch the commands, and what starts a process.
 
-    for name, (owner, attribute) in public_names().items():
-        function = vars(owner)[attribute]
-        if isinstance(function, staticmethod | classmethod):
-            wrapped: Any = type(function)(_record(function.__func__, name))
-        elif callable(function):
-            wrapped = _record(function, name)
-        else:
-            continue
-        setattr(owner, attribute, wrapped)
-        api = importlib.import_module("transformer_lib.api")
-        if vars(api).get(attribute) is function:
-            setattr(api, attribute, wrapped)
+    Functions are watched by `sys.setprofile`: a wrapped one would be a changed one, and decoding
+    does not take its fast path then.
+    """
     cli, start = importlib.import_module("transformer_lib.cli"), subprocess.Popen.__init__
     real = cli.main
 
@@ -66,7 +67,19 @@ def pytest_configure() -> None:
 def pytest_runtest_call(item: Any) -> Iterator[None]:
     """Record what is called by the test itself, not by what prepares it."""
     CALLED.clear()
-    result = yield
+    codes = _codes()
+
+    def watch(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and (name := codes.get(frame.f_code)):
+            CALLED.add(name)
+
+    threading.setprofile(watch)
+    sys.setprofile(watch)
+    try:
+        result = yield
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
     name = f"{item.path.stem}.{item.originalname}"
     PASSED[name] = sorted({*PASSED.get(name, []), *CALLED})
     return result

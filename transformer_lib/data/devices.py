@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 __all__ = [
+    "check_memory",
     "check_threads",
     "choose_device",
     "device_name",
@@ -70,6 +71,17 @@ def free_memory(device: torch.device) -> int | None:
         return max(0, min(free, limit - used + int(uses["inactive_file"])))  # which makes room
     except (OSError, ValueError, KeyError):  # no control group, or "max": no limit
         return free
+
+
+def check_memory(n_weights: int, device: torch.device) -> None:
+    """Raise ValueError if weights, gradients and a moment, 12 bytes a weight, exceed the memory."""
+    free = free_memory(device)
+    if free is not None and 12 * n_weights > free:
+        needed, free_too = (f"{number / 1e9:,.1f} GB" for number in (12 * n_weights, free))
+        raise ValueError(
+            f"a model of {n_weights:,} weights needs {needed} or more to be trained, but "
+            f"{free_too} of memory are free: make it smaller"
+        )
 
 
 def check_threads(threads: int) -> None:

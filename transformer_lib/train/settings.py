@@ -12,6 +12,7 @@ import torch
 from transformer_lib.config import MAX_WHOLE, ModelConfig
 from transformer_lib.data.files import plain
 from transformer_lib.data.reading import blame_file, read_json
+from transformer_lib.model import Transformer
 from transformer_lib.train.run_config import (
     MOST,
     OptimizerName,
@@ -30,6 +31,7 @@ __all__ = [
     "Sharding",
     "check_same",
     "choose_precision",
+    "n_weights",
     "read_progress",
 ]
 
@@ -48,6 +50,12 @@ def choose_precision(precision: Precision, device: torch.device) -> torch.dtype 
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(False)
         precision = "bf16" if has_bf16 else "fp32"
     return torch.bfloat16 if precision == "bf16" else None
+
+
+def n_weights(config: ModelConfig) -> int:
+    """Return the number of weights that a model has, without making it."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in Transformer(config).parameters())
 
 
 def check_same(saved: Settings, current: Settings) -> None:

@@ -37,7 +37,13 @@ from transformer_lib.train.folder import (
 from transformer_lib.train.losses import TrainingLoss, choose_rows
 from transformer_lib.train.optimizers import check_state, choose_optimizer
 from transformer_lib.train.ranks import ALONE, Ranks
-from transformer_lib.train.settings import RunConfig, check_same, choose_precision, read_progress
+from transformer_lib.train.settings import (
+    RunConfig,
+    check_same,
+    choose_precision,
+    n_weights,
+    read_progress,
+)
 from transformer_lib.train.signals import StopSignal
 from transformer_lib.train.validation import (
     NAMES,
@@ -95,6 +101,8 @@ class Trainer:
         self.checkpoints = self.folder / "checkpoints"
         with ranks.raise_on_all_ranks():
             self._open_data(validation, model_config)
+            if run.sharding != "fsdp":  # where each process has a part only
+                devices.check_memory(n_weights(model_config), self.device)
             torch.manual_seed(run.seed)
             model = Transformer(model_config)
             if init and init.model:

@@ -29,9 +29,9 @@ import torch.distributed as dist
 
 from transformer_lib.config import ModelConfig
 from transformer_lib.data.devices import check_threads, free_memory, n_physical_cores
-from transformer_lib.model import Transformer
 from transformer_lib.train.ranks import ALONE, Ranks, SharedMemory, connected, is_of_connection
 from transformer_lib.train.run_config import RunConfig, Workers
+from transformer_lib.train.settings import n_weights
 
 __all__ = ["Helpers", "choose_workers", "keep_freed_memory", "serve", "start_helpers"]
 
@@ -78,15 +78,14 @@ def choose_workers(
 
 
 def _best_number(cores: int, config: ModelConfig, run: RunConfig) -> int:
-    with torch.device("meta"):
-        n_weights = sum(weight.numel() for weight in Transformer(config).parameters())
-    seconds = 6 * n_weights * run.max_tokens * run.accumulate / RATE  # of an update, on one core
+    size = n_weights(config)
+    seconds = 6 * size * run.max_tokens * run.accumulate / RATE  # of an update, on one core
     if run.last_step * seconds < START:
         return 1
     n = min(cores, int(seconds / LEAST), run.max_tokens // 64)
     if (free := free_memory(torch.device("cpu"))) is not None:
         layers = 120 * config.n_layers * config.d_model * run.max_tokens  # shared by the workers
-        n = min(n, int((free - layers) / (PROCESS + 24 * n_weights)))
+        n = min(n, int((free - layers) / (PROCESS + 24 * size)))
     return max(1, n)
 
 

@@ -32,6 +32,7 @@ SHIPPED = ("multi30k-de-en", "multi30k-en-de")
 MAX_BYTES = 100 * 2**20  # of weights: browsers open larger pages slowly, or not at all
 LIMITS = re.compile(r"^- \*\*(?:Limits|Licence)\*\*: (.*(?:\n  .*)*)", re.M)  # in a model's card
 SCRIPT = re.compile(r'<script src="([\w./-]+)"></script>\n?')
+START = "globalThis.ExplorerStart"  # by which a page of ours is known
 STYLE = '<link rel="stylesheet" href="style.css">'
 PLACEHOLDER = "TRANSFORMER_LIB_PLACEHOLDER"  # set while notebooks are run to be committed
 
@@ -108,7 +109,7 @@ def _model_script(key: str, packed: dict[str, Any]) -> str:
 def _start(models: Sequence[str], sentence: str | None) -> str:
     """Return a script that tells the page which models there are."""
     start = json.dumps({"models": models, "sentence": sentence}).replace("<", "\\u003c")
-    return f"<script>\nglobalThis.ExplorerStart = {start};\n</script>\n"
+    return f"<script>\n{START} = {start};\n</script>\n"
 
 
 def explorer_page(model: str | Path, sentence: str | None = None, *, half: bool = False) -> str:
@@ -139,11 +140,17 @@ def write_explorer(
     The page loads a model, `models/NAME.js`, when it is first chosen.
 
     Args:
-        folder: where the files go; those of the same names are replaced.
+        folder: where the files go, new or empty; an explorer that is there is replaced.
         models: as in `pack_model`.
         book: path from the page to the book, whose cells and sections it then links to.
+
+    Raises:
+        FileExistsError: the folder holds something else.
     """
     folder, code = Path(folder), page_folder()
+    first, used = folder / "index.html", folder.exists() and any(folder.iterdir())
+    if used and not (first.is_file() and START in first.read_text("utf-8", "replace")):
+        raise FileExistsError(f"{folder} holds other files: choose a new folder")
     (folder / "models").mkdir(parents=True, exist_ok=True)
     keys = []
     for name in models:

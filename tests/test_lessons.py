@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from helpers import code_of_notebook_07, run_notebook_07, tiny
+from helpers import close, code_of_notebook_07, run_notebook_07, tiny
 from torch import nn
 
 from transformer_lib import TrainConfig, lessons
@@ -155,6 +155,31 @@ def test_a_run_ends_with_its_best_weights_and_its_check_tells_a_bad_end_from_a_s
         "a run: as expected",
         "other: stopped at step 1, run its training cell for more",
     ]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_cores_share_each_batch_and_make_the_same_updates(dropout):
+    """Also with fewer pairs than cores; dropout draws the same numbers again, whoever is first."""
+    draw, config = torch.Generator().manual_seed(0), TrainConfig(peak_rate=0.02, warmup=1, eps=1e-6)
+    ids = [torch.randint(4, 12, (n,), generator=draw).tolist() for n in (3, 5, 2, 6, 4, 7, 3)]
+    pairs = [([*row, 3], [2, *row[::-1], 3]) for row in ids]
+    found, n_threads = {}, torch.get_num_threads()
+    for cores in (1, 3, 3):
+        model = tiny(12, dropout=dropout).double()
+        torch.manual_seed(1)
+        options = {"steps": 9, "max_tokens": 17, "val": pairs[:1], "cores": cores}
+        run = lessons.fit("a run", model, pairs, config, **options)
+        weights = [weight.detach().clone() for weight in model.parameters()]
+        found.setdefault(cores, []).append((run.losses, weights))
+    (alone,), (threads, again) = found.values()
+    assert threads[0] == again[0] and all(map(torch.equal, threads[1], again[1]))
+    same = threads[0] == pytest.approx(alone[0], rel=1e-12)
+    assert same == (dropout == 0)
+    if same:
+        close(threads[1], alone[1])
+    assert torch.get_num_threads() == n_threads
+    with pytest.raises(ValueError, match="cores must be at least 1, got 0"):
+        lessons.fit("a run", model, pairs, config, steps=1, max_tokens=17, cores=0)
 
 
 def test_captions_are_fetched_once_if_asked_for_and_a_missing_network_leaves_them_out(

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from transformer_lib.data.multi30k import (
     multi30k,
 )
 from transformer_lib.data.text import ParallelText
+from transformer_lib.lessons.replicas import steps_on
 from transformer_lib.training import (
     TrainConfig,
     batch_loss,
@@ -69,6 +71,7 @@ def fit(
     every: int = 100,
     floor: float | None = None,
     watch: Callable[[int], None] | None = None,
+    cores: int | Literal["all"] = 1,
 ) -> Run:
     """Train for `steps` updates with `train_step`, draw the curves, and keep the best weights.
 
@@ -81,6 +84,8 @@ def fit(
         score: measured at the same steps: the share of what `score_name` says.
         floor: the lowest possible loss, drawn as a dashed line.
         watch: called after every step with its number.
+        cores: how many cores of a CPU share each batch, or "all": the updates are the same, but
+            dropout draws other numbers.
     """
     from transformer_lib.lessons.figures import LiveCurves
 
@@ -89,11 +94,11 @@ def fit(
     held_out = [batch.to(device) for batch in epoch_batches(val, max_tokens)] if val else []
     best, epoch, started = (math.inf, {}), 0, time.monotonic()
     try:
-        with mixed_precision(model):
+        with mixed_precision(model), steps_on(cores, model, train_step) as update:
             while len(run.losses) < steps:
                 for batch in epoch_batches(pairs, max_tokens, seed=0, epoch=epoch):
                     step = len(run.losses) + 1
-                    result = train_step(model, optimizer, batch.to(device), step, config)
+                    result = update(optimizer, batch.to(device), step, config)
                     run.losses.append(result.loss)
                     if watch:
                         watch(step)

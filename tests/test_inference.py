@@ -18,7 +18,7 @@ from transformer_lib.feed_forward import FeedForward
 from transformer_lib.layers import DecoderLayer, Encoder
 from transformer_lib.model import Transformer
 from transformer_lib.train.dropout import FastDropout, use_fast_dropout
-from transformer_lib.translate import inference
+from transformer_lib.translate import inference, stacked
 from transformer_lib.translate.inference import FastDecoder, PlainDecoder, decoder_for, map_threads
 from transformer_lib.translate.search import beam_search, greedy_decode
 from transformer_lib.translate.translator import Translator, best_batch, length_batches
@@ -56,8 +56,8 @@ def test_steps_are_the_model_without_a_cache(model, src, kind):
 
 def test_onednn_gives_the_numbers_of_the_model(monkeypatch):
     """In float32 with any number of rows, also for a source of padding only."""
-    monkeypatch.setattr(inference, "ONEDNN_WORK", 0)
-    monkeypatch.setattr(inference, "ONEDNN_ROWS", 0)
+    monkeypatch.setattr(stacked, "ONEDNN_WORK", 0)
+    monkeypatch.setattr(stacked, "ONEDNN_ROWS", 0)
     model = unsettled(tiny(30)).eval().float()
     src, tgt = torch.cat([SRC, torch.zeros_like(SRC[:1])]), torch.randint(4, 30, (4, 5))
     with torch.no_grad():

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from transformer_lib.model import Transformer
 from transformer_lib.training import TrainConfig, label_smoothed_loss
-from transformer_lib.translate.inference import ONEDNN_WORK, has_fast_onednn
+from transformer_lib.translate.stacked import ONEDNN_WORK, has_fast_onednn
 
 __all__ = ["ChunkedLoss", "FastLinear", "FastProducts", "TrainingLoss", "choose_rows", "product"]
 

@@ -296,10 +296,13 @@ def elsewhere(checkout: Path, only: str = "") -> dict[str, dict[str, str]]:
     """Run the same probes with the library of another checkout."""
     call = [sys.executable, str(Path(__file__).resolve()), "--json", "--only", only]
     environment = os.environ | {"PYTHONPATH": str(checkout)}
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryFile("w+") as out:  # a pipe could stay open in what a probe started
+        done = subprocess.run(call, env=environment, stdout=out, check=False)
+        out.seek(0)
+        lines = out.read().splitlines()
     if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+        raise SystemExit(f"the probes did not end on {checkout}")
+    return json.loads(lines[-1])
 
 
 def run_tests() -> dict[tuple[int, str], str]:

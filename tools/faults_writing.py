@@ -171,9 +171,12 @@ def a_pipe_is_written_to(box: Sandbox, column: str) -> None:
     for call in outputs(box, column):
         pipe = box.folder / f"pipe{ENDING[call[-1][2:]]}"
         os.mkfifo(pipe)
-        reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
-        box.must(*call, pipe)
-        found = reader.communicate(timeout=20)
+        with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+            try:
+                box.must(*call, pipe)
+                found = reader.communicate(timeout=20)
+            finally:
+                reader.kill()
         check(stat_is_fifo(pipe), "the pipe was replaced")
         check(found and len(found[0]) > 10, "nothing came through the pipe")
         pipe.unlink()

@@ -6,26 +6,24 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from transformer_lib.lessons.figures.base import as_array, figure, name_axes, style
-from transformer_lib.lessons.figures.colours import DIVERGING, INK, MUTED, PALETTE
-from transformer_lib.lessons.figures.heatmaps import colour_bar, heatmap_row
-from transformer_lib.lessons.figures.marks import arrow, box, label, log_sizes, note, rectangle
+from transformer_lib.lessons.figures.colours import INK, MUTED, PALETTE
+from transformer_lib.lessons.figures.heatmaps import colour_bar, draw_values, heatmap_row
+from transformer_lib.lessons.figures.marks import hide_frame, label, log_sizes, note, rectangle
 from transformer_lib.lessons.figures.types import Series, Words
 
 __all__ = [
     "rank_frequency",
+    "row_lookup",
     "similarity_before_after",
     "softmax_temperatures",
-    "token_strip",
     "words_and_subwords",
 ]
 
-TOKEN = {"facecolor": "#eaf2f7", "edgecolor": "#8db7d2", "linewidth": 1.1}
 DARK = "#1f2d3a"  # on light boxes and cells, whatever the theme of the page
 
 
@@ -81,33 +79,33 @@ def words_and_subwords(
 
 
 @style()
-def token_strip(tokens: Words, ids: Sequence[int], vectors: Any, *, title: str) -> Figure:
-    """Draw token, id and vector (tokens, entries) of each position; wide ones: pass `x[:, :12]`."""
-    array = as_array(vectors, 2)
-    if not len(tokens) == len(ids) == len(array):
-        raise ValueError(f"{len(tokens)} tokens, {len(ids)} ids, {len(array)} vectors")
-    count, entries = array.shape
-    side = 0.42  # height of one entry
-    fig, ax = figure(9.2, 4.9, title=title)
-    scale = ScalarMappable(Normalize(-np.abs(array).max(), np.abs(array).max()), DIVERGING)
-    scale.set_array(array)
-    for column, (token, number) in enumerate(zip(tokens, ids, strict=True)):
-        for y, text, weight in ((1.5, token, "bold"), (0.0, str(number), "normal")):
-            words = {"fontsize": 10, "fontweight": weight, "color": DARK}
-            box(ax, column, y, (0.84, 0.64), text, 0.06, words=words, **TOKEN)
-        arrow(ax, (column, 1.17), (column, 0.37), MUTED)
-        arrow(ax, (column, -0.33), (column, -0.92), MUTED)
-        for entry, colour in enumerate(scale.to_rgba(array[column])):
-            y = -1 - (entry + 1) * side
-            rectangle(ax, column - 0.3, y, 0.6, side, facecolor=colour, edgecolor="white")
-        label(ax, column, -1.1 - entries * side, "⋮", va="top", fontsize=12, color=MUTED)
-    bottom = -1 - entries * side
-    names = {1.5: "token", 0.0: "id", (bottom - 1) / 2: f"vector\n({entries} of its\nentries)"}
-    for y, text in names.items():
-        label(ax, -0.75, y, text, ha="right", fontsize=10, color=MUTED)
-    ax.set(xlim=(-1.9, count - 0.4), ylim=(bottom - 0.7, 1.9))
-    ax.axis("off")
-    colour_bar(ax, scale, "value of the entry", shrink=0.62, aspect=18, pad=0.02)
+def row_lookup(vocabulary: Words, ids: Sequence[int], matrix: Any, follow: Words) -> Figure:
+    """Draw a matrix (V, entries) beside its rows `ids`; lines follow some words from row to row."""
+    array = as_array(matrix, 2)
+    title = "Each word becomes a number, and each number selects a row"
+    fig, (left, right) = figure(9.2, 4.6, 1, 2, title=title)
+    fig.get_layout_engine().set(wspace=0.18)
+    panels = (left, array, range(len(array)), "The matrix, by number")
+    panels = panels, (right, array[list(ids)], ids, "The sentence, word by word")
+    for ax, rows, numbers, name in panels:
+        draw_values(ax, rows, vmin=-np.abs(array).max(), vmax=np.abs(array).max(), cbar_label=None)
+        names = [f"{vocabulary[number]}  {number}" for number in numbers]
+        ax.set_yticks(np.arange(len(rows)) + 0.5, names, parse_math=False)
+        ax.set(xticks=(), ylim=(len(array), 0))
+        hide_frame(ax)
+        name_axes(ax, title=name, x=f"first {array.shape[1]} entries", y="word and number")
+    right.yaxis.tick_right()  # the lines need the space between the panels
+    right.yaxis.set_label_position("right")
+    for word, colour in zip(follow, (PALETTE[3], PALETTE[2]), strict=False):
+        number = vocabulary.index(word)
+        position = list(ids).index(number)
+        for ax, row in ((left, number), (right, position)):
+            look = {"fill": False, "edgecolor": colour, "linewidth": 2.4, "clip_on": False}
+            rectangle(ax, 0, row, array.shape[1], 1, zorder=4, **look)
+        ends = {"xyA": (array.shape[1], number + 0.5), "coordsA": left.transData}
+        ends |= {"xyB": (-0.02, 1 - (position + 0.5) / len(array)), "coordsB": right.transAxes}
+        fig.add_artist(ConnectionPatch(**ends, arrowstyle="-|>", color=colour, linewidth=1.6))
+    colour_bar([left, right], left.collections[0], "value of the entry", pad=0.02)
     return fig
 
 

@@ -43,7 +43,7 @@ def flops_per_target_token(
     """Floating-point operations of one training step per real target token, padding left out.
 
     A matrix product of (n, k) and (k, m) takes 2nkm, and the backward pass twice what the forward
-    pass takes. Softmax, LayerNorm, dropout and the optimiser are not counted, as usual.
+    pass takes. Softmax, LayerNorm, dropout and the optimizer are not counted, as usual.
 
     Args:
         sizes: the fields of a `ModelConfig`.

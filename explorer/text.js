@@ -104,7 +104,7 @@ class SubwordVocab {
     const words = normalizeText(text.toWellFormed?.() ?? text).split(" ");
     const parts = words.filter(Boolean).flatMap((word) => this.mergePairs([..."▁" + word]));
     /** @type {string[]} */
-    const tokens = []; // neighbouring unknown characters are one token
+    const tokens = []; // neighboring unknown characters are one token
     parts.forEach((part, i) => {
       const joins = i > 0 && !this.ids.has(part) && !this.ids.has(parts[i - 1]);
       if (joins) tokens.push(tokens.pop() + part);

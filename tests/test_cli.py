@@ -314,7 +314,7 @@ def shipped(home, tmp_path):
 
 
 def test_fine_tuning_starts_from_a_model_and_resumes_without_it(cli, shipped, tmp_path):
-    """The weights, the sizes and the vocabularies are the model's, the optimiser is new."""
+    """The weights, the sizes and the vocabularies are the model's, the optimizer is new."""
     before = Translator.open(shipped).model.state_dict()
     tiny_step = TUNE.replace("1e-3", "1e-9")
     assert cli(f"{tiny_step} --max-steps 1 --dropout 0.3")[0] == 0

@@ -1,4 +1,4 @@
-"""Scores against independent counts, and the data set's own tokenised files."""
+"""Scores against independent counts, and the data set's own tokenized files."""
 
 import hashlib
 import json

@@ -347,7 +347,7 @@ def test_a_source_of_only_padding_gives_finite_numbers(norm_first, training):
     assert all(p.grad.any() for p in model.decoder.parameters())
     assert not maps.cross[:, 1].any() and not maps.encoder[:, 1].any()
     if not training:
-        close(logits[[0, 2]], model(SRC, TGT)[[0, 2]], 1e-5)  # its neighbours do not notice
+        close(logits[[0, 2]], model(SRC, TGT)[[0, 2]], 1e-5)  # its neighbors do not notice
 
 
 @pytest.mark.parametrize("positions", ["sinusoidal", "learned"])

@@ -337,9 +337,9 @@ def test_words_fit_their_boxes_and_figure_one_a_laptops_screen() -> None:
     fig = figures.figure_one()
     assert png.png(fig, sharpness=1)[1]["height"] <= 560
     found = boxes(fig)
-    labelled = [frame for frame in frames(fig) if frame.get_gid() not in NO_LABEL]
-    assert len(labelled) == 21
-    for frame in labelled:
+    labeled = [frame for frame in frames(fig) if frame.get_gid() not in NO_LABEL]
+    assert len(labeled) == 21
+    for frame in labeled:
         label = [text for text in found if text.get_text() == frame.get_gid()]
         assert [within(found[text], frame) for text in label].count(True) == 1, frame.get_gid()
 

@@ -58,7 +58,7 @@ class Module:
                     raise ExportError(f"{name} is defined twice in {self.name}")
                 self.names.append(name)
             definition = isinstance(node, DEFINITIONS)
-            if constants and not definition:  # neighbours in a cell stay as they are
+            if constants and not definition:  # neighbors in a cell stay as they are
                 self.chunks[-1] = (False, f"{self.chunks[-1][1]}\n{text}".rstrip())
             else:
                 self.chunks.append((definition, text.strip("\n")))

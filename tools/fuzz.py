@@ -180,7 +180,7 @@ def read_text(data: bytes) -> None:
 
 
 def read_words(data: bytes) -> None:
-    """Read a vocabulary of either kind, and tokenise a sentence with it."""
+    """Read a vocabulary of either kind, and tokenize a sentence with it."""
     from transformer_lib.data.reading import load_vocab
 
     (home() / "some.vocab").write_bytes(data)

@@ -1,7 +1,7 @@
 """Measure how `prepare` and the reading of batches grow with the corpus; results/growth-data.json.
 
 The corpora are Multi30k once, 4, 16, 64 and 100 times, with variation: in every copy but the first,
-two neighbouring words of each sentence change places, and the pairs come in another order. Each
+two neighboring words of each sentence change places, and the pairs come in another order. Each
 measurement is a process of its own, and its memory is the most that this process ever had.
 
     python tools/growth.py --work build/growth            # measures what is missing, then draws
@@ -28,7 +28,7 @@ STEPS = 20
 
 
 def vary(line, copy, number):
-    """Swap two neighbouring words of a sentence; copy 0 stays as it is."""
+    """Swap two neighboring words of a sentence; copy 0 stays as it is."""
     words = line.split(" ")
     if copy and len(words) > 1:
         place = (copy * 31 + number) % (len(words) - 1)

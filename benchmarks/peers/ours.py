@@ -21,7 +21,7 @@ __all__ = ["OurStep", "decoder", "training"]
 
 
 class OurStep:
-    """Updates by a `Trainer`, with its optimiser, precision and loss."""
+    """Updates by a `Trainer`, with its optimizer, precision and loss."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer

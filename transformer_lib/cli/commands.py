@@ -231,7 +231,7 @@ def train(
         data: a folder that `prepare` wrote.
         out: the folder of this run.
         model: sizes of the model.
-        rates: loss and optimiser.
+        rates: loss and optimizer.
         run: length and schedule.
         preset: sizes to start from: tiny (4 layers, 128), base and big (the paper's).
         init: a run, a model folder or the name of a model that ships: train it further on new

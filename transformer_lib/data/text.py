@@ -140,7 +140,7 @@ def read_pairs(
 ) -> ParallelText:
     """Read two text files whose lines belong together into memory, see `read_lines`.
 
-    A pair with an empty side is dropped as a pair and counted, so its neighbours stay aligned.
+    A pair with an empty side is dropped as a pair and counted, so its neighbors stay aligned.
 
     Raises:
         ValueError: the files differ in their number of lines, no pair is left, or what

@@ -1,4 +1,4 @@
-"""Behaviour checks for any encoder-decoder; each says what failed and what usually causes it.
+"""Behavior checks for any encoder-decoder; each says what failed and what usually causes it.
 
 A model needs `encode(src) -> memory` and `decode(tgt, memory, src) -> hidden or logits`, batch
 first. If it has `attention_maps` or `start_cache` as ours has, those are probed too. Source ids

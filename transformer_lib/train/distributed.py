@@ -5,8 +5,8 @@ tokens of *all* ranks, so its gradient is the sum of the gradients that the rank
 are two ways to sum them:
 
 - **DDP** (DistributedDataParallel): every rank has the whole model, and the gradients are averaged
-  while they are computed. Simple and fast, as long as model and optimiser fit on one device.
-- **FSDP2** (`fully_shard`): every rank keeps 1/N of each weight, gradient and optimiser state. A
+  while they are computed. Simple and fast, as long as model and optimizer fit on one device.
+- **FSDP2** (`fully_shard`): every rank keeps 1/N of each weight, gradient and optimizer state. A
   layer's weights are gathered just before it computes and freed afterwards: less memory, more
   traffic.
 
@@ -202,7 +202,7 @@ def full_state_dict(value: Any) -> Any:
 def shard_optimizer_state(
     state: dict[str, Any], optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Return this rank's shards of a whole optimiser state: the inverse of `full_state_dict`."""
+    """Return this rank's shards of a whole optimizer state: the inverse of `full_state_dict`."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     if not any(map(is_sharded, weights)):
         return state

@@ -1,4 +1,4 @@
-"""An optimiser besides the paper's: Muon for the matrices of the layers, Adam for the rest."""
+"""An optimizer besides the paper's: Muon for the matrices of the layers, Adam for the rest."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class MuonAndAdam(torch.optim.Optimizer):
         self._share_groups()
 
     def _share_groups(self) -> None:
-        """Let a rate set on this optimiser be that of its parts."""
+        """Let a rate set on this optimizer be that of its parts."""
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     def step(self, closure: Callable[[], float] | None = None) -> None:

@@ -220,7 +220,7 @@ class Trainer:
             self._lock.release()
 
     def restore(self, checkpoint: Path) -> None:
-        """Restore weights, optimiser, random numbers and position from a checkpoint.
+        """Restore weights, optimizer, random numbers and position from a checkpoint.
 
         Raises:
             CheckpointError: a file is damaged.

@@ -115,7 +115,7 @@ def evaluate_text(
 
     Args:
         beam_size, alpha, max_tokens: as in `Translator.hypotheses`.
-        language: ISO code of the target, for the measures that tokenise words.
+        language: ISO code of the target, for the measures that tokenize words.
         warn: receives the index of each sentence that is too long, and what happens to it.
     """
     left_empty = set()
@@ -168,7 +168,7 @@ def words_bleu(
 
 
 def lc_norm_tok(lines: Sequence[str], language: str) -> list[str]:
-    """Lower-case, normalise and tokenise, as in the `lc.norm.tok` files of Multi30k.
+    """Lower-case, normalize and tokenize, as in the `lc.norm.tok` files of Multi30k.
 
     For both sides of test_2016_flickr the output equals the published files (a test compares them).
     """
@@ -185,7 +185,7 @@ def lc_norm_tok(lines: Sequence[str], language: str) -> list[str]:
 def literature_bleu(
     hypotheses: Sequence[str], references: Sequence[str], language: str
 ) -> dict[str, Any]:
-    """Return BLEU of lower-cased, normalised, tokenised text, as papers on Multi30k report it."""
+    """Return BLEU of lower-cased, normalized, tokenized text, as papers on Multi30k report it."""
     texts = (lc_norm_tok(lines, language) for lines in (hypotheses, references))
     return _entry(bleu(*texts, tokenize="none", **RAW), "lc.norm.tok by sacremoses")
 

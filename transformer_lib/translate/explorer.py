@@ -30,7 +30,7 @@ __all__ = ["Explorer", "explorer_page", "pack_model", "write_explorer"]
 
 SHIPPED = ("multi30k-de-en", "multi30k-en-de")
 MAX_BYTES = 100 * 2**20  # of weights: browsers open larger pages slowly, or not at all
-LIMITS = re.compile(r"^- \*\*(?:Limits|Licence)\*\*: (.*(?:\n  .*)*)", re.M)  # in a model's card
+LIMITS = re.compile(r"^- \*\*(?:Limits|License)\*\*: (.*(?:\n  .*)*)", re.M)  # in a model's card
 SCRIPT = re.compile(r'<script src="([\w./-]+)"></script>\n?')
 START = "globalThis.ExplorerStart"  # by which a page of ours is known
 STYLE = '<link rel="stylesheet" href="style.css">'

@@ -1,7 +1,7 @@
 """BLEU and chrF through sacrebleu, each with its signature.
 
-A BLEU score means nothing without its signature (tokeniser, case, version), so the two are kept
-together. The tokeniser depends on the target language: words without spaces between them would be
+A BLEU score means nothing without its signature (tokenizer, case, version), so the two are kept
+together. The tokenizer depends on the target language: words without spaces between them would be
 one token. sacrebleu is imported when a score is computed, not with the library.
 """
 
@@ -66,13 +66,13 @@ def bleu(
     """Return corpus BLEU (Papineni et al., 2002), the paper's measure (section 6.1).
 
     The n-gram counts are summed over all sentences before anything is divided. Pass plain
-    text: sacrebleu tokenises it itself, so that two systems are scored alike.
+    text: sacrebleu tokenizes it itself, so that two systems are scored alike.
 
     Args:
         references: one reference for each, as a person wrote it. Never decode references
             from ids: `<unk>` against `<unk>` would count as a correct word.
         tokenize: one of `TOKENIZERS`, see `choose_tokenizer`; "none" for text that is already
-            tokenised, such as Multi30k's `lc.norm.tok` files.
+            tokenized, such as Multi30k's `lc.norm.tok` files.
         special_tokens: refused in both texts, in any case. They are not words, and counting
             them raises the score. Pass () if the texts contain them as plain text.
 
@@ -90,7 +90,7 @@ def _bleu_metric(tokenize: str, lowercase: bool = False) -> Any:
     with needs("cli"):
         from sacrebleu.metrics import BLEU
 
-    # sacrebleu warns about text that is tokenised, as characters and "none" are
+    # sacrebleu warns about text that is tokenized, as characters and "none" are
     quiet = tokenize in ("none", "char", "zh")
     try:
         return BLEU(lowercase=lowercase, tokenize=tokenize, force=quiet)
@@ -145,7 +145,7 @@ def chrf(
 ) -> Score:
     """Return corpus chrF (Popović, 2015), the F-score of character n-grams.
 
-    It needs no tokeniser. Arguments and errors as in `bleu`. A `word_order` of 0 is chrF; 2 adds
+    It needs no tokenizer. Arguments and errors as in `bleu`. A `word_order` of 0 is chrF; 2 adds
     single words and word pairs, which is chrF++.
     """
     check_texts(hypotheses, references, special_tokens)

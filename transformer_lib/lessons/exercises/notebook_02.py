@@ -148,7 +148,7 @@ EXERCISES = {
             "sine and cosine are swapped: the sines are in the even columns.": (
                 lambda x, table: rotate(x, table.unflatten(1, (-1, 2)).flip(2).flatten(1))
             ),
-            "neighbouring entries are a pair: 0 and 1, 2 and 3.": rotate_halves,
+            "neighboring entries are a pair: 0 and 1, 2 and 3.": rotate_halves,
             "the numbers are right, but the pairs must be interleaved again.": not_interleaved,
             "this adds the table. Multiply by its sines and cosines.": lambda x, table: x + table,
             "the vectors are not turned yet.": lambda x, table: x,

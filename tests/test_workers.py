@@ -153,7 +153,8 @@ def test_whatever_ends_one_ends_all(data, tmp_path, act, status, message):
     [
         ({}, (4, 1)),
         ({"steps": 10}, (1, 1)),  # over before the helpers have started
-        ({"max_tokens": 100}, (1, 1)),  # less to compute than to send
+        ({"max_tokens": 210}, (1, 1)),  # slower with two
+        ({"max_tokens": 260}, (2, 1)),
         ({"workers": 2}, (2, 1)),
         ({"workers": 1, "threads": 3}, (1, 3)),
         ({"threads": 2}, (2, 1)),

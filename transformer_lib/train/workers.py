@@ -36,8 +36,8 @@ from transformer_lib.train.settings import n_weights
 __all__ = ["Helpers", "choose_workers", "keep_freed_memory", "serve", "start_helpers"]
 
 RATE = 4e10  # operations a second of one core, a low estimate
-LEAST = 0.02  # seconds of computing that each worker has to have in an update
-START = 20.0  # seconds of one core that a run has to take; starting the helpers takes about 3
+LEAST = 0.03  # seconds of computing, at that rate, that each worker has to have in an update
+START = 20.0  # seconds of one core that a run has to take; starting the helpers takes about 1
 PROCESS = 4e8  # bytes of a process with torch in it
 WIDE = 256  # d_model from which more threads than one pay in a process
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
@@ -58,7 +58,7 @@ def choose_workers(
 
     Args:
         workers: number of processes. "auto" is one per core where that pays: every worker has at
-            least 20 ms to compute for an update, the whole run takes more than 20 s of one core,
+            least 30 ms to compute for an update, the whole run takes more than 20 s of one core,
             and the memory suffices.
         threads: cores to use in all; when left out, the physical cores of this job.
 

@@ -269,7 +269,7 @@ def test_no_network(tmp_path, site):
         unused.bind(("127.0.0.1", 0))
         site.url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(DownloadError, match=r"no connection.*Connection refused.*by hand"):
-            fetch(site, tmp_path)
+            fetch(site, tmp_path / "new" / "folder")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transformer_lib.data.files import file_sha256
+from transformer_lib.data.locks import make_folders, remove_empty
 from transformer_lib.data.text import ParallelText, read_pairs
 
 __all__ = [
@@ -211,10 +212,14 @@ def _fetch_file(url: str, path: Path, sha256: str, timeout: float, time_limit: f
             file.write(data)
 
     pooch.get_logger().setLevel("WARNING")  # one line for each file is enough
+    made: list[Path] = []
     try:
+        made = make_folders(path.parent)
         pooch.retrieve(url, sha256, path.name, path.parent, downloader=download)
     except OSError as error:
         raise DownloadError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        remove_empty(made)  # those in which nothing has arrived
 
 
 def _read(url: str, timeout: float, time_limit: float) -> tuple[bytes, str]:

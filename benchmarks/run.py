@@ -98,7 +98,7 @@ class Run:
         self.say("the best number of processes and threads of every peer")
         ways = sorted({(1, 1), (1, n), (n, 1)}) if options.device == "cpu" else [(1, n)]
         trials = best_ways(
-            self.names("training"), conditions, self.left_out, ways, 1 if options.quick else 4
+            self.names("training"), conditions, self.left_out, ways, 1 if options.quick else 3
         )
         best = {n: (tried[0]["processes"], tried[0]["threads"]) for n, tried in trials.items()}
         with Crew("training", [*trials], conditions, self.left_out, best) as crew:

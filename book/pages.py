@@ -34,7 +34,7 @@ BY_HAND = {
     "probes": ("", [f"automodule:: {PACKAGE}.lessons.probes\n   :members:"]),
 }
 NBSP = "\N{NO-BREAK SPACE}"
-DOCUMENTS = ("install", "explorer", "training", "scaling", "distributed", "faults")
+DOCUMENTS = ("install", "explorer", "training", "scaling", "distributed", "faults", "faults_table")
 CARDS = {
     "01": ("Embeddings", "words become vectors, and vectors words"),
     "02": ("Positional encoding", "the order of the words"),

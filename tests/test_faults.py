@@ -23,8 +23,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import transformer_lib
 from transformer_lib import Translator
 from transformer_lib.cli import main
+from transformer_lib.cli.commands import COMMANDS
 from transformer_lib.data.files import (
     CheckpointError,
     check_folder,
@@ -623,8 +625,11 @@ def test_nothing_is_unpickled_and_no_archive_unpacked():
 # --- the list
 
 
+FAULTS = ROOT / "docs" / "faults.md"
+
+
 def test_the_list_of_faults_names_tests_that_exist():
-    text = (ROOT / "docs" / "faults.md").read_text("utf-8")
+    text = FAULTS.read_text("utf-8")
     rows = re.findall(r"^\| (\d+) \|(.*)\|$", text, re.M)
     numbers = [int(number) for number, _ in rows]
     assert numbers[:29] == list(range(1, 30)) and numbers == sorted(set(numbers))
@@ -635,3 +640,13 @@ def test_the_list_of_faults_names_tests_that_exist():
             tree = ast.parse((ROOT / "tests" / f"{module}.py").read_text("utf-8"))
             functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
             assert test in functions, f"row {number}: {module}.{test}"
+
+
+def test_the_table_of_faults_has_every_fault_and_every_command_and_nothing_is_broken():
+    faults = dict(re.findall(r"^\| (\d+) \| (.+?) \| .*\|$", FAULTS.read_text("utf-8"), re.M))
+    table = FAULTS.with_name("faults_table.md").read_text("utf-8")
+    assert dict(re.findall(r"^\| (\d+): (.+?) \| ", table, re.M)) == faults
+    assert [*COMMANDS] == re.search(r"^\| fault \| (.+) \|$", table, re.M)[1].split(" | ")
+    listed = set(re.findall(r"^\| `([\w.]+)` \|", table, re.M))
+    plain = {"AttentionMaps", "Batch", "Evaluation", "Hypothesis", "StepResult", "Vocab"}  # tuples
+    assert set(transformer_lib.__all__) - listed == plain and "broken" not in table

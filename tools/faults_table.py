@@ -431,7 +431,8 @@ each command and function and looks at what happens. *kept*: the promise held in
 too. *mended*: it failed there and holds now. *tested*: no probe, but a test that
 [faults.md](faults.md) names for the row calls it, and passes. `–`: not applicable, as the command
 takes nothing that the fault could be in (computed from its parameters). `·`: not tried here;
-`export` was not, as the packages of its engines were not installed."""
+`export` was not, as the packages of its engines were not installed. The older checkout has no
+`explore`, so that all its entries are *mended*."""
 
 
 def main() -> int:

@@ -21,6 +21,7 @@ from transformer_lib.train.dropout import FastDropout
 from transformer_lib.train.folder import RunLog
 from transformer_lib.train.run_config import RunConfig
 from transformer_lib.training import Evaluation, evaluation_mode
+from transformer_lib.translate.scores import check_texts
 from transformer_lib.translate.search import check_search, check_source
 from transformer_lib.translate.translator import Translator, check_sentences
 from transformer_lib.vocab import SubwordVocab, WordTokenizer, learnable, normalize_text
@@ -73,6 +74,8 @@ def test_a_model_that_no_machine_holds_is_refused(name):
 )
 def test_only_a_list_is_a_list_of_sentences(sentences):
     refused(check_sentences, sentences, match="give a list of sentences")
+    refused(check_texts, ["a"], sentences, match="give a list of sentences")
+    refused(check_texts, sentences, ["a"], match="give a list of sentences")
 
 
 @pytest.mark.parametrize("text", [None, 5, b"a", ["a"], "a \ud800"], ids=repr)
@@ -103,7 +106,7 @@ def test_a_search_needs_numbers_that_make_sense(change, match):
 
 def test_the_source_of_a_search_is_checked():
     config = ModelConfig.tiny(20)
-    for src in (SRC.float(), SRC[0], SRC + 15, SRC - 6):
+    for src in (SRC.float(), SRC[0], SRC + 15, SRC - 6, None, SRC.tolist()):
         refused(check_source, src, config, 9, match="whole numbers|out of range")
     refused(check_source, SRC, config, "9", match="extra")
     for search in (greedy_decode, beam_search):  # nothing is said where the width is 0

@@ -8,7 +8,7 @@ one token. sacrebleu is imported when a score is computed, not with the library.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,8 +166,11 @@ def check_texts(
     special_tokens: Collection[str] = (),
 ) -> None:
     """Raise ValueError unless both are equally many plain strings without special tokens."""
-    if any(isinstance(texts, str | bytes) for texts in (hypotheses, references)):
-        raise ValueError("give a list of sentences, not one string")
+    for texts in (hypotheses, references):
+        if isinstance(texts, str | bytes):
+            raise ValueError("give a list of sentences, not one string")
+        if isinstance(texts, Mapping) or not hasattr(texts, "__getitem__"):
+            raise ValueError(f"give a list of sentences, not {type(texts).__name__}")
     if len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} hypotheses, but {len(references)} references")
     if len(hypotheses) == 0:

@@ -241,6 +241,8 @@ def check_search(n_best: int, beam_size: int, alpha: float, vocab_size: int) -> 
 
 def check_source(src: Tensor, config: ModelConfig, extra: int) -> Tensor:
     """Return the source of a search, at least one column wide, or raise ValueError."""
+    if not isinstance(src, Tensor):
+        raise ValueError(f"src must hold whole numbers (B, S), got {type(src).__name__}")
     if src.dim() != 2 or src.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"src must hold whole numbers (B, S), got {src.dtype} {[*src.shape]}")
     if not is_whole(extra):

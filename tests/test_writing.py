@@ -351,3 +351,17 @@ def test_a_translation_that_is_too_long_to_draw_is_printed(cli, monkeypatch):
     assert status == 0 and out.count("\n") == 1
     assert "line 1 cannot be drawn, the translation has 6,001 tokens" in err
     assert "out.png was not written" in err
+
+
+def test_sweeping_takes_the_locks_that_nobody_holds(tmp_path):
+    (tmp_path / ".lock-left").touch()
+    with hold_name(tmp_path / "held"):
+        files.sweep(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [".lock-held"]
+
+
+def test_a_link_in_place_of_a_prepared_folder_is_refused(tmp_path):
+    (tmp_path / "away").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "away")
+    with pytest.raises(FileExistsError, match="is a link"):
+        files.check_free(tmp_path / "link", "corpus", replace=True)

@@ -1,6 +1,7 @@
 """The running sentence and the ledger of its shapes."""
 
 import re
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -109,19 +110,24 @@ SLOW = ("best_translation", "short_run")  # nothing to stop there
 
 
 def test_every_cell_below_a_stopped_training_works_and_says_what_to_run_again(monkeypatch, capsys):
-    real, fit, steps = training.train_step, lessons.fit, iter([3, 0, 2])  # of each, until stopped
+    real, fit, steps = training.steps_on, lessons.fit, iter([3, 0, 2])  # of each, until stopped
 
-    def stopped(*args, **options):
-        """Train, and stop as the button does."""
+    @contextmanager
+    def stopping(*args):
+        """Provide steps until the run is stopped as the button does."""
         left = iter(range(next(steps)))
 
         def step(*args):
             if next(left, None) is None:
                 raise KeyboardInterrupt
-            return real(*args)
+            return update(*args)
 
+        with real(*args) as update:
+            yield step
+
+    def stopped(*args, **options):
         with monkeypatch.context() as patch:
-            patch.setattr(training, "train_step", step)
+            patch.setattr(training, "steps_on", stopping)
             return fit(*args, **options)
 
     monkeypatch.setattr(lessons, "fit", stopped)

@@ -5,6 +5,7 @@ import sys
 import threading
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from helpers import tiny
@@ -69,13 +70,19 @@ def test_a_model_that_no_machine_holds_is_refused(name):
 
 @pytest.mark.parametrize(
     "sentences",
-    [None, 5, (word for word in ["a"]), {"a": 1}, {"a"}],
+    [None, 5, (word for word in ["a"]), {"a": 1}, {"a"}, np.int64(3), torch.tensor(3)],
     ids=lambda x: type(x).__name__,
 )
 def test_only_a_list_is_a_list_of_sentences(sentences):
     refused(check_sentences, sentences, match="give a list of sentences")
     refused(check_texts, ["a"], sentences, match="give a list of sentences")
     refused(check_texts, sentences, ["a"], match="give a list of sentences")
+
+
+@pytest.mark.parametrize("name", [None, 5, b"a", ["a"]], ids=repr)
+def test_only_a_text_or_a_path_is_the_name_of_a_model(name):
+    with pytest.raises(ValueError, match="the name of a file or folder is a text"):
+        Translator.open(name)
 
 
 @pytest.mark.parametrize("text", [None, 5, b"a", ["a"], "a \ud800"], ids=repr)

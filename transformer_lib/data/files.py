@@ -189,7 +189,9 @@ def check_file(path: str | Path, *, replace: bool = False) -> None:
 
 
 def check_name(path: str | Path) -> None:
-    """Raise ValueError for a name that is not UTF-8: it could be neither recorded nor opened."""
+    """Raise ValueError for what is no name, or not UTF-8: it could not be recorded or opened."""
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"the name of a file or folder is a text, not {type(path).__name__}")
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -27,6 +27,7 @@ __all__ = [
     "PairFiles",
     "ParallelText",
     "Text",
+    "is_list",
     "read_lines",
     "read_pairs",
     "stream_lines",
@@ -37,6 +38,15 @@ MAX_LINE_BYTES = 2**24  # of one line: what is longer is no sentence, and would 
 SAMPLE_PAIRS = 200_000  # enough to learn a vocabulary: its frequent subwords settle
 BLOCK_PAIRS = 4096  # pairs that are encoded together
 BLOCK_BYTES = 2**22  # and most bytes of them, about: long lines make smaller blocks
+
+
+def is_list(texts: object) -> bool:
+    """True for what has items in an order, and is no text or mapping; numpy's numbers are none."""
+    try:
+        len(texts)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return hasattr(texts, "__getitem__") and not isinstance(texts, str | bytes | Mapping)
 
 
 def raw_lines(path: str | Path, max_bytes: int = sys.maxsize) -> Iterator[bytes]:

@@ -8,12 +8,13 @@ one token. sacrebleu is imported when a score is computed, not with the library.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transformer_lib.data.coverage import NO_SPACES
 from transformer_lib.data.extras import needs
+from transformer_lib.data.text import is_list
 from transformer_lib.vocab import SPECIALS
 
 __all__ = [
@@ -169,7 +170,7 @@ def check_texts(
     for texts in (hypotheses, references):
         if isinstance(texts, str | bytes):
             raise ValueError("give a list of sentences, not one string")
-        if isinstance(texts, Mapping) or not hasattr(texts, "__getitem__"):
+        if not is_list(texts):
             raise ValueError(f"give a list of sentences, not {type(texts).__name__}")
     if len(hypotheses) != len(references):
         raise ValueError(f"{len(hypotheses)} hypotheses, but {len(references)} references")

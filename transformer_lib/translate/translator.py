@@ -6,7 +6,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import chain
@@ -34,6 +34,7 @@ from transformer_lib.data.reading import (
     read_json,
     weight_problems,
 )
+from transformer_lib.data.text import is_list
 from transformer_lib.decoding import Hypothesis
 from transformer_lib.model import AttentionMaps, Transformer
 from transformer_lib.translate.inference import (
@@ -264,7 +265,7 @@ class Translator:
 
 def check_sentences(sentences: Sequence[str]) -> None:
     """Raise ValueError for anything but a sequence of texts."""
-    if isinstance(sentences, str | bytes | Mapping) or not hasattr(sentences, "__getitem__"):
+    if not is_list(sentences):
         raise ValueError(f"give a list of sentences, [sentence], not {type(sentences).__name__}")
     for number, sentence in enumerate(sentences, start=1):
         if not isinstance(sentence, str):

@@ -14,7 +14,7 @@ from torch import nn
 from transformer_lib import ModelConfig, TrainConfig, Transformer, beam_search, greedy_decode
 from transformer_lib.data.encoding import LengthFilter
 from transformer_lib.data.extras import MissingPackageError, needs
-from transformer_lib.data.files import CheckpointError
+from transformer_lib.data.files import CheckpointError, check_name
 from transformer_lib.data.reading import load_state
 from transformer_lib.decoding import beam_sentence
 from transformer_lib.lessons import probes
@@ -81,8 +81,7 @@ def test_only_a_list_is_a_list_of_sentences(sentences):
 
 @pytest.mark.parametrize("name", [None, 5, b"a", ["a"]], ids=repr)
 def test_only_a_text_or_a_path_is_the_name_of_a_model(name):
-    with pytest.raises(ValueError, match="the name of a file or folder is a text"):
-        Translator.open(name)
+    refused(check_name, name, match="the name of a file or folder is a text")
 
 
 @pytest.mark.parametrize("text", [None, 5, b"a", ["a"], "a \ud800"], ids=repr)

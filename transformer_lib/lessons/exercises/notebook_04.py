@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from transformer_lib.attention import MultiHeadAttention, attention
-from transformer_lib.lessons.exercises.checker import Exercise, draw
+from transformer_lib.lessons.exercises.checker import Exercise, Hint, draw
 from transformer_lib.masks import causal_mask
 
 
@@ -67,7 +67,10 @@ def chunks_read(answer, layer, x, sizes):
 
     layer.register_forward_pre_hook(record, with_kwargs=True)
     with torch.no_grad():
-        return answer(layer, x, sizes), calls
+        output = answer(layer, x, sizes)
+    if isinstance(output, list | tuple) or getattr(output, "shape", x.shape) != x.shape:
+        raise Hint("return one tensor of the shape of x: `torch.cat(outputs, dim=1)`.")
+    return output, calls
 
 
 def chunk_inputs():
@@ -113,6 +116,23 @@ def merged_wrongly(x, W_Q, W_K, W_V, W_O, n_heads):
     return attention(q, k, v)[0].reshape(x.shape) @ W_O
 
 
+def along(x, W_Q, W_K, W_V, W_O, n_heads, dim):
+    """The layer, with a softmax over the wrong axis."""
+    q, k, v = (heads(x @ W, n_heads) for W in (W_Q, W_K, W_V))
+    weights = (q @ k.mT / math.sqrt(q.size(-1))).softmax(dim)
+    return (weights @ v).transpose(1, 2).flatten(2) @ W_O
+
+
+def reshaped_twice(x, W_Q, W_K, W_V, W_O, n_heads):
+    q, k, v = (reshaped(x @ W, n_heads) for W in (W_Q, W_K, W_V))
+    return attention(q, k, v)[0].reshape(x.shape) @ W_O
+
+
+def not_transposed(x, W_Q, W_K, W_V, W_O, n_heads):
+    q, k, v = ((x @ W).unflatten(-1, (n_heads, -1)) for W in (W_Q, W_K, W_V))
+    return attention(q, k, v)[0].flatten(2) @ W_O
+
+
 def multi_head_inputs():
     cases = ((2, 5, 8, 2), (3, 4, 12, 4), (1, 7, 6, 1))
     return [
@@ -142,6 +162,8 @@ EXERCISES = {
             ),
             "heads split the columns of one matrix; they add none.": (
                 lambda d, h: 4 * h * (d * d + d),
+                lambda d, h: 4 * h * d * d,
+                lambda d, h: 4 * d * d // h,
                 lambda d, h: 4 * (d * d // h + d // h),
             ),
         },
@@ -176,8 +198,12 @@ EXERCISES = {
             "a key at exactly the distance `radius` still counts.": lambda n, r: window_mask(
                 n, r - 1
             ),
-            "the window has 2 · radius + 1 keys; `radius` is not its whole size.": (
-                lambda n, r: window_mask(n, r // 2)
+            "the window has 2 · radius + 1 keys: `radius` on each side.": (
+                lambda n, r: window_mask(n, r // 2),
+                lambda n, r: window_mask(n, 2 * r),
+            ),
+            "a position is its own neighbor, too: its distance is 0.": (
+                lambda n, r: window_mask(n, r) & ~window_mask(n, 0)
             ),
             "True and False are the wrong way round: True means *may attend*.": (
                 lambda n, r: ~window_mask(n, r)
@@ -199,8 +225,17 @@ EXERCISES = {
             "the mask is square, but there are more keys than queries: `causal_mask(T, S)`.": (
                 partial(in_chunks, mask_of=lambda queries, keys: causal_mask(queries))
             ),
+            "the mask is aligned with the first key, but the last query must see all keys: "
+            "`causal_mask(T, S)`.": partial(
+                in_chunks, mask_of=lambda queries, keys: torch.ones(queries, keys).tril().bool()
+            ),
             "within a chunk, words see their future. Pass a mask.": (
                 partial(in_chunks, mask_of=lambda queries, keys: None)
+            ),
+            "words see their future: `source` ends with the chunk, not with the text.": (
+                lambda layer, x, sizes: torch.cat(
+                    [layer(chunk, x) for chunk in x.split(sizes, dim=1)], dim=1
+                )
             ),
             "a chunk cannot see the chunks before it. Pass x up to its end as the source.": (
                 partial(in_chunks, before=False)
@@ -210,7 +245,7 @@ EXERCISES = {
     "4.5": Exercise(
         by_distance,
         passed="a dot product can measure distance: attention smooths data as a kernel does",
-        hint="check the factors: √d_k of the new width, r², and the half in -|xᵢ|²/2.",
+        hint="check the factors: √d_k of the new width, r², and the half in -|xⱼ|²/2.",
         inputs=distance_inputs,
         mistakes={
             "`attention` divides by the root of the new width. Multiply the queries by it.": (
@@ -221,11 +256,14 @@ EXERCISES = {
             ),
             "divide by r², not by r.": (lambda a, k, v, r: by_distance(a, k, v, math.sqrt(r))),
             "the radius has no effect yet.": lambda a, k, v, r: by_distance(a, k, v, 1.0),
-            "the term -|xᵢ|²/2 is missing: give every key one more coordinate.": (
+            "the term -|xⱼ|²/2 is missing: give every key one more coordinate.": (
                 partial(by_distance, squares=0.0)
             ),
-            "the new coordinate of a key is -|xᵢ|²/2, not -|xᵢ|².": partial(
+            "the new coordinate of a key is -|xⱼ|²/2, not -|xⱼ|².": partial(
                 by_distance, squares=2.0
+            ),
+            "the new coordinate of a key is negative: -|xⱼ|²/2.": partial(
+                by_distance, squares=-1.0
             ),
             "`attention` returns output and weights. Return the output alone.": (
                 lambda at, known, values, r: (
@@ -249,6 +287,14 @@ EXERCISES = {
             "scale by the root of a head's width d_k, not of d_model.": (
                 lambda x, *rest: multi_head(x, *rest, width=x.size(-1))
             ),
+            "divide by the root of d_k, not by d_k itself.": (
+                lambda x, *rest: multi_head(x, *rest, width=(x.size(-1) // rest[-1]) ** 2)
+            ),
+            "the softmax runs over the keys, the last axis: each row adds up to 1.": (
+                partial(along, dim=-2),
+                partial(along, dim=1),
+            ),
+            "move the heads in front of the positions: `transpose(1, 2)`.": not_transposed,
             "the scores are not divided by √d_k.": lambda x, *rest: multi_head(x, *rest, width=1),
             "merge the heads and multiply by W_O at the end.": lambda x, q, k, v, o, h: multi_head(
                 x, q, k, v, torch.eye(x.size(-1)), h
@@ -257,7 +303,8 @@ EXERCISES = {
                 lambda x, q, k, v, o, h: multi_head(x, q, k, v, o, 1)
             ),
             "this mixes positions and heads. Split the last dimension, then transpose.": (
-                partial(multi_head, split=reshaped)
+                partial(multi_head, split=reshaped),
+                reshaped_twice,
             ),
             "transpose the heads back before you merge them.": merged_wrongly,
             "multiply by the matrices as they are: x @ W, not x @ W.T.": (

@@ -437,11 +437,12 @@ def forge_array(folder, name, change):
 
 
 def test_a_corpus_that_does_not_fit_is_refused(copy, data, run, tmp_path):
-    other, wrong_id, wrong_ends = (
-        Path(shutil.copytree(data, tmp_path / name)) for name in ("other", "id", "ends")
+    other, wrong_id, wrong_val, wrong_ends = (
+        Path(shutil.copytree(data, tmp_path / name)) for name in ("other", "id", "val", "ends")
     )
     forge(other, "val.src.txt", b"a\n" * 4)
     forge_array(wrong_id, "train.tgt.ids.npy", lambda ids: ids.put(3, 77))
+    forge_array(wrong_val, "val.tgt.ids.npy", lambda ids: ids.put(3, 77))
     forge_array(wrong_ends, "train.src.ends.npy", lambda ends: ends.put([1, 2], ends[[2, 1]]))
     wrong = r"id 77 is out of range: the vocabulary has 16 ids"
     for folder, corpus, words in (
@@ -451,6 +452,8 @@ def test_a_corpus_that_does_not_fit_is_refused(copy, data, run, tmp_path):
     ):
         status, _, err = run(folder, "--resume", "auto", data=corpus)
         assert status == 2 and re.search(words, last_line(err))
+    status, _, err = run(tmp_path / "dry", "--dry-run", data=wrong_val)
+    assert status == 2 and re.search(f"target {wrong}", last_line(err))
 
 
 def test_a_run_of_another_version_is_refused_as_one_and_still_translates(copy, run):

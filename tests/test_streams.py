@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,8 @@ def command(*arguments, closed=(), **environment):
     [
         ((1,), ["info", "x"], 1, "error: standard output is closed, and there is nowhere else"),
         ((0, 1), ["translate", "x"], 1, "error: standard output is closed"),
+        ((1,), ["--version"], 1, "error: standard output is closed"),
+        ((1,), ["train", "--help"], 1, "error: standard output is closed"),
         ((0, 2), ["train", "x", "--stps", "3"], 2, ""),
     ],
     ids=str,
@@ -40,6 +43,23 @@ def test_a_closed_stream_is_told_or_does_without(closed, arguments, status, err)
     out, found = done.communicate(timeout=60)
     assert (done.returncode, out, found.count("\n")) == (status, "", bool(err))
     assert found.startswith(err)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device")
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"]], ids=str)
+def test_what_a_full_device_loses_is_told_in_one_line(arguments):
+    script = 'unset PYTHONUNBUFFERED; exec "$0" -m transformer_lib "$@" > /dev/full'
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable, *arguments], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: what was printed is lost: [Errno 28]")
+
+
+def test_an_error_that_quotes_a_long_text_stays_short(capsys):
+    assert main(["info", "x" * 9000]) != 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and len(line) < 2100
 
 
 def test_the_help_fits_any_terminal_and_any_locale():

@@ -198,6 +198,9 @@ def test_a_run_goes_into_no_folder_that_is_something_else(cli):
         (folder / name).write_text('{"mine": 1}')
         refused(cli, TRAIN, f"{name} is not of a run of ours", out=".")
         (folder / name).unlink()
+    (folder / "run" / "best.json").unlink()
+    os.mkfifo(folder / "run" / "best.json")
+    refused(cli, f"{TRAIN} --resume latest", "best.json is no file", out="run")
 
 
 # Checkpoints that are linked, or go while they are read

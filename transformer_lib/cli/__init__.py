@@ -38,6 +38,7 @@ WRONG_INPUT = (
     NotADirectoryError,
 )
 
+LONGEST = 2000  # characters of an error: what is quoted from a file may be of any length
 PRINTING = (["evaluate"], ["info"], ["translate"])  # whose results are for standard output
 
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             status = _run(arguments)
         finally:  # also after a help text, which ends with SystemExit
-            sys.stdout.flush()
+            _flush()
         return status or 0
     except BrokenPipeError:  # the reader of our output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,18 +74,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(RuntimeError(f"unexpected {kind}: {error} ({hint})"), 1)
 
 
+def _flush() -> None:
+    """Write what is still to be printed.
+
+    Raises:
+        OSError: it is lost. Then it is discarded, or Python would try again at its exit.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(f"what was printed is lost: {error}") from error
+
+
 def _run(arguments: list[str]) -> int | None:
+    from transformer_lib.cli import output
+
+    prints = arguments[:1] in PRINTING or not {"--version", "--help", "-h"}.isdisjoint(arguments)
+    if "stdout" in output.open_streams() and prints:
+        raise OSError("standard output is closed, and there is nowhere else to print the result")
     if arguments == ["--version"]:
         print("transformer-lib", version("transformer_lib"))
         return 0
     with needs("cli"):
         import tyro
 
-        from transformer_lib.cli import output
         from transformer_lib.cli.commands import COMMANDS
 
-    if "stdout" in output.open_streams() and arguments[:1] in PRINTING:
-        raise OSError("standard output is closed, and there is nowhere else to print the result")
     with output.in_one_line():
         work = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -107,5 +125,7 @@ def _failed(error: BaseException, status: int) -> int:
 
     if not hasattr(error, "known_to_all") or os.environ.get("RANK", "0") == "0":
         message = " ".join(str(error).split()) or type(error).__name__
+        if len(message) > LONGEST:
+            message = f"{message[:LONGEST]} …"
         print("error:", escape(message), file=sys.stderr)
     return status

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from transformer_lib.batching import collate, token_batches
 from transformer_lib.data.devices import free_memory
 from transformer_lib.data.files import list_checkpoints
+from transformer_lib.data.reading import check_ids
 from transformer_lib.data.text import ParallelText
 from transformer_lib.train.folder import Resume, check_run_folder, choose_checkpoint
 from transformer_lib.train.trainer import Trainer
@@ -203,7 +204,8 @@ def _time_validation(trainer: Trainer) -> float:
     chosen = fits[:: -(-len(fits) // SENTENCES)]
     sides = (tuple(side[i] for i in chosen) for side in (text.source, text.target))
     some = ParallelText(*sides, name="some")
-    batches = [collate([pairs[i] for i in chosen]).to(trainer.device)]
+    config = trainer.translator.model.config
+    batches = [check_ids(collate([pairs[i] for i in chosen]), config).to(trainer.device)]
     started = time.monotonic()
     validation_scores(trainer.loss.to(trainer.device), trainer.translator, batches, some)
     return (time.monotonic() - started) * len(text) / len(chosen)

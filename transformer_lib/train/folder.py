@@ -42,9 +42,13 @@ def check_run_folder(folder: Path) -> None:
     if owner := owner_of(folder / RUN):
         what = "is" if owner == folder.absolute().resolve() else f"lies in {owner},"
         raise FileExistsError(f"{folder} {what} a folder of ours: choose another for the run")
+    names = (RUN, "log.jsonl", "best.json")
+    for name in names:  # a pipe would wait for a reader
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise FileExistsError(f"{folder / name} is no file: choose another folder for the run")
     if list_checkpoints(folder / "checkpoints") or _is_run(folder / RUN):
         return
-    for name in (RUN, "log.jsonl", "best.json"):
+    for name in names:
         if (folder / name).is_file() and (folder / name).stat().st_size:
             raise FileExistsError(f"{folder / name} is not of a run of ours: choose another folder")
 

@@ -372,6 +372,16 @@ def test_unknown_notebooks_and_arrows_are_refused() -> None:
         figures.figure_one(shapes={"memmory": "(1, 10, 512)"})
 
 
+@pytest.mark.parametrize(("only", "pale"), [("encoder", "decoder"), ("decoder", "encoder")])
+def test_figure_one_of_a_single_stack_makes_the_rest_pale(only, pale) -> None:
+    (ax,) = figures.figure_one(title="a title", only=only).axes
+    shown = {
+        alpha: {t.get_text() for t in ax.texts if t.get_alpha() == alpha} for alpha in (None, 0.18)
+    }
+    assert only in shown[None] and pale in shown[0.18] and "cross-attention" in shown[0.18]
+    assert {"linear", "softmax", "N ×", "feed-forward"} <= shown[None]
+
+
 def test_thumbnails_differ_and_are_written_with_figure_one(tmp_path) -> None:
     thumbnails.main([str(tmp_path)])
     names = [f"{name}.png" for name in thumbnails.PICTURES]

@@ -18,7 +18,7 @@ __all__ = ["attention_over_images", "bug_table", "next_word_bars"]
 def bug_table(caught: Mapping[int, Sequence[str]], *, title: str) -> Figure:
     """Draw a dot for every bug (column) and what catches it (row), the training loss first."""
     checks = ["training loss", *dict.fromkeys(name for names in caught.values() for name in names)]
-    checks.sort(key=lambda name: (name != "training loss", name == "own check"))
+    checks.sort(key=lambda name: (name != "training loss", name == "special check"))
     bugs = sorted(caught)
     fig, ax = figure(8.5, 3.2, title=title)
     for row, check in enumerate(checks):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
+from matplotlib.text import Text
 
 from transformer_lib.lessons.figures.base import headline, style
 from transformer_lib.lessons.figures.colours import DARK, INK, PALETTE
@@ -78,12 +79,15 @@ SHAPES: dict[str, tuple[Number, Number, str]] = {
 
 @style()
 def figure_one(
-    here: int | None = None, shapes: Mapping[str, str] | None = None, title: str | None = None
+    here: int | None = None,
+    shapes: Mapping[str, str] | None = None,
+    title: str | None = None,
+    only: Literal["encoder", "decoder"] | None = None,
 ) -> Figure:
     """Draw the paper's Figure 1 with the parts of notebook `here` in a strong color.
 
     Without `here`, each part shows the number of its notebook. `shapes` writes a text beside an
-    arrow, by the names of `SHAPES`.
+    arrow, by the names of `SHAPES`. With `only`, what a model of this one stack lacks is pale.
 
     Raises:
         ValueError: no such notebook or arrow.
@@ -106,8 +110,25 @@ def figure_one(
     _draw_output(canvas)
     _draw_legend(canvas)
     _write_shapes(canvas, shapes or {})
+    if only:
+        _fade_all_but(ax, only)
     _write_title(fig, title or TITLES[here or 0])
     return fig
+
+
+def _fade_all_but(ax: Axes, stack: str) -> None:
+    """Make pale what lies beside one stack, and in a decoder alone its cross-attention."""
+    middle, bottom = (ENCODER_X + DECODER_X) / 2, STACK_Y + INSET + STEP - 2.0
+    for part in (*ax.patches, *ax.texts, *ax.lines):
+        if isinstance(part, Text):
+            (left, low), (right, high) = part.get_position(), part.get_position()
+        else:
+            box = part.get_window_extent().transformed(ax.transData.inverted())
+            left, low, right, high = box.extents
+        beside = right > middle + 1 if stack == "encoder" else left < middle - 1
+        cross = stack == "decoder" and low >= bottom and high <= bottom + STEP + 1
+        if (beside and high < STACK_Y + 32) or (cross and right < DECODER_X + 20):
+            part.set_alpha(0.18)
 
 
 def _draw_input(canvas: Canvas, stack: str, x: Number, side: int) -> None:

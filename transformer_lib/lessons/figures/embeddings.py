@@ -33,7 +33,7 @@ def rank_frequency(counts: Mapping[str, int]) -> Figure:
     words, values = list(counts), np.array(list(counts.values()))
     once = int((values == 1).sum())
     first = len(words) - once
-    title = f"Most words are rare: {once / len(words):.0%} of all different words occur only once"
+    title = f"Many words are rare: {once / len(words):.0%} of all different words occur only once"
     fig, ax = figure(7.6, 4.3, title=title)
     ax.set(xscale="log", yscale="log")
     ax.grid(True)

@@ -112,7 +112,8 @@ class LiveCurves:
         best = min(run.validation, key=run.validation.__getitem__)
         result = f"validation loss {run.validation[best]:.2f}"
         if best in run.scores:
-            result = f"{run.scores[best]:.0%} of the {run.score_name}"
+            share = run.scores[best]
+            result = f"{share:.{0 if share in (0, 1) else 1}%} of the {run.score_name}"
         return f"{run.name}: {result} after {best} steps"
 
     @style()
@@ -138,7 +139,7 @@ class LiveCurves:
             right.plot(*points, "o-", color=PALETTE[2], clip_on=False)  # the last is on the edge
             right.set(ylim=(-0.03, 1.03))
             right.yaxis.set_major_formatter(PercentFormatter(1.0))
-            name_axes(right, title=run.score_name, x="step", y="share, held-out pairs")
+            name_axes(right, title=run.score_name, x="step", y="share on held-out pairs")
         for ax in axes[0]:
             ax.set_xlim(0, run.steps)
             ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))

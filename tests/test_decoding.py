@@ -8,7 +8,7 @@ from helpers import tiny
 
 from transformer_lib import beam_search, greedy_decode
 from transformer_lib.decoding import beam_sentence, greedy_sentence, length_penalty
-from transformer_lib.translate.search import first_top_k
+from transformer_lib.translate.search import first_top_k, highest
 
 BOS, EOS = 2, 3
 
@@ -98,12 +98,15 @@ def test_scores_are_the_models_own_log_probabilities(beam_size):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_batch_gives_what_its_sentences_give_alone(seed):
     model = sharpened(seed=seed)
-    options = {"beam_size": 4, "n_best": 4, "extra": 6}
-    greedy, beams = greedy_decode(model, SRC, extra=6), beam_search(model, SRC, **options)
-    for row, one, several in zip(SRC, greedy, beams, strict=True):
-        row = row[row != 0][None]
-        almost_equal([one], greedy_decode(model, row, extra=6))
-        almost_equal(several, beam_search(model, row, **options)[0])
+    greedy = greedy_decode(model, SRC, extra=6)
+    for k in (4, 25):  # with 25, there are empty translations
+        options = {"beam_size": k, "n_best": k, "extra": 6}
+        beams = beam_search(model, SRC, **options)
+        assert k < 25 or any(not h.ids for several in beams[1:] for h in several)
+        for row, one, several in zip(SRC, greedy, beams, strict=True):
+            row = row[row != 0][None]
+            almost_equal([one], greedy_decode(model, row, extra=6))
+            almost_equal(several, beam_search(model, row, **options)[0])
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -151,6 +154,17 @@ def test_the_best_of_equals_are_those_of_the_lowest_index(k, n, values):
     found = first_top_k(scores, k)
     assert found[0].equal(expected.values[:, :k])
     assert found[1].equal(expected.indices[:, :k])
+
+
+@pytest.mark.parametrize("size", [32, 96, 100])
+@pytest.mark.parametrize("n", [1, 20])
+def test_the_highest_of_many_rows_is_the_first_of_ties(n, size):
+    scores = torch.randint(2 * size, (n, size)).float()
+    scores[0] = -torch.inf
+    for found, expected in zip(highest(scores), scores.max(1, keepdim=True), strict=True):
+        assert torch.equal(found, expected)
+    scores[0, size // 2] = torch.nan
+    assert highest(scores)[0][0].isnan()
 
 
 def test_a_row_with_fewer_numbers_than_asked_for_gives_each_once():

@@ -170,6 +170,8 @@ OTHERS = [
     (LAYER, lambda *_: mine(DecoderLayer)(SMALL)),
     ("encoder", lambda *_: mine(Encoder)(SMALL)),
     ("src_embedding", lambda *_: mine(TokenEmbedding)(30, 16)),
+    (f"{LAYER}.feed_forward.contract", lambda *_: nn.Linear(24, 16).double()),
+    ("src_embedding", lambda *_: TokenEmbedding(50, 16)),
     ("dropout", lambda *_: nn.Tanh()),
     ("dropout", lambda *_: mine(nn.Dropout)(0.1)),
 ]
@@ -212,7 +214,7 @@ def test_a_part_that_is_watched_is_called(part, kind):
 
 def test_looking_at_a_model_draws_no_random_numbers():
     model = tiny(30).eval()
-    inference._build.cache_clear()
+    inference._built.cache_clear()
     before = torch.get_rng_state()
     assert type(decoder_for(model)) is FastDecoder
     assert torch.equal(torch.get_rng_state(), before)
@@ -419,10 +421,14 @@ def test_one_item_and_autocast_stay_where_they_are(three_threads):
         assert map_threads(lambda _: threading.get_ident(), [0, 1]) == [here, here]
 
 
-def test_every_thread_gets_a_share_that_is_neither_tiny_nor_large(three_threads):
-    assert [best_batch(n, 1024) for n in (0, 600, 1500, 3000, 10**6)] == [256, 256, 550, 1024, 1024]
-    lengths = [15] * 60
-    assert len(length_batches(lengths, best_batch(sum(lengths)))) == 3
+@pytest.mark.parametrize("n", [1, 4, 31, 60, 200, 1000])
+def test_every_thread_gets_as_many_batches_neither_tiny_nor_large(n, three_threads):
+    lengths = [5 + i % 20 for i in range(n)]
+    size = best_batch(lengths, 1024)
+    batches = length_batches(lengths, size)
+    assert 256 <= size <= 1024 and (size == 256 or len(batches) % 3 == 0)
+    assert len(length_batches(lengths, 1024)) > len(batches) - 3  # no more turns than needed
+    assert best_batch([], 1024) == 256 and best_batch([5000], 1024) == 256
 
 
 def test_batches_hold_the_longest_first_and_no_more_than_fits():

@@ -204,9 +204,10 @@ class Vocab(TokenTable):
         Raises:
             ValueError: an id is out of range.
         """
-        ids, hidden = [*map(int, ids)], {self.pad_id, self.bos_id, self.eos_id}
-        if wrong := [id for id in ids if not 0 <= id < len(self)]:
-            raise ValueError(f"id {wrong[0]} is out of range: the vocabulary has {len(self)} ids")
+        ids, size = [*map(int, ids)], len(self)
+        if wrong := [id for id in ids if not 0 <= id < size]:
+            raise ValueError(f"id {wrong[0]} is out of range: the vocabulary has {size} ids")
+        hidden = {self.pad_id, self.bos_id, self.eos_id}
         return self.join([self.id_to_token(id) for id in ids if id not in hidden])
 
     def save(self, path: str | Path) -> None:
@@ -336,6 +337,8 @@ class SubwordVocab(Vocab):
         except RuntimeError as error:
             raise ValueError("not a sentencepiece model") from error
         self._model = model
+        self._tokens = [self._pieces.id_to_piece(id) for id in range(len(self._pieces))]
+        self._ids = {token: id for id, token in enumerate(self._tokens) if id >= len(SPECIALS)}
 
     @classmethod
     def train(cls, texts: Iterable[str], *, size: int = 8000) -> "SubwordVocab":
@@ -343,17 +346,16 @@ class SubwordVocab(Vocab):
         return cls(train_subwords(texts, size))
 
     def __len__(self) -> int:
-        return self._pieces.get_piece_size()
+        return len(self._tokens)
 
     def tokenize(self, text: str) -> list[str]:
         return self._pieces.encode(normalize_text(text), out_type=str)
 
     def token_to_id(self, token: str) -> int:
-        id = self._pieces.piece_to_id(token)
-        return self.unk_id if id < len(SPECIALS) else id
+        return self._ids.get(token, self.unk_id)
 
     def id_to_token(self, id: int) -> str:
-        return self._pieces.id_to_piece(id)
+        return self._tokens[id]
 
     def join(self, tokens: Sequence[str]) -> str:
         return "".join(tokens).replace("▁", " ").strip()

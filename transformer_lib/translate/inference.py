@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import BuiltinFunctionType, FunctionType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -24,8 +25,16 @@ from torch.nn import functional as F
 from transformer_lib.config import ModelConfig
 from transformer_lib.masks import causal_mask, padding_mask
 from transformer_lib.model import Transformer
+from transformer_lib.positional import position_rows
 from transformer_lib.training import evaluation_mode
-from transformer_lib.translate.stacked import Mask, Product, StackedLayer, scores_of, views
+from transformer_lib.translate.stacked import (
+    Mask,
+    Product,
+    Rows,
+    StackedLayer,
+    scores_of,
+    views,
+)
 
 __all__ = [
     "BatchDecoder",
@@ -54,10 +63,10 @@ class PlainDecoder:
         self.model = model
 
     @contextmanager
-    def start(self, src: Tensor, max_len: int, beam_size: int = 1) -> Iterator[PlainSteps]:
+    def start(self, src: Tensor, max_len: int) -> Iterator[PlainSteps]:
         """Encode the source, in evaluation mode."""
         with in_evaluation(self.model) as model:
-            yield PlainSteps(model, src, max_len, beam_size)
+            yield PlainSteps(model, src, max_len)
 
 
 @contextmanager
@@ -89,21 +98,30 @@ class PlainSteps:
     A call takes the last ids (R, 1) and returns log-probabilities of the next (R, V).
     """
 
-    def __init__(self, model: Transformer, src: Tensor, max_len: int, beam_size: int) -> None:
-        self.model, self.src = model, src.repeat_interleave(beam_size, dim=0)
-        self.memory = model.encode(src).repeat_interleave(beam_size, dim=0)
+    def __init__(self, model: Transformer, src: Tensor, max_len: int) -> None:
+        self.model, self.src, self.max_len = model, src, max_len
+        self.memory = model.encode(src)
         self.cache = model.start_cache(self.memory, max_len)
 
     def __call__(self, last: Int[Tensor, "R 1"]) -> Float[Tensor, "R V"]:
+        self.last = last
         hidden = self.model.decode(last, self.memory, self.src, self.cache)
         return log_softmax(self.model.output_projection(hidden[:, -1]))
 
     def select(self, rows: Int[Tensor, " rows"], sentences: Int[Tensor, " n"] | None) -> None:
-        """Keep these rows, in this order; `sentences` are those that remain, None for all."""
+        """Keep these rows, in this order; `sentences` are those that remain, None for all.
+
+        After the first token, there may be more rows than before: the beams of each sentence.
+        """
+        more = len(rows) > len(self.memory)
+        if more or sentences is not None:  # else the same sentences, whose beams have equal rows
+            self.memory, self.src = self.memory[rows], self.src[rows]
+        if more:  # a cache has no room for more rows
+            self.cache = self.model.start_cache(self.memory, self.max_len)
+            self.model.decode(self.last[rows], self.memory, self.src, self.cache)
+            return
         for cache in self.cache:
             cache.select(rows)
-        if sentences is not None:  # else the same sentences, whose beams have equal rows here
-            self.memory, self.src = self.memory[rows], self.src[rows]
 
 
 # Our model, as functions of its weights
@@ -121,10 +139,8 @@ def is_plain(model: Transformer) -> bool:
         return False
     if any(functions_of(owner) != known for owner, known in KNOWN.items()) or any(GLOBAL_HOOKS):
         return False
-    parameters = [*model.parameters()]
-    if len({(p.dtype, p.device) for p in parameters}) != 1:
-        return False
-    return _is_equal(model, _build(model.config))
+    kinds: set[tuple[torch.dtype, torch.device]] = set()
+    return _is_built_as(model, _built(model.config), kinds) and len(kinds) == 1
 
 
 def functions_of(owner: Any) -> dict[str, Any]:
@@ -145,39 +161,67 @@ GLOBAL_HOOKS = (
 )
 
 
+class Part(NamedTuple):
+    """How the notebooks build a module: all but the numbers of its parameters and its mode."""
+
+    kind: type[nn.Module]
+    size: int  # of its dictionary, which also holds what somebody put in the place of a method
+    values: dict[str, Any]
+    tensors: list[tuple[str, str, type, torch.Size]]
+    parts: dict[str, Part]
+
+
 @functools.lru_cache(maxsize=4)
-def _build(config: ModelConfig) -> Transformer:
+def _built(config: ModelConfig) -> Part:
     with torch.device("meta"):  # takes no memory and draws no numbers
-        return Transformer(config)
+        return _describe(Transformer(config))
 
 
-def _is_equal(part: nn.Module | None, known: nn.Module) -> bool:
-    """True if two modules differ only in the numbers of their parameters and in their mode."""
-    if part is None:
+def _describe(module: nn.Module) -> Part:
+    values = {name: value for name, value in vars(module).items() if name not in OF_ALL}
+    tensors = [
+        (store, name, type(tensor), tensor.shape)
+        for store in ("_parameters", "_buffers")
+        for name, tensor in vars(module)[store].items()
+    ]
+    parts = {name: _describe(part) for name, part in vars(module)["_modules"].items()}
+    return Part(type(module), len(vars(module)), values, tensors, parts)
+
+
+def _is_built_as(part: nn.Module | None, known: Part, kinds: set[Any]) -> bool:
+    """True if a module is as described; adds the dtypes and devices of its parameters."""
+    if known.kind is nn.Dropout and part is not None:
+        if not _is_dropout(part):
+            return False
+    elif type(part) is not known.kind:
         return False
-    mine, its, free = vars(part), vars(known), FREE
-    if type(known) is nn.Dropout and _is_dropout(part):
-        free = FREE | {"p", "inplace"}
-    elif type(part) is not type(known):
+    mine = vars(part)
+    if len(mine) != known.size or any(read_hooks(mine)):
         return False
     try:
-        if mine.keys() != its.keys() or mine | {name: its[name] for name in free} != its:
-            return False
-    except (RuntimeError, ValueError):  # an array took the place of a number
+        for name, value in known.values.items():
+            if name not in OF_DROPOUT and mine[name] != value:
+                return False
+        for store, name, kind, shape in known.tensors:
+            tensor = mine[store][name]
+            if type(tensor) is not kind or tensor.shape != shape:
+                return False
+            if kind is nn.Parameter:
+                kinds.add((tensor.dtype, tensor.device))
+    except (KeyError, RuntimeError, ValueError):  # an array took the place of a number
         return False
-    for kind in ("_parameters", "_buffers"):
-        pairs = [(mine[kind].get(name), tensor) for name, tensor in its[kind].items()]
-        if len(mine[kind]) != len(pairs):
-            return False
-        if any(type(x) is not type(y) or x.shape != y.shape for x, y in pairs):
-            return False
-    inside, known_inside = mine["_modules"], its["_modules"]
-    return [*inside] == [*known_inside] and all(
-        _is_equal(inside[name], known_inside[name]) for name in known_inside
+    inside = mine["_modules"]
+    if len(mine["_parameters"]) + len(mine["_buffers"]) != len(known.tensors):
+        return False
+    return [*inside] == [*known.parts] and all(
+        _is_built_as(inside[name], other, kinds) for name, other in known.parts.items()
     )
 
 
-FREE = {"training", "_parameters", "_buffers", "_modules"}
+OF_ALL = vars(nn.Module()).keys()
+HOOKS = {name for name, value in vars(nn.Module()).items() if not value and "hook" in name}
+read_hooks = operator.itemgetter(*HOOKS)
+OF_DROPOUT = {"p", "inplace"}
 
 
 def _is_dropout(part: nn.Module) -> bool:
@@ -201,10 +245,16 @@ class FastDecoder:
             )
             self.output = Product(model.output_projection.weight)
 
+    def embed(self, last: Int[Tensor, "R 1"], t: int) -> Rows:
+        """Return the vectors of the tokens at position t."""
+        embedding, positions = self.model.tgt_embedding, self.model.positions
+        row = position_rows(positions.table, t, 1)
+        return F.embedding(last[:, 0], embedding.weight) * embedding.scale + row
+
     @contextmanager
-    def start(self, src: Tensor, max_len: int, beam_size: int = 1) -> Iterator[FastSteps]:
+    def start(self, src: Tensor, max_len: int) -> Iterator[FastSteps]:
         """Encode the source. No module is called that knows a mode, so none is changed."""
-        yield FastSteps(self, src, beam_size)
+        yield FastSteps(self, src)
 
     def encode(self, src: Int[Tensor, "B S"], mask: Mask) -> Float[Tensor, "B S D"]:
         """Return the memory."""
@@ -214,13 +264,13 @@ class FastDecoder:
         return self.model.encoder.norm(x)
 
 
-READ = 16  # tokens so far are read in blocks: products of fewer keys are slower
+READ = 8  # tokens so far are read in blocks: fewer views, and products of few keys are slow
 
 
 class FastSteps:
     """The decoding of one batch: a row for every beam, one row of memory for every sentence."""
 
-    def __init__(self, decoder: FastDecoder, src: Tensor, beam_size: int) -> None:
+    def __init__(self, decoder: FastDecoder, src: Tensor) -> None:
         self.decoder, self.length = decoder, 0
         mask = padding_mask(src, decoder.model.config.pad_id)  # (B, 1, 1, S)
         padded = not mask.all()
@@ -231,36 +281,39 @@ class FastSteps:
         _, _, n_heads, _, d_k = self.cross[0].shape
         scores = scores_of(mask[:, 0], memory.dtype)  # (B, 1, S)
         self.scores = scores.repeat_interleave(n_heads, 0)
-        self.views = [views(both, self.scores) for both in self.cross]
-        stored = len(self.cross), 2, len(src) * beam_size, n_heads, 0, d_k
-        self.own = memory.new_empty(stored)
+        self.views = [(*views(both), self.scores) for both in self.cross]
+        self.own = memory.new_empty(len(self.cross), 2, len(src), n_heads, 0, d_k)
 
     def __call__(self, last: Int[Tensor, "R 1"]) -> Float[Tensor, "R V"]:
-        model, t = self.decoder.model, self.length
-        x = model.positions(model.tgt_embedding(last), t)[:, 0]
+        decoder, t = self.decoder, self.length
+        x = decoder.embed(last, t)
         if t % READ == 0:
             self.own = F.pad(self.own, (0, 0, 0, READ))  # room for more tokens, zeros
+            self.own_views = [views(layer) for layer in self.own.unbind()]
             self.own_scores = scores_of(causal_mask(READ, t + READ, x.device), x.dtype)
         self.length = t + 1
         scores = self.own_scores[None, t % READ, None]  # (1, 1, tokens that are read)
-        own = [views(layer, scores) for layer in self.own.unbind()]
         new = self.own[..., t, :].unbind()
-        for layer, *stored in zip(self.decoder.decoder, new, own, self.views, strict=True):
-            x = layer.step(x, *stored)
-        return log_softmax(self.decoder.output(model.decoder.norm(x)))
+        for layer, *stored in zip(decoder.decoder, new, self.own_views, self.views, strict=True):
+            x = layer.step(x, *stored, scores)
+        return log_softmax(decoder.output(decoder.model.decoder.norm(x)))
 
     def select(self, rows: Int[Tensor, " rows"], sentences: Int[Tensor, " n"] | None) -> None:
         """Keep these rows, in this order; `sentences` are those that remain, None for all."""
-        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().flatten()
-        origin = rows[moved]
-        for stored in self.own[..., : self.length, :].flatten(0, 1):
-            stored.index_copy_(0, moved, stored.index_select(0, origin))
-        self.own = self.own[:, :, : len(rows)]
+        if len(rows) > self.own.size(2):  # after the first token: the beams of each sentence
+            self.own = self.own[:, :, rows]
+        else:
+            moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().flatten()
+            origin = rows[moved]
+            for stored in self.own[..., : self.length, :].flatten(0, 1):
+                stored.index_copy_(0, moved, stored.index_select(0, origin))
+            self.own = self.own[:, :, : len(rows)]
+        self.own_views = [views(layer) for layer in self.own.unbind()]
         if sentences is not None:
             n_heads = self.cross[0].size(2)
             self.cross = [both[:, sentences] for both in self.cross]
             self.scores = self.scores.unflatten(0, (-1, n_heads))[sentences].flatten(0, 1)
-            self.views = [views(both, self.scores) for both in self.cross]
+            self.views = [(*views(both), self.scores) for both in self.cross]
 
 
 BatchDecoder = FastDecoder | PlainDecoder

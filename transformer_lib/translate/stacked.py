@@ -22,6 +22,7 @@ __all__ = [
     "ONEDNN_WORK",
     "Mask",
     "Product",
+    "Rows",
     "StackedLayer",
     "has_fast_onednn",
     "scores_of",
@@ -104,14 +105,15 @@ class StackedLayer:
         both = self.cross_kv(memory).view(*memory.shape[:2], 2, self.n_heads, -1)
         return both.permute(2, 0, 3, 1, 4).contiguous()
 
-    def step(self, x: Rows, new: Tensor, own: Stored, cross: Stored) -> Rows:
+    def step(self, x: Rows, new: Tensor, own: Pair, cross: Stored, scores: Tensor) -> Rows:
         """Return the decoder layer's output for one new token per row.
 
         Args:
             new: where `own` holds the new token's keys and values, (2, R, H, d_k): written here.
-            own, cross: of the tokens so far and of the memory, see `attend_to`.
+            own, cross: of the tokens so far, with their `scores`, and of the memory: see
+                `attend_to`.
         """
-        x = self._residual(0, x, self._attend_to_past, new, own)
+        x = self._residual(0, x, self._attend_to_past, new, *own, scores)
         x = self._residual(1, x, self._attend_to_memory, cross)
         return self._residual(2, x, self._feed_forward)
 
@@ -126,10 +128,10 @@ class StackedLayer:
         output = F.scaled_dot_product_attention(query, key, value, mask)
         return self.own_output(output.transpose(1, 2).reshape(x.shape))
 
-    def _attend_to_past(self, x: Rows, new: Tensor, own: Stored) -> Rows:
-        heads = self.qkv(x).view(x.size(0), 3, self.n_heads, -1)
-        new.copy_(heads[:, 1:].transpose(0, 1))
-        query = heads[:, 0].reshape(-1, 1, heads.size(-1))  # (R·H, 1, d_k)
+    def _attend_to_past(self, x: Rows, new: Tensor, *own: Tensor) -> Rows:
+        heads = self.qkv(x).view(len(x), 3, self.n_heads, -1).transpose(0, 1)
+        new.copy_(heads[1:])
+        query = heads[0].reshape(len(own[1]), 1, -1)  # (R·H, 1, d_k)
         return self.own_output(attend_to(query, *own).view(x.shape))
 
     def _attend_to_memory(self, x: Rows, cross: Stored) -> Rows:
@@ -163,13 +165,14 @@ def attend_to(
     return torch.bmm(weights, value)
 
 
-Stored = tuple[Tensor, Tensor, Tensor]  # keys, values and scores, as `attend_to` takes them
+Pair = tuple[Tensor, Tensor]  # keys and values
+Stored = tuple[Tensor, Tensor, Tensor]  # the same and scores, as `attend_to` takes them
 
 
-def views(stored: Float[Tensor, "2 B H S d_k"], scores: Tensor) -> Stored:
+def views(stored: Float[Tensor, "2 B H S d_k"]) -> Pair:
     """Return keys and values as `attend_to` takes them, which share their memory."""
     key, value = stored.flatten(1, 2).unbind()
-    return key.transpose(1, 2), value, scores
+    return key.transpose(1, 2), value
 
 
 def scores_of(mask: Bool[Tensor, "*B S"], dtype: torch.dtype) -> Float[Tensor, "*B S"]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import json
+import math
 import os
 import re
 import warnings
@@ -113,8 +115,8 @@ class Translator:
         Args:
             beam_size, alpha, n_best: as in `beam_search`.
             max_tokens: most source ids that are decoded together, padding included. Left out:
-                4,096 on a GPU; on a CPU 2,048, with a beam 1,024, or what gives each thread
-                something to do.
+                4,096 on a GPU; on a CPU up to 3,072, with a beam 1,536, so that the threads share
+                the work.
             warn: receives the index of each sentence that is too long, and the reason.
 
         Raises:
@@ -131,8 +133,8 @@ class Translator:
         fits = [i for i, row in enumerate(ids) if len(row) <= self.model.config.max_len]
         lengths = [len(ids[i]) for i in fits]
         if max_tokens is None:
-            most = 2048 if beam_size == 1 else 1024
-            max_tokens = best_batch(sum(lengths), most) if on_cpu else 4096
+            most = 3072 if beam_size == 1 else 1536
+            max_tokens = best_batch(lengths, most) if on_cpu else 4096
         batches = [[fits[i] for i in batch] for batch in length_batches(lengths, max_tokens)]
 
         def search(chosen: list[int]) -> list[list[Hypothesis]]:
@@ -324,13 +326,23 @@ def find_pretrained(name: str | Path) -> Path:
     raise FileNotFoundError(f"no folder {name}, and no model of that name ships (known: {known})")
 
 
-def best_batch(n_tokens: int, most: int = 2048) -> int:
-    """Choose the most ids of a batch on a CPU: a share for every thread, from 256 to `most`.
+def best_batch(lengths: Sequence[int], most: int) -> int:
+    """Choose the most ids of a batch on a CPU, so that all threads are done at about one time.
 
-    With fewer, calls cost more than arithmetic; with more, its caches are too small.
+    With fewer than 256, calls cost more than arithmetic; with more than `most`, caches are too
+    small. Between them, the smallest that gives every thread the same number of batches.
     """
-    share = 1.1 * n_tokens / torch.get_num_threads()  # a little more, for padding
-    return min(most, max(256, int(share)))
+    longest_first, threads = sorted(lengths, reverse=True), torch.get_num_threads()
+
+    def rounds(max_tokens: int) -> int:
+        start = n_batches = 0
+        while start < len(lengths):
+            start += max(1, max_tokens // longest_first[start])
+            n_batches += 1
+        return math.ceil(n_batches / threads)
+
+    fewest = rounds(most)
+    return bisect.bisect_left(range(most), -fewest, lo=256, key=lambda size: -rounds(size))
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

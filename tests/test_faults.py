@@ -574,11 +574,17 @@ def test_all_problems_are_told_at_once_and_before_any_data_is_read(run, tmp_path
         assert words in err
 
 
-def test_an_argument_that_is_not_utf8_is_refused(whole):
-    call = [sys.executable, "-m", "transformer_lib", "translate", whole, "a b", b"a \xff"]
-    done = subprocess.run(call, capture_output=True, timeout=300)
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr == b"error: sentence 2 is not UTF-8\n"
+def test_an_argument_that_is_not_utf8_is_refused(whole, tmp_path):
+    page = tmp_path / "page.html"
+    for number, arguments in (
+        (2, ["translate", whole, "a b", b"a \xff"]),
+        (1, ["explore", whole, "--out", page, "--sentence", b"a \xff"]),
+    ):
+        call = [sys.executable, "-m", "transformer_lib", *arguments]
+        done = subprocess.run(call, capture_output=True, timeout=300)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert done.stderr == f"error: sentence {number} is not UTF-8\n".encode()
+    assert not page.exists()
 
 
 def test_a_file_that_is_there_is_replaced_only_with_force(whole, data, tmp_path, capsys):

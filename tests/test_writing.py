@@ -233,6 +233,7 @@ def test_a_checkpoint_that_was_moved_and_linked_is_read_and_its_target_left_alon
         "translate {run} a",
         EVALUATE,
         PREPARE.replace("-size 16", "-from {run}"),
+        "explore {run} --out {out}.html",
     ],
 )
 def test_a_checkpoint_that_goes_while_it_is_read_is_looked_for_again(cli, command, monkeypatch):

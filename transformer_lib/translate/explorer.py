@@ -23,7 +23,7 @@ import torch
 
 from transformer_lib.data.files import write_text
 from transformer_lib.data.reading import blame_file, read_json
-from transformer_lib.translate.translator import Translator, find_model
+from transformer_lib.translate.translator import Translator, check_sentences, read_model
 from transformer_lib.vocab import SubwordVocab
 
 __all__ = ["Explorer", "explorer_page", "pack_model", "write_explorer"]
@@ -55,8 +55,11 @@ def pack_model(name: str | Path, *, half: bool = False) -> dict[str, Any]:
     Raises:
         ValueError: a vocabulary of whole words, which only spaCy can split, or too many weights.
     """
-    folder = find_model(name)
-    translator = Translator.from_pretrained(folder)
+
+    def read(folder: Path) -> tuple[Translator, dict[str, Any]]:
+        return Translator.from_pretrained(folder), _about(Path(name).resolve().name, folder)
+
+    translator, about = read_model(name, read)
     if not all(isinstance(v, SubwordVocab) for v in (translator.src_vocab, translator.tgt_vocab)):
         raise ValueError(f"{name} has a vocabulary of whole words: the explorer needs subwords")
     half = half or all(torch.equal(p, p.half().float()) for p in translator.model.parameters())
@@ -74,7 +77,7 @@ def pack_model(name: str | Path, *, half: bool = False) -> dict[str, Any]:
         "weights": _packed(weights),
         "source": _packed(source),
         "target": None if source == target else _packed(target),
-        "about": _about(Path(name).resolve().name, folder),
+        "about": about,
     }
 
 
@@ -118,7 +121,12 @@ def explorer_page(model: str | Path, sentence: str | None = None, *, half: bool 
     Args:
         model, half: as in `pack_model`.
         sentence: what the page translates first; left out, an example.
+
+    Raises:
+        ValueError: the sentence is no text or not UTF-8; see also `pack_model`.
     """
+    if sentence is not None:
+        check_sentences([sentence])
     folder, packed = page_folder(), pack_model(model, half=half)
     key = packed["about"]["title"]
     scripts = f"<script>\n{_model_script(key, packed)}</script>\n{_start([key], sentence)}"

@@ -43,6 +43,10 @@ class Broken(AssertionError):  # noqa: N818
     """A promise that was not kept; the message says what happened instead."""
 
 
+class Untried(Exception):  # noqa: N818
+    """What a probe needs is not on this machine: its cell is left as not tried."""
+
+
 # Columns
 
 
@@ -170,6 +174,7 @@ class Sandbox:
             ],
             "translate": ["translate", self.model, "a b", "--beam", "1", "--attention", out],
             "info": ["info", self.model],
+            "explore": ["explore", self.model, "--out", out],
             "fetch": ["fetch", "--folder", out],
         }[column] + [*flags]
 
@@ -196,6 +201,8 @@ class Sandbox:
     def must(self, *words: object) -> str:
         """Run a command that has to succeed and return its output."""
         status, out, err = self.call(*words)
+        if "transformer-lib[export]" in err:
+            raise Untried(err)
         if status:
             raise Broken(f"status {status}: {err}")
         return out
@@ -284,6 +291,9 @@ def run_probes(only: str = "") -> dict[str, dict[str, str]]:
                 try:
                     part(box)
                     problem = ""
+                except Untried:
+                    shutil.rmtree(box.folder, ignore_errors=True)
+                    continue
                 except Broken as broken:
                     problem = str(broken)
                 except Exception as error:

@@ -587,6 +587,16 @@ def test_an_argument_that_is_not_utf8_is_refused(whole, tmp_path):
     assert not page.exists()
 
 
+def test_an_argument_is_utf8_whatever_the_locale(whole, tmp_path):
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    call = [sys.executable, "-m", "transformer_lib", "explore", whole, "--out", "page.html"]
+    call += ["--sentence", "ä b".encode()]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | ascii_only
+    done = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert r'"\u00e4 b"' in (tmp_path / "page.html").read_text("utf-8")
+
+
 def test_a_file_that_is_there_is_replaced_only_with_force(whole, data, tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("years of work")
     call = ["evaluate", str(whole), "--data", str(data), "--hypotheses", str(tmp_path / "mine.txt")]

@@ -57,6 +57,8 @@ def test_a_sentence_that_is_too_long_is_told_on_every_path(translator):
     assert texts[1:3] == ["", ""] and texts[0] == texts[3] != ""
     with pytest.warns(UserWarning, match=f"sentence 1 {problem}"):
         assert [h.ids for h in translator.hypotheses([long], n_best=2)[0]] == [[], []]
+    for empty in ("", " \u200b\t"):
+        assert [h.ids for h in translator.hypotheses([empty, "Hund"], n_best=2)[0]] == [[], []]
     for pair, side in (((long, "Hund"), "sentence"), (("Hund", long), "translation")):
         with pytest.raises(ValueError, match=f"the {side} {problem}"):
             translator.attention_maps(*pair)

@@ -14,7 +14,14 @@ import torch
 from transformer_lib.data.devices import check_threads, choose_device, n_cores
 from transformer_lib.data.files import reserve
 
-__all__ = ["check_alpha", "choose_device", "command_line", "reserve_outputs", "set_threads"]
+__all__ = [
+    "as_utf8",
+    "check_alpha",
+    "choose_device",
+    "command_line",
+    "reserve_outputs",
+    "set_threads",
+]
 
 
 @contextmanager
@@ -48,6 +55,14 @@ def command_line(*words: str | Path) -> str:
     """Return a command of ours as one would type it in the shell of this system."""
     quote = subprocess.list2cmdline if os.name == "nt" else shlex.join
     return quote(["transformer-lib", *map(str, words)])
+
+
+def as_utf8(argument: str) -> str:
+    """Return an argument as the UTF-8 that it is, where the locale is another."""
+    try:
+        return argument.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:  # `check_sentences` names it
+        return argument
 
 
 def check_alpha(alpha: float) -> None:

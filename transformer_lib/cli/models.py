@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from transformer_lib.cli.common import (
+    as_utf8,
     check_alpha,
     choose_device,
     reserve_outputs,
@@ -259,6 +260,7 @@ def explore(model: str, out: Path, sentence: str | None, half: bool, force: bool
     """Run the command; `commands.explore` has its arguments."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"the explorer is a page, .html, not {out.name!r}")
+    sentence = sentence and as_utf8(sentence)
     with reserve_outputs(out, force=force):
         write_text(out, explorer_page(model, sentence, half=half))
     print(f"{model}, {out.stat().st_size / 1e6:.1f} MB; written to {out}: open it in a browser")

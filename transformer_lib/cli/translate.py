@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformer_lib.cli.common import (
+    as_utf8,
     check_alpha,
     choose_device,
     reserve_outputs,
@@ -19,7 +20,7 @@ from transformer_lib.data.text import read_lines, stream_lines
 from transformer_lib.decoding import Hypothesis
 from transformer_lib.translate.translator import Translator, check_sentences, read_model
 from transformer_lib.translate.unfamiliar import why_unfamiliar
-from transformer_lib.vocab import Vocab, normalize_text
+from transformer_lib.vocab import Vocab
 
 __all__ = ["translate"]
 
@@ -50,7 +51,7 @@ def translate(
         check_ending(attention, "a picture")
     if sentences and file:
         raise ValueError("give sentences or --file, not both")
-    sentences = tuple(map(_as_utf8, sentences))
+    sentences = tuple(map(as_utf8, sentences))
     check_sentences(sentences)
     with reserve_outputs(attention, inputs=[file], force=force):
         translator, val_loss = read_model(
@@ -81,14 +82,6 @@ def translate(
             _say(f"warning: there was no line to translate{unwritten}")
         doubts.summarize()
     return 0
-
-
-def _as_utf8(argument: str) -> str:
-    """Return an argument as the UTF-8 that it is, where the locale is another."""
-    try:
-        return argument.encode("utf-8", "surrogateescape").decode("utf-8")
-    except UnicodeError:  # `check_sentences` names it
-        return argument
 
 
 class Doubts:
@@ -141,18 +134,13 @@ def _translate_lines(
     doubts: Doubts,
 ) -> Iterable[list[tuple[float, str]]]:
     """Yield score and text of each line's n best; empty ones where there are fewer or none."""
-    numbers = [i for i, line in enumerate(lines) if normalize_text(line)]
     hypotheses = translator.hypotheses(
-        [lines[i] for i in numbers],
-        warn=lambda i, problem: _warn(before + numbers[i], problem),
-        **search,
+        lines, warn=lambda i, problem: _warn(before + i, problem), **search
     )
-    best_of = dict(zip(numbers, hypotheses, strict=True))
-    for i in range(len(lines)):
-        best = best_of.get(i, [])
-        if best and not best[0].finished:
+    for i, best in enumerate(hypotheses):
+        if not best[0].finished:
             _warn(before + i, "reached the length limit, its translation has no end")
-        if best and best[0].ids:
+        if best[0].ids:
             doubts.look(before + i, lines[i], best[0])
         texts = [(hyp.score, translator.tgt_vocab.decode(hyp.ids)) for hyp in best]
         yield texts + [(0.0, "")] * (search["n_best"] - len(texts))

@@ -46,7 +46,7 @@ from transformer_lib.translate.inference import (
     map_threads,
 )
 from transformer_lib.translate.search import beam_search, check_search, greedy_decode
-from transformer_lib.vocab import Vocab, normalize_text
+from transformer_lib.vocab import Vocab
 
 EXTRA = 50  # a translation may be this many tokens longer than its source (section 6.1)
 FILES = ("config.json", "model.safetensors", "source.vocab", "target.vocab")
@@ -109,8 +109,8 @@ class Translator:
 
         Their texts differ, however they are split into tokens. There may be fewer than n where
         the search reaches its length limit.
-        On a CPU, each of torch's threads decodes a batch of its own. A sentence with more tokens
-        than the model has positions is not translated: it gets n empty hypotheses and a warning.
+        On a CPU, each of torch's threads decodes a batch of its own. An empty sentence gets n empty
+        hypotheses, and so does one with more tokens than the model has positions, with a warning.
 
         Args:
             beam_size, alpha, n_best: as in `beam_search`.
@@ -130,7 +130,8 @@ class Translator:
         ids = self.encode(sentences)
         for i, problem in self.too_long(ids).items():
             warn(i, f"{problem}: left empty")
-        fits = [i for i, row in enumerate(ids) if len(row) <= self.model.config.max_len]
+        longest = self.model.config.max_len
+        fits = [i for i, row in enumerate(ids) if 1 < len(row) <= longest]  # 1: only <eos>
         lengths = [len(ids[i]) for i in fits]
         if max_tokens is None:
             most = 3072 if beam_size == 1 else 1536
@@ -176,18 +177,8 @@ class Translator:
         An empty sentence stays empty, and so does one that is too long, with a warning; see
         `hypotheses`.
         """
-        check_sentences(sentences)
-        numbers = [i for i, sentence in enumerate(sentences) if normalize_text(sentence)]
-        results = self.hypotheses(
-            [sentences[i] for i in numbers],
-            beam_size=beam_size,
-            alpha=alpha,
-            warn=lambda i, problem: warn(numbers[i], problem),
-        )
-        texts = [""] * len(sentences)
-        for i, hypotheses in zip(numbers, results, strict=True):
-            texts[i] = self.tgt_vocab.decode(hypotheses[0].ids)
-        return texts
+        found = self.hypotheses(sentences, beam_size=beam_size, alpha=alpha, warn=warn)
+        return [self.tgt_vocab.decode(best[0].ids) for best in found]
 
     def attention_maps(
         self, sentence: str, translation: str

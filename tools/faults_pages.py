@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 from faults_reading import reading, sign
 from faults_table import LENGTH, ROOT, SIZES, TEXT, Sandbox, Untried, check, probe, tree
-from faults_writing import mounted, words
+from faults_writing import WRITERS, mounted, words
 
 # What the page does with its sentence, run by Node.js without a document.
 ON_PAGE = """
@@ -58,14 +58,16 @@ class Scripts(HTMLParser):
             self.texts[-1] += data
 
 
-def on_page(box: Sandbox, sentence: str) -> dict:
-    """Write a page for a sentence and return what the page makes of it."""
+def on_page(box: Sandbox, sentence: str, page: str = "") -> dict:
+    """Write a page for a sentence, if none is given, and return what the page makes of it."""
     if not which("node"):
         raise Untried("Node.js")
-    page = box.folder / "new.html"
-    box.must("explore", box.model, "--out", page, "--force", "--sentence", sentence)
+    if not page:
+        out = box.folder / "new.html"
+        box.must("explore", box.model, "--out", out, "--force", "--sentence", sentence)
+        page = out.read_text("utf-8")
     scripts = Scripts()
-    scripts.feed(page.read_text("utf-8"))
+    scripts.feed(page)
     done = subprocess.run(
         ["node", "-e", ON_PAGE], input=json.dumps(scripts.texts), capture_output=True, text=True
     )
@@ -325,6 +327,14 @@ def pooch_is_missing(box: Sandbox, column: str) -> None:
         box.refused(*FETCH, box.folder / "new", says="pooch", status=2)
 
 
+@probe(38, "explore")
+def a_sentence_where_the_locale_is_ascii(box: Sandbox, column: str) -> None:
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = box.shell("tl explore model --out x.html --sentence 'ä b'", **plain)
+    check(not done.returncode, done.stderr)
+    check('"\\u00e4 b"' in (box.folder / "x.html").read_text("utf-8"), "another sentence")
+
+
 @probe(38, "export")
 def an_engine_is_missing(box: Sandbox, column: str) -> None:
     for engine in ("ctranslate2", "transformers"):
@@ -379,7 +389,7 @@ sys.exit(main())
 def killed_while_it_saves(box: Sandbox, column: str) -> None:
     whole = tree(box.run / "checkpoints" / "step-000012")["model.safetensors"]
     flags = " ".join([*SIZES, *LENGTH])
-    for at in (1, 5, 9):  # within the first save, at its end, within the second
+    for at in (1, 9):  # within the first save, and within the second
         (box.folder / "kill.py").write_text(KILL.replace("AT", str(at)))
         line = f"train data new-{at} {flags}"
         done = box.shell(f"'{sys.executable}' kill.py {line}")
@@ -480,3 +490,41 @@ def a_model_that_never_ends(box: Sandbox, column: str) -> None:
         return
     out = box.must(*reading(box, column))
     check(re.search(r"\d+ translations reached the length limit", out), out)
+
+
+# 29, 38: links, other tools
+
+
+@probe(38, *WRITERS, "info")
+def rank_of_another_tool(box: Sandbox, column: str) -> None:
+    no = box.folder / "nowhere"
+    call = {
+        "train": ["train", no, box.folder / "n"],
+        "evaluate": ["evaluate", no, "--data", no],
+        "translate": ["translate", no, "a"],
+        "average": ["average", box.folder / "n", no],
+        "info": ["info", no],
+        "export": ["export", no, box.folder / "n", "--to", "transformers"],
+        "explore": ["explore", no, "--out", box.folder / "n.html"],
+        "prepare": ["prepare", box.model, "--corpus", "multi30k"],
+    }[column]
+    with mock.patch.dict(os.environ, {"RANK": "1"}):
+        box.refused(*call, status=2)
+
+
+# 29: planted links
+
+
+@probe(29, *WRITERS)
+def planted_links(box: Sandbox, column: str) -> None:
+    precious = box.folder / "precious"
+    precious.write_text("mine")
+    out = box.folder / {"translate": "new.png", "explore": "new.html"}.get(column, "new")
+    if column == "train":
+        out.mkdir()
+        (out / ".lock").symlink_to(precious)
+    else:
+        for name in (f".writing-{out.name}", f".lock-{out.name}"):
+            (box.folder / name).symlink_to(precious)
+    box.call(*words(box, column, out))
+    check(precious.read_text() == "mine", "the target of a link was changed")

@@ -675,38 +675,3 @@ def the_disk_of_the_output_is_full(box: Sandbox, column: str) -> None:
 def help_nobody_reads(box: Sandbox, column: str) -> None:
     done = box.shell(f"tl {column} --help | true; exit ${{PIPESTATUS[0]}}")
     check(done.returncode == 0 and not done.stderr, f"{done.returncode}: {done.stderr[-200:]}")
-
-
-@probe(38, *WRITERS, "info")
-def rank_of_another_tool(box: Sandbox, column: str) -> None:
-    no = box.folder / "nowhere"
-    call = {
-        "train": ["train", no, box.folder / "n"],
-        "evaluate": ["evaluate", no, "--data", no],
-        "translate": ["translate", no, "a"],
-        "average": ["average", box.folder / "n", no],
-        "info": ["info", no],
-        "export": ["export", no, box.folder / "n", "--to", "transformers"],
-        "explore": ["explore", no, "--out", box.folder / "n.html"],
-        "prepare": ["prepare", box.model, "--corpus", "multi30k"],
-    }[column]
-    with mock.patch.dict(os.environ, {"RANK": "1"}):
-        box.refused(*call, status=2)
-
-
-# 29: planted links
-
-
-@probe(29, *WRITERS)
-def planted_links(box: Sandbox, column: str) -> None:
-    precious = box.folder / "precious"
-    precious.write_text("mine")
-    out = box.folder / {"translate": "new.png", "explore": "new.html"}.get(column, "new")
-    if column == "train":
-        out.mkdir()
-        (out / ".lock").symlink_to(precious)
-    else:
-        for name in (f".writing-{out.name}", f".lock-{out.name}"):
-            (box.folder / name).symlink_to(precious)
-    box.call(*words(box, column, out))
-    check(precious.read_text() == "mine", "the target of a link was changed")

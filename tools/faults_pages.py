@@ -492,6 +492,13 @@ def a_model_that_never_ends(box: Sandbox, column: str) -> None:
     check(re.search(r"\d+ translations reached the length limit", out), out)
 
 
+@probe(44, "translate")
+def five_best_that_read_differently(box: Sandbox, column: str) -> None:
+    out = box.must("translate", box.model, "a b c d", "--beam", "5", "--n-best", "5")
+    found = [line for line in out.split("\n") if line]
+    check(out.count("\n") == 5 and len({*found}) == len(found) > 1, f"{out!r}")
+
+
 # 29, 38: links, other tools
 
 

@@ -160,7 +160,7 @@ TAKES = {  # where the names of the parameters say too little, or are those of s
     "Trainer.start": {"checkpoints"},
     "Trainer.restore": {"checkpoints"},
     "Trainer.update": {"steps", "batch"},
-    "Trainer.fit": {"training"},
+    "Trainer.fit": {"updates"},
     "Trainer.validate": {"validates"},
     "Trainer.save": {"writes"},
 }
@@ -194,6 +194,7 @@ OF_KINDS: dict[str, set[int]] = {  # the rows that apply to a function with such
     "batch": {18},
     "checkpoints": {4, 5, 6, 33, 36},
     "validates": {19, 39},
+    "updates": {6, 9, 20, 28, 39},
     "training": {1, 6, 7, 8, 9, 20, 28, 39, 48},  # 2 and 27 are about processes
 }
 

@@ -22,6 +22,7 @@ from transformer_lib.train.dropout import FastDropout
 from transformer_lib.train.folder import RunLog
 from transformer_lib.train.run_config import RunConfig
 from transformer_lib.training import Evaluation, evaluation_mode
+from transformer_lib.translate import explorer
 from transformer_lib.translate.scores import check_texts
 from transformer_lib.translate.search import check_search, check_source
 from transformer_lib.translate.translator import Translator, check_sentences
@@ -242,3 +243,8 @@ def test_a_packed_archive_is_not_unpacked(tmp_path):
         archive.writestr("archive/data/0", bytes(10**7))
     with pytest.raises(CheckpointError, match="its parts are larger than the file"):
         load_state(path)
+
+
+def test_the_name_of_a_model_cannot_open_or_close_a_script():
+    """`<!--<script` in the name of a folder would make the browser skip all that follows."""
+    assert "<" not in explorer._model_script("<!--<script>", {"about": {"title": "</script>"}})

@@ -104,9 +104,9 @@ def _packed(data: bytes) -> str:
 
 
 def _model_script(key: str, packed: dict[str, Any]) -> str:
-    """Return a classic script that makes a model known to the page."""
-    text = json.dumps(packed).replace("<", "\\u003c")  # no "</script>" inside a script
-    return f"(globalThis.TransformerModels ??= {{}})[{json.dumps(key)}] = {text};\n"
+    """Return a classic script that makes a model known to the page, with no `<` from its data."""
+    name, text = (json.dumps(value).replace("<", "\\u003c") for value in (key, packed))
+    return f"(globalThis.TransformerModels ??= {{}})[{name}] = {text};\n"
 
 
 def _start(models: Sequence[str], sentence: str | None) -> str:

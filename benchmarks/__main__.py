@@ -13,6 +13,7 @@ from benchmarks import report
 from benchmarks.peers import PEERS
 from benchmarks.rounds import PeerError
 from benchmarks.run import Run
+from benchmarks.surroundings import machine
 from transformer_lib.data.files import to_json, write_text
 
 
@@ -58,10 +59,12 @@ def main() -> int:
     """Run the command."""
     options = arguments()
     try:
+        if options.keep:  # looked at before the work
+            old = json.loads((options.out / "benchmarks.json").read_text("utf-8"))
+            report.check_kept(old, machine(options.device), options.kinds)
         result = Run(options)()
         if options.keep:
-            old = (options.out / "benchmarks.json").read_text("utf-8")
-            result = report.with_kept(result, json.loads(old))
+            result = report.with_kept(result, old)
     except ValueError as error:
         print("error:", error, file=sys.stderr)
         return 2

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,17 @@ def conditions(result: Row) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+def check_kept(old: Mapping[str, Any], machine: Mapping[str, Any], kinds: Collection[str]) -> None:
+    """Raise ValueError if rows of other kinds were measured on another machine."""
+    others = any(old[kind] for kind in PEERS if kind not in kinds)
+    wrong = [name for name, value in old["machine"].items() if machine.get(name) != value]
+    if others and wrong:
+        raise ValueError(
+            "the results that are there are of another machine and cannot be kept: "
+            + ", ".join(f"{name} {old['machine'][name]}, now {machine.get(name)}" for name in wrong)
+        )
+
+
 def with_kept(result: dict[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
     """Return the result with the rows of an older one for each kind that was not measured.
 
@@ -96,8 +107,7 @@ def with_kept(result: dict[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: the older one is of another machine.
     """
     missing = [kind for kind in PEERS if old[kind] and not result[kind]]
-    if missing and result["machine"] != old["machine"]:
-        raise ValueError("the results that are there are of another machine: they cannot be kept")
+    check_kept(old, result["machine"], [kind for kind in PEERS if result[kind]])
     before = {"when": old["when"], "commit": old["commit"]}
     kept = {kind: old.get("kept", {}).get(kind, before) for kind in missing}
     of_training = ("loss curves", "matrix peak", "flops per target token", "trained")

@@ -300,6 +300,10 @@ def test_rows_that_were_not_measured_again_are_kept_with_their_date():
     assert f"training: kept from {old['when']}" in report.conditions(again)
     with pytest.raises(ValueError, match="another machine"):
         report.with_kept(new | {"machine": {}}, old)
+    other = old["machine"] | {"python": "3.0"}
+    with pytest.raises(ValueError, match=r"python 3\.[\d.]+, now 3\.0$"):
+        report.check_kept(old, other, ["decoding"])
+    report.check_kept(old, other, ["decoding", "training"])  # nothing is kept
 
 
 # Peers that fail

@@ -263,8 +263,12 @@ def test_a_missing_file_and_a_damaged_manifest_are_named(tmp_path):
     folder = write(tmp_path / "model")
     with pytest.raises(CheckpointError, match="other is missing"):
         check_folder(folder, ["other"])
+    os.mkfifo(folder / "training.json")  # which nobody ever fills, and no manifest names
+    with pytest.raises(CheckpointError, match=r"training\.json is not a file"):
+        check_folder(folder)
+    (folder / "training.json").unlink()
     (folder / "b.bin").unlink()
-    os.mkfifo(folder / "b.bin")  # which nobody ever fills
+    os.mkfifo(folder / "b.bin")
     with pytest.raises(CheckpointError, match=r"b\.bin is missing"):
         check_folder(folder)
     for damaged in ('{"a.txt": ', "[]", '{"a.txt": 1}', '{"a.txt": {"bxtes": 1, "sha256": "x"}}'):

@@ -224,6 +224,7 @@ WRONG = {
     "translate {run} ja --alpha nan": "--alpha must be a number of at least 0",
     "evaluate {run} --data {data} --alpha -3": "--alpha must be a number",
     "prepare {out} --vocab words --vocab-size 0": "--vocab-size must be",
+    "prepare {out} --vocab-size 9007199254740993": "--vocab-size must be below 2,147,483,648",
     "train {data} {out} --max-steps 0": "max_steps must be above 0",
     "train {data} {out} --peak-rate inf": "peak_rate and eps must be finite",
     "average {data}/sub {run}": "data, a folder of ours",

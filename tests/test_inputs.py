@@ -12,16 +12,17 @@ from helpers import tiny
 from torch import nn
 
 from transformer_lib import ModelConfig, TrainConfig, Transformer, beam_search, greedy_decode
+from transformer_lib.data.devices import choose_device
 from transformer_lib.data.encoding import LengthFilter
 from transformer_lib.data.extras import MissingPackageError, needs
-from transformer_lib.data.files import CheckpointError, check_name
+from transformer_lib.data.files import CheckpointError, check_name, write_folder
 from transformer_lib.data.reading import load_state
 from transformer_lib.decoding import beam_sentence
 from transformer_lib.lessons import probes
 from transformer_lib.train.dropout import FastDropout
 from transformer_lib.train.folder import RunLog
 from transformer_lib.train.run_config import RunConfig
-from transformer_lib.training import Evaluation, evaluation_mode
+from transformer_lib.training import Evaluation, evaluation_mode, inverse_sqrt_rate
 from transformer_lib.translate import explorer
 from transformer_lib.translate.scores import check_texts
 from transformer_lib.translate.search import check_search, check_source
@@ -248,3 +249,44 @@ def test_a_packed_archive_is_not_unpacked(tmp_path):
 def test_the_name_of_a_model_cannot_open_or_close_a_script():
     """`<!--<script` in the name of a folder would make the browser skip all that follows."""
     assert "<" not in explorer._model_script("<!--<script>", {"about": {"title": "</script>"}})
+
+
+@pytest.mark.parametrize("search", [greedy_decode, beam_search])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("eos_id", 20), ("eos_id", -1), ("eos_id", "x"), ("bos_id", 2.7), ("bos_id", None)],
+)
+def test_a_search_is_refused_an_id_that_the_vocabulary_lacks(search, name, value):
+    refused(search, tiny(20).eval(), SRC, match=f"{name} must be an id below 20", **{name: value})
+
+
+@pytest.mark.parametrize("value", [float("nan"), 0, -5])
+def test_a_step_is_counted_from_one(value):
+    refused(inverse_sqrt_rate, value, 1e-3, 4000, match="steps count from 1")
+    refused(inverse_sqrt_rate, 1, 1e-3, value, match="steps count from 1")
+
+
+@pytest.mark.parametrize("error", [TypeError("no such dtype"), KeyError("x"), AttributeError("y")])
+def test_a_mistake_of_the_caller_is_not_blamed_on_the_disk(tmp_path, error):
+    def fill(folder):
+        raise error
+
+    with pytest.raises(type(error)) as found:
+        write_folder(tmp_path / "new", fill, kind="model")
+    assert found.value is error and not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("height", ['"><script>alert(1)</script>', 900.5, None, True])
+def test_the_height_of_a_frame_is_a_number(height):
+    frame = object.__new__(explorer.Explorer)
+    refused(explorer.Explorer.__init__, frame, match="height must be a whole", height=height)
+
+
+@pytest.mark.parametrize("device", ["junk", 0.5, None, "cuda:99", torch.float16])
+def test_a_device_that_is_none_is_refused(device):
+    refused(choose_device, device, match="device")
+
+
+def test_a_model_is_opened_on_a_device_that_there_is():
+    with pytest.raises(ValueError, match="no device: 'junk'"):
+        Translator.open("multi30k-de-en", device="junk")

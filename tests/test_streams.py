@@ -56,6 +56,14 @@ def test_what_a_full_device_loses_is_told_in_one_line(arguments):
     assert done.stderr.startswith("error: what was printed is lost: [Errno 28]")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device")
+@pytest.mark.parametrize("errors", ["2> /dev/full", "2>&1 | exit 0", "2>&-"])
+def test_the_status_tells_what_an_error_message_cannot(errors):
+    script = f'"$0" -m transformer_lib nonsense {errors}; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", script, sys.executable], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "")
+
+
 def test_an_error_that_quotes_a_long_text_stays_short(capsys):
     assert main(["info", "x" * 9000]) != 0
     (line,) = capsys.readouterr().err.splitlines()

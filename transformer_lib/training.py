@@ -88,7 +88,7 @@ def inverse_sqrt_rate(step: int, peak: float, warmup: int) -> float:
 
     Source: the shape of equation 3. Built in notebook 07.
     """
-    if step < 1 or warmup < 1:
+    if not (step >= 1 and warmup >= 1):  # NaN is neither
         raise ValueError(f"steps count from 1, got step={step}, warmup={warmup}")
     return peak * min(step / warmup, (warmup / step) ** 0.5)
 

@@ -121,11 +121,11 @@ def _run(arguments: list[str]) -> int | None:
 
 def _failed(error: BaseException, status: int) -> int:
     """Print the error as one line; if all processes of a run raised it, rank 0 does so alone."""
-    from transformer_lib.cli.output import escape
+    from transformer_lib.cli.output import Unbreakable, escape
 
     if not hasattr(error, "known_to_all") or os.environ.get("RANK", "0") == "0":
         message = " ".join(str(error).split()) or type(error).__name__
         if len(message) > LONGEST:
             message = f"{message[:LONGEST]} …"
-        print("error:", escape(message), file=sys.stderr)
+        print("error:", escape(message), file=Unbreakable(sys.stderr, []), flush=True)
     return status

@@ -87,7 +87,7 @@ def printable() -> Iterator[None]:
         yield
 
 
-class _Unbreakable(_Printable):
+class Unbreakable(_Printable):
     """A stream that discards its text once it cannot be written.
 
     Args:
@@ -135,9 +135,9 @@ def unbreakable_output(*, stdout: bool = True) -> Iterator[list[OSError]]:
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
     in_main = threading.current_thread() is threading.main_thread()  # others handle no signals
     before = signal.getsignal(hangup) if hangup and in_main else None
-    sys.stderr = _Unbreakable(sys.stderr, [])
+    sys.stderr = Unbreakable(sys.stderr, [])
     if stdout:
-        sys.stdout = _Unbreakable(sys.stdout, lost)
+        sys.stdout = Unbreakable(sys.stdout, lost)
     if before is signal.SIG_DFL:
         signal.signal(hangup, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:

@@ -55,6 +55,8 @@ def prepare(
     for name, value in (("sample", sample), ("workers", workers), ("vocab-size", vocab_size)):
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
+    if vocab_size and vocab_size >= 2**31:  # which sentencepiece cannot count to
+        raise ValueError(f"--vocab-size must be below {2**31:,}, got {vocab_size:.6g}")
     if vocab_from and (vocab or vocab_size):
         raise ValueError("--vocab and --vocab-size are those of the model with --vocab-from")
     with reserve(out, "corpus", replace=force):

@@ -27,11 +27,11 @@ MOST_THREADS = 256
 WITH_RANDOM_NUMBERS = ("cuda", "mps")  # of their own, beside the CPU's
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: torch.device | str = "auto") -> torch.device:
     """Return the named device; "auto" takes CUDA, else MPS, else the CPU.
 
     Raises:
-        ValueError: torch does not see the device here.
+        ValueError: torch does not see the device here, or it is no device.
     """
     available = {
         "cuda": torch.cuda.is_available(),
@@ -40,10 +40,14 @@ def choose_device(name: str = "auto") -> torch.device:
     }
     if name == "auto":
         name = next(kind for kind, is_available in available.items() if is_available)
-    kind = torch.device(name).type
-    if not available.get(kind):
-        raise ValueError(f"torch sees no {kind.upper()} device here: choose auto or cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"no device: {name!r:.50}") from error
+    if not available.get(device.type, True):  # of other kinds torch itself says what is wrong
+        kind = device.type.upper()
+        raise ValueError(f"torch sees no {kind} device here: choose auto or cpu")
+    return device
 
 
 def device_name(device: torch.device | str) -> str:

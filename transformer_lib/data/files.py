@@ -67,6 +67,8 @@ REPLACED = ".replaced-"
 LEFTOVER = re.compile(r"(\.writing-|\.replaced-)(\d+)-([0-9a-f]{8})-\d+-(.+)", re.S)
 PROCESS = secrets.token_hex(4)  # tells this process from an earlier one with the same number
 COUNTER = itertools.count()
+# What says that a caller's argument is wrong, not the disk.
+OF_CALLER = (ValueError, TypeError, AttributeError, LookupError, FileExistsError)
 
 
 def write_folder(
@@ -100,7 +102,7 @@ def write_folder(
                 raise FileExistsError(f"{folder} was replaced by another process meanwhile")
             _move_into_place(temporary, folder)
         except Exception as error:  # safetensors and torch have errors of their own for a full disk
-            if isinstance(error, ValueError | FileExistsError) or getattr(error, "filename", None):
+            if isinstance(error, OF_CALLER) or getattr(error, "filename", None):
                 raise
             raise OSError(f"{folder} could not be written: {error}") from error
         finally:

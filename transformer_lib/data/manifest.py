@@ -66,6 +66,9 @@ def check_folder(folder: str | Path, names: Iterable[str] = ()) -> Path:
                 f"{folder / name} is damaged: {found['bytes']} bytes with sha256 "
                 f"{found['sha256']}, expected {expected['bytes']} with {expected['sha256']}"
             )
+    for path in folder.iterdir():  # a pipe would be waited for
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise CheckpointError(f"{path} is not a file")
     return folder
 
 

@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 
 import torch
 
+from transformer_lib.config import is_whole
 from transformer_lib.data.files import write_text
 from transformer_lib.data.reading import blame_file, read_json
 from transformer_lib.translate.translator import Translator, check_sentences, read_model
@@ -193,6 +194,8 @@ class Explorer:
         half: bool = False,
         height: int = 900,
     ) -> None:
+        if not is_whole(height):  # it becomes a part of a page
+            raise ValueError(f"height must be a whole number of pixels, got {height!r:.50}")
         self.model, self.sentence, self.half, self.height = model, sentence, half, height
 
     def __repr__(self) -> str:

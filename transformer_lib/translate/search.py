@@ -55,6 +55,7 @@ def greedy_decode(
     """
     decoder = decoder_for(model)
     src = check_source(src, decoder.model.config, extra)
+    check_ids(decoder.model.config, bos_id=bos_id, eos_id=eos_id)
     limits = length_limits(src, extra, decoder)
     if not limits:
         return []
@@ -271,6 +272,13 @@ def check_source(src: Tensor, config: ModelConfig, extra: int) -> Tensor:
     return src
 
 
+def check_ids(config: ModelConfig, **ids: object) -> None:
+    """Raise ValueError for what is no id of the target vocabulary."""
+    for name, id in ids.items():
+        if not (is_whole(id) and 0 <= id < config.tgt_vocab_size):
+            raise ValueError(f"{name} must be an id below {config.tgt_vocab_size}, got {id!r}")
+
+
 @torch.inference_mode()
 def beam_search(
     model: Transformer | BatchDecoder,
@@ -304,6 +312,7 @@ def beam_search(
     decoder = decoder_for(model)
     check_search(n_best, beam_size, alpha, decoder.model.config.tgt_vocab_size)
     src = check_source(src, decoder.model.config, extra)
+    check_ids(decoder.model.config, bos_id=bos_id, eos_id=eos_id)
     limits = length_limits(src, extra, decoder)
     if not limits:
         return []

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from transformer_lib.batching import pad
 from transformer_lib.config import is_whole
+from transformer_lib.data.devices import choose_device
 from transformer_lib.data.files import (
     MANIFEST,
     CheckpointError,
@@ -253,7 +254,7 @@ class Translator:
         config = read_config(folder / "config.json")
         model = load_weights(config, folder / "model.safetensors")
         source, target = (load_vocab(folder / f"{side}.vocab") for side in ("source", "target"))
-        return cls(model.eval().to(device), source, target)
+        return cls(model.eval().to(choose_device(device)), source, target)
 
 
 def check_sentences(sentences: Sequence[str]) -> None:

@@ -31,7 +31,8 @@ def arguments() -> argparse.Namespace:
     add("--threads", type=int, default=2, help="CPU threads of every peer")
     add("--rounds", type=int, default=5, help="of training; of decoding two less")
     add("--steps", type=int, default=6, help="of training in every round")
-    add("--peers", nargs="*", help="only these (names in benchmarks/peers/__init__.py)")
+    names = sorted({name for peers in PEERS.values() for name in peers})
+    add("--peers", nargs="*", choices=names, metavar="PEER", help=f"only these: {', '.join(names)}")
     add("--kinds", nargs="*", choices=PEERS, default=[*PEERS])
     add(
         "--keep",

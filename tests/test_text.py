@@ -14,9 +14,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from transformer_lib.cli import main
 from transformer_lib.data import text as module
 from transformer_lib.data.progress import progress_bar
-from transformer_lib.data.text import PairFiles, ParallelText, read_lines, read_pairs, stream_lines
+from transformer_lib.data.text import (
+    PairFiles,
+    ParallelText,
+    lines_of_file,
+    read_lines,
+    read_pairs,
+    stream_lines,
+)
 
 NOT_LINE_ENDS = ["\u2028", "\u2029", "\u0085", "\v", "\f", "\x1c", "\x1d", "\x1e", "\r"]
 SETTINGS = settings(database=None, deadline=None, derandomize=True)
@@ -221,3 +229,18 @@ def test_without_tqdm_there_is_no_bar_but_messages_are_shown(monkeypatch, capsys
         bar.set_postfix_str("slowly", refresh=False)
         bar.write("half way")
     assert capsys.readouterr() == ("half way\n", "")
+
+
+def test_lines_that_are_looked_at_one_by_one_need_no_memory(tmp_path):
+    path = tmp_path / "many.gz"
+    path.write_bytes(gzip.compress(b"a\n" * 200_000))
+    with at_most(2**20):
+        assert sum(1 for _ in lines_of_file(path)) == 200_000
+
+
+def test_a_broken_line_of_a_file_is_told_before_any_is_translated(tmp_path, capsys):
+    path = tmp_path / "many"
+    path.write_bytes(b"a\n" * 2000 + b"\xff\n")  # more than are translated at once
+    assert main(["translate", "multi30k-de-en", "--file", str(path), "--beam", "1"]) == 2
+    found = capsys.readouterr()
+    assert (found.out, found.err.count("\n")) == ("", 1) and "line 2001, byte 1" in found.err

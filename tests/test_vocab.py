@@ -305,3 +305,9 @@ def test_bytes_and_files_give_the_same_vocabulary_back(vocab, tmp_path):
 def test_what_is_no_vocabulary_is_refused(data):
     with pytest.raises(ValueError):
         Vocab.from_bytes(data)
+
+
+@pytest.mark.parametrize("train", [lambda text: WordVocab.train(text, "de"), SubwordVocab.train])
+def test_one_text_is_not_a_list_of_its_letters(train):
+    with pytest.raises(ValueError, match="give several texts"):
+        train("Ein Hund läuft durch den Schnee.")

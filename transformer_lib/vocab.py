@@ -27,6 +27,7 @@ __all__ = [
     "UNK_ID",
     "BOS_ID",
     "EOS_ID",
+    "check_texts",
     "frequent_words",
     "TokenTable",
     "Vocab",
@@ -135,6 +136,13 @@ class WordTokenizer:
 
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>")
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
+
+
+def check_texts(texts: Iterable[str]) -> Iterable[str]:
+    """Return the texts; ValueError if it is one text, whose letters would be taken for texts."""
+    if isinstance(texts, str):
+        raise ValueError("give several texts, or [text]")
+    return texts
 
 
 def frequent_words(
@@ -259,7 +267,7 @@ class WordVocab(Vocab):
     ) -> "WordVocab":
         """Learn the words of the *training* texts; limits as in `frequent_words`."""
         split = WordTokenizer(language).marked
-        counts = Counter(word for text in texts for word in split(text))
+        counts = Counter(word for text in check_texts(texts) for word in split(text))
         return cls([*SPECIALS, *frequent_words(counts, min_freq, max_size)], language)
 
     def __len__(self) -> int:
@@ -301,7 +309,7 @@ def train_subwords(texts: Iterable[str], size: int) -> bytes:
     """
     from sentencepiece import SentencePieceTrainer
 
-    model = io.BytesIO()
+    texts, model = check_texts(texts), io.BytesIO()
     names = ("pad", "unk", "bos", "eos")
     try:
         SentencePieceTrainer.train(

@@ -16,7 +16,7 @@ from transformer_lib.cli.common import (
     set_threads,
 )
 from transformer_lib.data.reading import NotFiniteError, blame_file, read_json
-from transformer_lib.data.text import read_lines, stream_lines
+from transformer_lib.data.text import MAX_TEXT_BYTES, lines_of_file, stream_lines
 from transformer_lib.decoding import Hypothesis
 from transformer_lib.translate.translator import Translator, check_sentences, read_model
 from transformer_lib.translate.unfamiliar import why_unfamiliar
@@ -120,10 +120,13 @@ def _validation_loss(folder: Path) -> float | None:
 
 
 def _lines(file: Path | None) -> Iterator[str]:
-    if file:
-        yield from read_lines(file)
+    if not file:
+        yield from stream_lines(sys.stdin.buffer, "standard input")
         return
-    yield from stream_lines(sys.stdin.buffer, "standard input")
+    if file.is_file():  # not a pipe: read twice, so that what is wrong is told before the work
+        for _ in lines_of_file(file, MAX_TEXT_BYTES):
+            pass
+    yield from lines_of_file(file, MAX_TEXT_BYTES)
 
 
 def _translate_lines(

@@ -28,6 +28,7 @@ __all__ = [
     "ParallelText",
     "Text",
     "is_list",
+    "lines_of_file",
     "read_lines",
     "read_pairs",
     "stream_lines",
@@ -90,8 +91,13 @@ def read_lines(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> list[str
         ValueError: bytes that are not UTF-8 (file, line and byte are named), a broken gzip
             file, a line over 16 MiB, or more than `max_bytes` bytes of text.
     """
-    lines = enumerate(raw_lines(path, max_bytes), start=1)
-    return [_decode(line, path, number) for number, line in lines]
+    return [*lines_of_file(path, max_bytes)]
+
+
+def lines_of_file(path: str | Path, max_bytes: int = sys.maxsize) -> Iterator[str]:
+    """Yield the same lines one by one, so that they need no memory."""
+    for number, line in enumerate(raw_lines(path, max_bytes), start=1):
+        yield _decode(line, path, number)
 
 
 def _decode(line: bytes, path: str | Path, number: int) -> str:

@@ -476,8 +476,8 @@ def a_validation_line_that_is_too_long(box: Sandbox, column: str) -> None:
 
 @probe(48, "Trainer")
 def a_trainer_larger_than_the_memory(box: Sandbox, column: str) -> None:
-    sizes = {"d_model": 8192, "n_layers": 30, "d_ff": 2**15}
-    refused(lambda: trainer(box, model=sizes), "memory|GB", (ValueError, MemoryError, OSError))
+    with mock.patch("transformer_lib.data.devices.free_memory", return_value=10_000):
+        refused(lambda: trainer(box), "memory|GB")  # a large one would be killed in an older one
 
 
 @probe(9, "Trainer", "Trainer.fit", "Trainer.update", "train_step")

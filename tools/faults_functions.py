@@ -10,7 +10,9 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from faults_pages import FILES, never_ends, on_page, served

@@ -99,6 +99,26 @@ def a_configuration_that_lies(box: Sandbox, column: str) -> None:
         box.refused(*reading(box, column))
 
 
+@probe(36, "prepare")
+def a_vocabulary_or_a_training_that_lies(box: Sandbox, column: str) -> None:
+    lies = {
+        "target.vocab": (b"", b"{}", b'{"tokens": 3, "language": "de"}', b"\x0a\xff" * 40),
+        "training.json": (b"[]", b"{", b'{"settings": 3}', b'{"settings": {"data": [1]}}'),
+    }
+    for name, datas in lies.items():
+        path, manifest = box.model / name, box.model / "manifest.json"
+        whole = path.read_bytes() if path.exists() else None
+        signed = manifest.read_text()
+        for data in datas:
+            path.write_bytes(data)
+            if whole is not None:
+                sign(box.model, name)
+            box.refused(*reading(box, column), says=name.replace(".", "\\."), status=2)
+        path.write_bytes(whole) if whole is not None else path.unlink()
+        manifest.write_text(signed)
+    box.must(*reading(box, column))
+
+
 @probe(37, *READERS)
 def a_model_with_nan(box: Sandbox, column: str) -> None:
     from safetensors.numpy import load_file, save_file

@@ -508,6 +508,7 @@ NEEDS: dict[int, set[str]] = {
 }
 CANNOT = {  # what the parameters cannot tell
     (18, "evaluate"),  # scores the text that `prepare` kept, and encodes it itself: reads no id
+    (37, "prepare"),  # takes the vocabularies of a model, and reads no weight
 }
 
 

@@ -30,6 +30,7 @@ __all__ = [
 WITH, WITHOUT = PALETTE[0], PALETTE[3]  # the same two colours for √d_k in every figure
 HEADS = [PALETTE[i] for i in (0, 1, 2, 4, 9, 5, 6, 7)]  # a colour per head
 QUERY, KEY, VALUE, GREY = PALETTE[0], PALETTE[1], PALETTE[2], "#7d8a96"
+WIDE = 1.35  # a cell whose numbers have decimals
 GAP = "#ffffff66"  # between the cells of a matrix, on any page
 
 
@@ -49,7 +50,7 @@ def single_head(x: Any, projections: Mapping[str, Any], words: Words, *, row: in
     x_s = x_q + d_k + 2.9
     pitch = max(width, n) + 1.9
     title = "One head: project each word three times, compare, mix the values"
-    ax = _canvas((-2.6, x_s + n + 0.5), (3 * pitch - 1.6, -1.3), title)
+    ax = _canvas((-2.6, x_s + n * WIDE + 0.5), (3 * pitch - 1.6, -1.3), title)
     y_x = pitch + (width - n) / 2
     _table(ax, vectors, 0, y_x, GREY, "$x$", rows=words, row=row)
     for number, (name, colour) in enumerate(zip("QKV", (QUERY, KEY, VALUE), strict=True)):
@@ -66,14 +67,15 @@ def single_head(x: Any, projections: Mapping[str, Any], words: Words, *, row: in
     for y, matrix, name, form in zip(
         tops, (scores, shares, shares @ v), names, ("{:.1f}", "{:.2f}", "{:.1f}"), strict=True
     ):
-        _table(ax, matrix, x_s, y, GREY, name, row=row, form=form)
+        _table(ax, matrix, x_s, y, GREY, name, row=row, form=form, cell=WIDE)
     right, centre = x_q + d_k + 0.2, n / 2
     _link(ax, (right, tops[0] + centre), (x_s - 0.3, tops[0] + centre))
     _link(ax, (right, tops[1] + centre), (x_s - 0.3, tops[0] + centre + 0.6))
     _link(ax, (x_q + v.shape[1] + 0.2, tops[2] + centre), (x_s - 0.3, tops[2] + centre))
     for upper, lower, text in ((tops[0], tops[1], "softmax"), (tops[1], tops[2], "× V")):
-        _link(ax, (x_s + n / 2, upper + n + 0.2), (x_s + n / 2, lower - 1.15))
-        label(ax, x_s + n / 2 + 0.25, (upper + n + lower - 1) / 2, text, ha="left", fontsize=9)
+        x_mid = x_s + n * WIDE / 2
+        _link(ax, (x_mid, upper + n + 0.2), (x_mid, lower - 1.15))
+        label(ax, x_mid + 0.25, (upper + n + lower - 1) / 2, text, ha="left", fontsize=11)
     return ax.get_figure(root=True)
 
 
@@ -92,18 +94,20 @@ def _table(
     rows: Words = (),
     row: int | None = None,
     form: str = "{:g}",
+    cell: Number = 1,
 ) -> None:
     """Draw a matrix of numbers with its name above; only `row` has its full colour, if given."""
-    look = {"fontsize": 10, "color": INK, "parse_math": True}
-    label(ax, x + matrix.shape[1] / 2, y - 0.55, name, **look)
+    look = {"fontsize": 12, "color": INK, "parse_math": True}
+    label(ax, x + cell * matrix.shape[1] / 2, y - 0.55, name, **look)
     for (i, j), value in np.ndenumerate(matrix):
         face = _tint(colour, 0.42 if i == row else 0.16)
-        rectangle(ax, x + j, y + i, 1, 1, facecolor=face, edgecolor=GAP, linewidth=1)
+        rectangle(ax, x + cell * j, y + i, cell, 1, facecolor=face, edgecolor=GAP, linewidth=1)
         bold = {"fontweight": "bold"} if i == row else {}
-        label(ax, x + j + 0.5, y + i + 0.5, form.format(value), fontsize=8.5, color=DARK, **bold)
+        at = x + cell * (j + 0.5), y + i + 0.5
+        label(ax, *at, form.format(value), fontsize=11.5, color=DARK, **bold)
     for i, word in enumerate(rows):
         bold = {"fontweight": "bold"} if i == row else {}
-        label(ax, x - 0.3, y + i + 0.5, word, ha="right", fontsize=9.5, **bold)
+        label(ax, x - 0.3, y + i + 0.5, word, ha="right", fontsize=11.5, **bold)
 
 
 def _tint(colour: str, strength: Number) -> str:

@@ -135,7 +135,7 @@ def test_the_title_of_live_curves_is_the_step_while_it_trains_and_the_result_at_
     run.losses, run.validation = [1.0] * 20, {10: 0.7, 20: 0.8}  # the weights of step 10 are kept
     assert curves.title() == "Copying: validation loss 0.70 after 10 steps"
     run.scores = {10: 0.25, 20: 1.0}
-    assert curves.title() == "Copying: 25% of the sentences exactly right after 10 steps"
+    assert curves.title() == "Copying: 25.0% of the sentences exactly right after 10 steps"
 
 
 def test_what_is_normalized_together_has_one_color() -> None:

@@ -43,7 +43,7 @@ TITLES = {
     2: "Notebook 2: the positional encoding",
     3: "Notebook 3: the masks, which limit what a position may attend to",
     4: "Notebook 4: multi-head attention, from every word to every other",
-    5: "Notebook 5: the feed-forward network, residual connections and LayerNorm",
+    5: "Notebook 5: feed-forward, residual connections, LayerNorm",
     6: "Notebook 6: the parts, stacked into an encoder and a decoder",
     7: "Notebook 7: training the whole model on sentence pairs",
 }

@@ -67,7 +67,6 @@ def conditions(result: Row) -> str:
     about, machine, peak = result["conditions"], result["machine"], result["matrix peak"]
     flops = result["flops per target token"]
     peaks = ", ".join(f"{name} {value / 1e9:,.0f}" for name, value in peak.items())
-    load = [about[f"load average at the {when}"] for when in ("start", "end")]
     lines = [
         f"Measured {result['when']} at commit `{result['commit']}`"
         + (" **with `--quick`: a sanity check, not a result**" if result["quick"] else ""),
@@ -75,18 +74,27 @@ def conditions(result: Row) -> str:
         + f"{machine['processor']}, {machine['cores']} cores "
         f"({', '.join(machine['instructions']) or 'no wide instructions'}), "
         f"Python {machine['python']}",
-        f"{about['threads']} threads, {about['rounds']} rounds of {about['steps per round']} "
-        f"training steps, `OMP_WAIT_POLICY={about['OMP_WAIT_POLICY']}`, load average "
-        + " at the start and ".join("?" if x is None else f"{x:.1f}" for x in load)
-        + " at the end",
+        rounds_of(about),
         f"the model that is trained: `{result['trained'].get('preset', 'tiny')}`, batches of up to "
         f"{result['trained']['max tokens']:,} tokens; measured matrix peak, GFLOP/s: {peaks}",
         f"{flops['by formula'] / 1e6:.1f} MFLOP of training per real target token, padding left "
         f"out ({flops['counted by torch'] / 1e6:.1f} counted by torch, with padding)",
     ]
     for kind, then in result.get("kept", {}).items():
-        lines.append(f"{kind}: kept from {then['when']}, commit `{then['commit']}`")
+        how = f": {rounds_of(then['conditions'])}" if "conditions" in then else ""
+        lines.append(f"{kind}: kept from {then['when']}, commit `{then['commit']}`{how}")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def rounds_of(about: Mapping[str, Any]) -> str:
+    """Return how often was measured, and on how busy a machine."""
+    load = [about[f"load average at the {when}"] for when in ("start", "end")]
+    busy = " at the start and ".join("?" if x is None else f"{x:.1f}" for x in load)
+    return (
+        f"{about['threads']} threads, {about['rounds']} rounds "
+        f"(of {about['steps per round']} steps in training), "
+        f"`OMP_WAIT_POLICY={about['OMP_WAIT_POLICY']}`, load average {busy} at the end"
+    )
 
 
 def check_kept(old: Mapping[str, Any], machine: Mapping[str, Any], kinds: Collection[str]) -> None:
@@ -108,7 +116,7 @@ def with_kept(result: dict[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
     """
     missing = [kind for kind in PEERS if old[kind] and not result[kind]]
     check_kept(old, result["machine"], [kind for kind in PEERS if result[kind]])
-    before = {"when": old["when"], "commit": old["commit"]}
+    before = {name: old[name] for name in ("when", "commit", "conditions")}
     kept = {kind: old.get("kept", {}).get(kind, before) for kind in missing}
     of_training = ("loss curves", "matrix peak", "flops per target token", "trained")
     curves = {name: old[name] for name in of_training} if "training" in missing else {}

@@ -561,11 +561,11 @@ each command and function and looks at what happens. *kept*: the promise held in
 too. *mended*: it failed there and holds now. *tested*: no probe, but a test that
 [faults.md](faults.md) names for the row calls it, and passes. `·`: not tried here. `–`: not
 applicable, as the command takes nothing that the fault could be in (computed from its parameters).
-Not applicable to a function are also what only a process can do; the ids of a layer, which are
-checked before, where a batch is made or a search begins; and what only the notebooks call. The
-cells of `export` are tried where the packages of its engines are installed, and what a page does
-with its sentence where Node.js is; this table was written with both. The older checkout has no
-`explore` and no `Explorer`, so that all their entries are *mended*."""
+For functions, `–` also stands for faults that only a process can have; for ids passed to a layer,
+which are checked earlier, when a batch is made or a search begins; and for functions that only the
+notebooks call. The cells of `export` are tried where the packages of its engines are installed, and
+what a page does with its sentence where Node.js is; this table was written with both. The older
+checkout has no `explore` and no `Explorer`, so that all their entries are *mended*."""
 
 
 def main() -> int:

@@ -139,7 +139,7 @@ PAD_ID, UNK_ID, BOS_ID, EOS_ID = range(4)
 
 
 def check_texts(texts: Iterable[str]) -> Iterable[str]:
-    """Return the texts; ValueError if it is one text, whose letters would be taken for texts."""
+    """Return the texts; ValueError for a single string, a list of its characters."""
     if isinstance(texts, str):
         raise ValueError("give several texts, or [text]")
     return texts

@@ -141,7 +141,7 @@ def position_similarity(dots: Any, by_distance: Any) -> Figure:
 def position_clocks(table: Any, starts: Sequence[int], step: int) -> Figure:
     """Draw pairs as clocks, with a hand at each start and `step` later; position 0 is noon."""
     array, n_pairs = as_array(table, 2), 4
-    title = f"{step} positions turn a hand by the same angle from any start: compare the rows"
+    title = f"A shift by {step} turns each hand by the same angle from any start"
     size = 1.95 * n_pairs + 0.9, 2.05 * len(starts) + 0.9
     fig, axes = figure(*size, len(starts), n_pairs, title=title, squeeze=False)
     for row, start in zip(axes, starts, strict=True):

@@ -22,7 +22,7 @@ import numpy as np
 from faults_functions import model, refused
 from faults_pages import FILES, fill, served
 from faults_reading import Callable as Pickled
-from faults_reading import sign
+from faults_reading import lying_configurations, sign
 from faults_table import TEXT, Broken, Sandbox, check, probe, tree
 from faults_writing import mounted
 
@@ -173,12 +173,7 @@ def bytes_that_are_no_vocabulary(box: Sandbox, column: str) -> None:
 
 @probe(36, *OPEN)
 def a_model_that_lies(box: Sandbox, column: str) -> None:
-    path = box.model / "config.json"
-    true = json.loads(path.read_text())
-    lies = {"d_model": 2**20}, {"n_layers": 10**9}, {"src_vocab_size": 2**40}, {"n_heads": 0}
-    for lie in (*lies, {"d_model": "16"}, {"dropout": None}, {"unknown": 1}):
-        path.write_text(json.dumps(true | lie))
-        sign(box.model, path.name)
+    for _ in lying_configurations(box):
         refused(partial(opener(box, column), box.model))
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -88,14 +89,20 @@ def a_pickled_model(box: Sandbox, column: str) -> None:
         sign(box.model, name)
 
 
-@probe(36, *READERS)
-def a_configuration_that_lies(box: Sandbox, column: str) -> None:
+def lying_configurations(box: Sandbox) -> Iterator[None]:
+    """Give the model one impossible configuration after the other, each with a right manifest."""
     path = box.model / "config.json"
     true = json.loads(path.read_text())
     lies = {"d_model": 2**20}, {"n_layers": 10**9}, {"src_vocab_size": 2**40}, {"n_heads": 0}
     for lie in (*lies, {"d_model": "16"}, {"dropout": None}, {"unknown": 1}):
         path.write_text(json.dumps(true | lie))
         sign(box.model, "config.json")
+        yield
+
+
+@probe(36, *READERS)
+def a_configuration_that_lies(box: Sandbox, column: str) -> None:
+    for _ in lying_configurations(box):
         box.refused(*reading(box, column))
 
 

@@ -80,12 +80,14 @@ def _flush() -> None:
     Raises:
         OSError: it is lost. Then it is discarded, or Python would try again at its exit.
     """
+    from transformer_lib.cli import output
+
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.discard(sys.stdout)
         raise OSError(f"what was printed is lost: {error}") from error
 
 

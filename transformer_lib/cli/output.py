@@ -65,6 +65,13 @@ def escape(text: str) -> str:
     return text.translate(CONTROLS)
 
 
+def discard(stream: Any) -> None:
+    """Send what a stream still holds, and all that follows, nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
 class _Printable:
     """A stream that spells control characters out."""
 
@@ -113,9 +120,7 @@ class Unbreakable(_Printable):
         except OSError as error:  # the pipe is closed, the terminal gone, or the disk full
             if not isinstance(error, BrokenPipeError):
                 self._lost.append(error)
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self._stream.fileno())
-            os.close(null)
+            discard(self._stream)
 
 
 @contextmanager

@@ -27,14 +27,7 @@ from transformer_lib.masks import causal_mask, padding_mask
 from transformer_lib.model import Transformer
 from transformer_lib.positional import position_rows
 from transformer_lib.training import evaluation_mode
-from transformer_lib.translate.stacked import (
-    Mask,
-    Product,
-    Rows,
-    StackedLayer,
-    scores_of,
-    views,
-)
+from transformer_lib.translate.stacked import Mask, Product, Rows, StackedLayer, scores_of, views
 
 __all__ = [
     "BatchDecoder",
@@ -162,7 +155,7 @@ GLOBAL_HOOKS = (
 
 
 class Part(NamedTuple):
-    """How the notebooks build a module: all but the numbers of its parameters and its mode."""
+    """Description of a module as built: all but the numbers of its parameters and its mode."""
 
     kind: type[nn.Module]
     size: int  # of its dictionary, which also holds what somebody put in the place of a method

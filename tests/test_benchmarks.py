@@ -296,6 +296,7 @@ def test_rows_that_were_not_measured_again_are_kept_with_their_date():
     for name in ("training", "loss curves", "matrix peak", "versions"):
         assert both[name] == old[name]
     assert f"training: kept from {old['when']}" in report.conditions(both)
+    assert f"{old['commit']}`: {report.rounds_of(old['conditions'])}" in report.conditions(both)
     again = report.with_kept(new, both)  # what was kept before keeps its first date
     assert f"training: kept from {old['when']}" in report.conditions(again)
     with pytest.raises(ValueError, match="another machine"):

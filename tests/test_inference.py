@@ -1,5 +1,7 @@
 """Fast decoding gives the numbers of the model's own methods, alone and on several threads."""
 
+import math
+import random
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from transformer_lib.attention import MultiHeadAttention
 from transformer_lib.config import ModelConfig
+from transformer_lib.data.reading import NotFiniteError
 from transformer_lib.embeddings import TokenEmbedding
 from transformer_lib.feed_forward import FeedForward
 from transformer_lib.layers import DecoderLayer, Encoder
@@ -20,9 +23,9 @@ from transformer_lib.model import Transformer
 from transformer_lib.train.dropout import FastDropout, use_fast_dropout
 from transformer_lib.translate import inference, stacked
 from transformer_lib.translate.inference import FastDecoder, PlainDecoder, decoder_for, map_threads
-from transformer_lib.translate.search import beam_search, greedy_decode
+from transformer_lib.translate.search import beam_search, greedy_decode, log_softmax
 from transformer_lib.translate.translator import Translator, best_batch, length_batches
-from transformer_lib.vocab import WordVocab
+from transformer_lib.vocab import SPECIALS, WordVocab
 
 KINDS = [
     {"norm_first": norm_first, "positions": positions, "tie_embeddings": tied}
@@ -41,13 +44,13 @@ def model(request):
 def log_probs_of(decoder, src, tgt):
     """Log-probabilities after every target token, fed step by step: (B, T, V)."""
     with decoder.start(src, tgt.size(1)) as step:
-        return torch.stack([step(token) for token in tgt.split(1, dim=1)], dim=1)
+        return torch.stack([log_softmax(step(token)) for token in tgt.split(1, dim=1)], dim=1)
 
 
 @pytest.mark.parametrize("src", [SRC, SRC[:1]], ids=["padded", "not padded"])
 @pytest.mark.parametrize("kind", [FastDecoder, PlainDecoder])
 def test_steps_are_the_model_without_a_cache(model, src, kind):
-    tgt = torch.randint(4, 30, (len(src), inference.READ + 3))
+    tgt = torch.randint(4, 30, (len(src), inference.KEYS + inference.READ + 3))
     with torch.no_grad():
         expected = model(src, tgt).log_softmax(-1)
     found = log_probs_of(kind(model), src, tgt)
@@ -69,6 +72,62 @@ def test_onednn_gives_the_numbers_of_the_model(monkeypatch):
     torch.testing.assert_close(rounded, expected, rtol=0, atol=0.5)
 
 
+@pytest.mark.parametrize("width", [1, 2, 5])
+@pytest.mark.parametrize("n_columns", [5, inference.KEYS, inference.KEYS + 7])
+def test_rows_that_move_and_sentences_that_leave_keep_their_past(
+    model, width, n_columns, monkeypatch
+):
+    """In the order of the caller, wherever they are stored, whatever new memory holds."""
+    empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *size: empty(*size).fill_(torch.nan))
+    draw, n = random.Random(width), 6
+    src = torch.randint(4, 30, (n, n_columns))
+    for sentence in range(1, n):
+        src[sentence, n_columns - sentence :] = 0
+    with (
+        torch.no_grad(),
+        FastDecoder(model).start(src, 40) as fast,
+        PlainDecoder(model).start(src, 40) as plain,
+    ):
+        before = 1
+        while n:
+            token = torch.randint(4, 30, (n * before, 1))
+            found, expected = (log_softmax(step(token)) for step in (fast, plain))
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+            leaves = draw.random() < 0.4 and fast.length > 3
+            stay = sorted(draw.sample(range(n), n - draw.randint(1, 2) if leaves and n > 1 else n))
+            if fast.length == inference.KEYS + inference.READ + 2:
+                stay = []
+            parents = [i * before + draw.randrange(before) for i in stay for _ in range(width)]
+            for step in (fast, plain):
+                step.select(
+                    torch.tensor(parents, dtype=torch.long), stay if len(stay) < n else None
+                )
+            n, before = len(stay), width
+
+
+def test_a_beam_stays_in_its_slot_unless_another_has_it():
+    wanted = torch.tensor([[0, 1, 2], [2, 2, 1], [1, 1, 1], [2, 0, 1], [0, 0, 1]])
+    slots = inference.slots_of(wanted)
+    assert slots.tolist() == [[0, 1, 2], [2, 0, 1], [1, 0, 2], [2, 0, 1], [0, 2, 1]]
+
+
+def test_no_more_is_copied_than_beams_that_share_a_parent(monkeypatch):
+    model, copied, copy = unsettled(tiny(30)).eval(), [], torch.Tensor.index_copy_
+
+    def counting(self, dim, index, source):
+        copied.append(len(index))
+        return copy(self, dim, index, source)
+
+    with torch.no_grad(), FastDecoder(model).start(SRC, 9) as step:
+        step(torch.full((3, 1), 2))
+        step.select(torch.tensor([0, 0, 1, 1, 2, 2]), None)
+        step(torch.full((6, 1), 5))
+        monkeypatch.setattr(torch.Tensor, "index_copy_", counting)
+        step.select(torch.tensor([1, 0, 2, 2, 5, 4]), None)  # one swap, one copy, one swap
+    assert {*copied} == {1}
+
+
 def same(found, expected):
     ids, scores = (
         [[getattr(h, name) for h in side] for side in (found, expected)]
@@ -83,6 +142,33 @@ def test_searches_find_the_same(model):
     options = {"beam_size": 3, "n_best": 3, "alpha": 0.7, "extra": 9}
     pairs = zip(beam_search(model, SRC, **options), beam_search(plain, SRC, **options), strict=True)
     assert all(same(found, expected) for found, expected in pairs)
+
+
+def test_a_translation_without_scores_is_the_same(model):
+    found, expected = (
+        greedy_decode(model, SRC, extra=9, scores=scores) for scores in (False, True)
+    )
+    assert [(h.ids, h.finished) for h in found] == [(h.ids, h.finished) for h in expected]
+    assert all(math.isnan(h.score) and math.isnan(h.log_prob) for h in found)
+
+
+@pytest.mark.parametrize("scores", [True, False])
+@pytest.mark.parametrize("values", [(torch.nan, 0.0), (torch.inf, -torch.inf)])
+def test_a_search_says_what_it_cannot_rank(model, scores, values):
+    rows = torch.zeros(2, model.config.d_model)
+    rows[:, 0] = torch.tensor(values)  # of (inf, -inf), one logit is inf, and none is NaN
+    model.output_projection.weight.data[20:22] = rows
+    with pytest.raises(NotFiniteError, match="the model computes NaN"):
+        greedy_decode(model, SRC, extra=3, scores=scores)
+
+
+def test_a_text_needs_no_scores(monkeypatch):
+    vocab = WordVocab([*SPECIALS, "ein", "Hund"], "de")
+    translator = Translator(tiny(len(vocab)), vocab, vocab)
+    options = {"beam_size": 1, "alpha": 0.0}
+    expected = translator.translate(["ein Hund"], **options)
+    monkeypatch.setattr("transformer_lib.translate.search.log_softmax", None)
+    assert translator.translate(["ein Hund"], **options) == expected
 
 
 def test_two_searches_on_one_model_do_not_meet(model, monkeypatch):

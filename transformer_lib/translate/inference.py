@@ -41,11 +41,6 @@ __all__ = [
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
-def log_softmax(logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
-    """Log-probabilities, in float32 or wider."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
-
-
 # Any model, through its own methods
 
 
@@ -88,7 +83,7 @@ def in_evaluation(model: nn.Module) -> Iterator[nn.Module]:
 class PlainSteps:
     """The decoding of one batch, a row of memory for every row of the decoder.
 
-    A call takes the last ids (R, 1) and returns log-probabilities of the next (R, V).
+    A call takes the last ids (R, 1) and returns logits of the next (R, V).
     """
 
     def __init__(self, model: Transformer, src: Tensor, max_len: int) -> None:
@@ -99,9 +94,9 @@ class PlainSteps:
     def __call__(self, last: Int[Tensor, "R 1"]) -> Float[Tensor, "R V"]:
         self.last = last
         hidden = self.model.decode(last, self.memory, self.src, self.cache)
-        return log_softmax(self.model.output_projection(hidden[:, -1]))
+        return self.model.output_projection(hidden[:, -1])
 
-    def select(self, rows: Int[Tensor, " rows"], sentences: Int[Tensor, " n"] | None) -> None:
+    def select(self, rows: Int[Tensor, " rows"], sentences: Sequence[int] | None) -> None:
         """Keep these rows, in this order; `sentences` are those that remain, None for all.
 
         After the first token, there may be more rows than before: the beams of each sentence.
@@ -257,18 +252,25 @@ class FastDecoder:
         return self.model.encoder.norm(x)
 
 
-READ = 8  # tokens so far are read in blocks: fewer views, and products of few keys are slow
+KEYS = 16  # there are at least so many: a softmax over fewer takes up to 8 times as long
+READ = 8  # after the first 16, tokens so far are read in blocks: fewer views
 
 
 class FastSteps:
-    """The decoding of one batch: a row for every beam, one row of memory for every sentence."""
+    """The decoding of one batch: a row for every beam, one row of memory for every sentence.
+
+    What is stored moves as little as possible, so it may be in another order: the caller's row r
+    is the stored row `at[r]`, its sentence i has the stored memory `groups[i]`.
+    """
 
     def __init__(self, decoder: FastDecoder, src: Tensor) -> None:
         self.decoder, self.length = decoder, 0
-        mask = padding_mask(src, decoder.model.config.pad_id)  # (B, 1, 1, S)
-        padded = not mask.all()
+        pad_id = decoder.model.config.pad_id
+        wide = F.pad(src, (0, max(0, KEYS - src.size(1))), value=pad_id)
+        mask = padding_mask(wide, pad_id)  # (B, 1, 1, S)
+        padded = not mask[..., : src.size(1)].all()
         memory = decoder.encode(src, mask if padded else None)
-        self.cross = [layer.project(memory) for layer in decoder.decoder]
+        self.cross = [layer.project(memory, wide.size(1)) for layer in decoder.decoder]
         for _, value in self.cross if padded else ():
             value.masked_fill_(~mask.transpose(2, 3), 0.0)  # a source of padding only gives 0
         _, _, n_heads, _, d_k = self.cross[0].shape
@@ -276,37 +278,78 @@ class FastSteps:
         self.scores = scores.repeat_interleave(n_heads, 0)
         self.views = [(*views(both), self.scores) for both in self.cross]
         self.own = memory.new_empty(len(self.cross), 2, len(src), n_heads, 0, d_k)
+        self.groups, self.at = [*range(len(src))], torch.arange(len(src), device=src.device)
+        self.rows: Tensor | None = None  # the caller's row of each stored one; None: the same
 
     def __call__(self, last: Int[Tensor, "R 1"]) -> Float[Tensor, "R V"]:
         decoder, t = self.decoder, self.length
-        x = decoder.embed(last, t)
-        if t % READ == 0:
-            self.own = F.pad(self.own, (0, 0, 0, READ))  # room for more tokens, zeros
-            self.own_views = [views(layer) for layer in self.own.unbind()]
-            self.own_scores = scores_of(causal_mask(READ, t + READ, x.device), x.dtype)
+        x = decoder.embed(last if self.rows is None else last[self.rows], t)
+        if t == self.own.size(4):
+            size = t + READ if t else KEYS
+            self._store(self.own, size)
+            self.own_scores = scores_of(causal_mask(size - t, size, x.device), x.dtype)
         self.length = t + 1
-        scores = self.own_scores[None, t % READ, None]  # (1, 1, tokens that are read)
+        scores = self.own_scores[None, t - self.own.size(4), None]  # (1, 1, tokens that are read)
         new = self.own[..., t, :].unbind()
         for layer, *stored in zip(decoder.decoder, new, self.own_views, self.views, strict=True):
             x = layer.step(x, *stored, scores)
-        return log_softmax(decoder.output(decoder.model.decoder.norm(x)))
+        x = decoder.model.decoder.norm(x)
+        return decoder.output(x if self.rows is None else x[self.at])
 
-    def select(self, rows: Int[Tensor, " rows"], sentences: Int[Tensor, " n"] | None) -> None:
-        """Keep these rows, in this order; `sentences` are those that remain, None for all."""
-        if len(rows) > self.own.size(2):  # after the first token: the beams of each sentence
-            self.own = self.own[:, :, rows]
-        else:
-            moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().flatten()
-            origin = rows[moved]
-            for stored in self.own[..., : self.length, :].flatten(0, 1):
-                stored.index_copy_(0, moved, stored.index_select(0, origin))
-            self.own = self.own[:, :, : len(rows)]
-        self.own_views = [views(layer) for layer in self.own.unbind()]
+    def select(self, rows: Int[Tensor, " rows"], sentences: Sequence[int] | None) -> None:
+        """Keep these rows, in this order; `sentences` are those that remain, None for all.
+
+        After the first token, there may be more rows than before: the beams of each sentence.
+        """
+        origin = self.at[rows]
         if sentences is not None:
-            n_heads = self.cross[0].size(2)
-            self.cross = [both[:, sentences] for both in self.cross]
-            self.scores = self.scores.unflatten(0, (-1, n_heads))[sentences].flatten(0, 1)
-            self.views = [(*views(both), self.scores) for both in self.cross]
+            self._select_memory(sentences)
+        if len(rows) > self.own.size(2):
+            self._store(self.own[..., : self.length, :][:, :, origin], self.own.size(4))
+            origin = torch.arange(len(rows), device=rows.device)
+        beams = max(1, len(rows) // max(1, len(self.groups)))
+        first = rows.new_tensor(self.groups)[:, None] * beams
+        self.at = (first + slots_of(origin.view(-1, beams) % beams)).flatten()
+        self.rows = self.at.argsort()
+        moved = (self.at != origin).nonzero().flatten()
+        origin, target = origin[moved], self.at[moved]
+        for stored in self.own[..., : self.length, :].flatten(0, 1):
+            stored.index_copy_(0, target, stored.index_select(0, origin))
+        self.own = self.own[:, :, : len(rows)]
+        self.own_views = [views(layer) for layer in self.own.unbind()]
+
+    def _store(self, own: Float[Tensor, "L 2 R H t d_k"], size: int) -> None:
+        """Store these keys and values, with room for `size` tokens."""
+        t = own.size(4)
+        self.own = own.new_empty((*own.shape[:4], size, own.size(5)))
+        self.own[..., :t, :] = own
+        self.own[..., t:, :] = 0.0  # no NaN where the mask is False
+        self.own_views = [views(layer) for layer in self.own.unbind()]
+
+    def _select_memory(self, sentences: Sequence[int]) -> None:
+        """Keep the memory of these sentences: the last ones fill the gaps of those that left."""
+        groups = [self.groups[i] for i in sentences]
+        n = len(groups)
+        gaps = sorted({*range(n)}.difference(groups))
+        last = [group for group in groups if group >= n]
+        moves = dict(zip(last, gaps, strict=True))
+        self.groups = [moves.get(group, group) for group in groups]
+        origin, target = self.at.new_tensor(last), self.at.new_tensor(gaps)
+        scores = self.scores.unflatten(0, (-1, self.cross[0].size(2)))  # (B, H, 1, S)
+        for stored in (*(both.transpose(0, 1) for both in self.cross), scores):
+            stored.index_copy_(0, target, stored.index_select(0, origin))
+        self.cross = [both[:, :n] for both in self.cross]
+        self.scores = scores[:n].flatten(0, 1)
+        self.views = [(*views(both), self.scores) for both in self.cross]
+
+
+def slots_of(wanted: Int[Tensor, "n k"]) -> Int[Tensor, "n k"]:
+    """Give each of k beams one of k slots: the one it wants, unless an earlier beam has it."""
+    k = wanted.size(1)
+    earlier = torch.ones(k, k, dtype=torch.bool, device=wanted.device).tril(-1)
+    taken = ((wanted[:, :, None] == wanted[:, None, :]) & earlier).any(dim=-1)
+    free = torch.zeros_like(wanted).scatter_(1, wanted, 1).argsort(dim=1, stable=True)
+    return torch.where(taken, free.gather(1, (taken.cumsum(1) - 1).clamp(min=0)), wanted)
 
 
 BatchDecoder = FastDecoder | PlainDecoder

@@ -6,6 +6,7 @@ one new token per step, keys and values cached, sentences that are done leave th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from numbers import Real
 
@@ -45,6 +46,7 @@ def greedy_decode(
     extra: int = 50,
     bos_id: int = BOS_ID,
     eos_id: int = EOS_ID,
+    scores: bool = True,
 ) -> list[Hypothesis]:
     """Decode greedily, one hypothesis per sentence (section 3.1); ties go to the lower id.
 
@@ -52,6 +54,7 @@ def greedy_decode(
         model: in either mode, which stays as it is; or what `decoder_for` made of it.
         src: source ids, padded at the end.
         extra: a translation may be this many tokens longer than its source.
+        scores: whether to compute log-probabilities, a tenth of the time; without, they are NaN.
     """
     decoder = decoder_for(model)
     src = check_source(src, decoder.model.config, extra)
@@ -65,9 +68,12 @@ def greedy_decode(
     token = src.new_full((len(src), 1), bos_id)
     with decoder.start(src, max(limits)) as step:
         while unfinished:
-            best, token = highest(step(token))
-            check_numbers(best)
-            next_ids, nats = token[:, 0].tolist(), best[:, 0].tolist()
+            logits = step(token)
+            best, token = highest(logits)
+            check_numbers(best - best)  # NaN for infinity, too
+            next_ids, nats = token[:, 0].tolist(), [math.nan] * len(rows)
+            if scores:
+                nats = log_softmax(logits).gather(1, token)[:, 0].tolist()
             for sentence, id, log_prob in zip(rows, next_ids, nats, strict=True):
                 if sentence in unfinished:
                     ids[sentence].append(id)
@@ -75,19 +81,25 @@ def greedy_decode(
                     if id == eos_id or len(ids[sentence]) == limits[sentence]:
                         unfinished.remove(sentence)
             if 0 < len(unfinished) <= 0.75 * len(rows):  # dropping rows costs about a step
-                kept = src.new_tensor([i for i, row in enumerate(rows) if row in unfinished])
-                rows = [row for row in rows if row in unfinished]
-                token = token[kept]
-                step.select(kept, kept)
+                kept = [i for i, row in enumerate(rows) if row in unfinished]
+                rows = [rows[i] for i in kept]
+                kept_rows = src.new_tensor(kept)
+                token = token[kept_rows]
+                step.select(kept_rows, kept)
     return [
         Hypothesis([i for i in row if i != eos_id], total, total, row[-1:] == [eos_id])
         for row, total in zip(ids, log_probs, strict=True)
     ]
 
 
-def check_numbers(log_probs: Tensor) -> None:
+def log_softmax(logits: Float[Tensor, "R V"]) -> Float[Tensor, "R V"]:
+    """Log-probabilities, in float32 or wider."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+
+
+def check_numbers(scores: Tensor) -> None:
     """Raise if the model computes NaN: no search can rank its translations."""
-    if log_probs.isnan().any():
+    if scores.isnan().any():
         reason = "its weights hold NaN, infinity or numbers that are too large"
         raise NotFiniteError(f"the model computes NaN instead of probabilities: {reason}")
 
@@ -321,7 +333,7 @@ def beam_search(
     with decoder.start(src, max(limits)) as step:
         while beams.sentences:
             before = beams.ids
-            parents, endings, ends = beams.extend(step(before[:, -1:]), eos_id)
+            parents, endings, ends = beams.extend(log_softmax(step(before[:, -1:])), eos_id)
             collect(results, beams, before, endings, ends, alpha, best)
             remaining = []
             for i, sentence in enumerate(beams.sentences):
@@ -335,6 +347,6 @@ def beam_search(
                     best[sentence] = max(h.score for h in found)
             dropped = len(remaining) < len(beams.sentences)
             parents = parents[beams.keep(remaining)]
-            step.select(parents, src.new_tensor(remaining) if dropped else None)
+            step.select(parents, remaining if dropped else None)
     ranked = (sorted(found, key=lambda h: (not h.finished, -h.score)) for found in results)
     return [different(found, text_of)[:n_best] for found in ranked]

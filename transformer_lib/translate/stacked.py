@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Rows = Float[Tensor, "R D"]
-Mask = Bool[Tensor, "B 1 1 S"] | None
+Mask = Bool[Tensor, "B 1 1 M"] | None
 
 
 @functools.cache
@@ -96,14 +96,14 @@ class StackedLayer:
         self.norm_first = layer.residuals[0].norm_first
 
     def encode(self, x: Float[Tensor, "B S D"], mask: Mask) -> Float[Tensor, "B S D"]:
-        """Return the encoder layer's output."""
+        """Return the encoder layer's output; the mask may have more keys than x, all False."""
         x = self._residual(0, x, self._attend_all, mask)
         return self._residual(1, x, self._feed_forward)
 
-    def project(self, memory: Float[Tensor, "B S D"]) -> Float[Tensor, "2 B H S d_k"]:
-        """Return the keys and values of the memory."""
+    def project(self, memory: Float[Tensor, "B S D"], n: int) -> Float[Tensor, "2 B H n d_k"]:
+        """Return the keys and values of the memory; zeros after them, if n is more than S."""
         both = self.cross_kv(memory).view(*memory.shape[:2], 2, self.n_heads, -1)
-        return both.permute(2, 0, 3, 1, 4).contiguous()
+        return widened(both.permute(2, 0, 3, 1, 4), n).contiguous()
 
     def step(self, x: Rows, new: Tensor, own: Pair, cross: Stored, scores: Tensor) -> Rows:
         """Return the decoder layer's output for one new token per row.
@@ -125,6 +125,8 @@ class StackedLayer:
     def _attend_all(self, x: Tensor, mask: Mask) -> Tensor:
         heads = self.qkv(x).view(*x.shape[:2], 3, self.n_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # (B, H, S, d_k) each
+        if mask is not None:
+            key, value = widened(key, mask.size(-1)), widened(value, mask.size(-1))
         output = F.scaled_dot_product_attention(query, key, value, mask)
         return self.own_output(output.transpose(1, 2).reshape(x.shape))
 
@@ -167,6 +169,12 @@ def attend_to(
 
 Pair = tuple[Tensor, Tensor]  # keys and values
 Stored = tuple[Tensor, Tensor, Tensor]  # the same and scores, as `attend_to` takes them
+
+
+def widened(keys: Float[Tensor, "*B S d_k"], n: int) -> Float[Tensor, "*B n d_k"]:
+    """Return n keys: zeros after those that there are."""
+    missing = n - keys.size(-2)
+    return F.pad(keys, (0, 0, 0, missing)) if missing else keys
 
 
 def views(stored: Float[Tensor, "2 B H S d_k"]) -> Pair:

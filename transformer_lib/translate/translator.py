@@ -105,6 +105,7 @@ class Translator:
         n_best: int = 1,
         max_tokens: int | None = None,
         warn: Warn = warn_of_sentence,
+        scores: bool = True,
     ) -> list[list[Hypothesis]]:
         """Return the n best translations of every sentence as ids with their scores.
 
@@ -116,9 +117,10 @@ class Translator:
         Args:
             beam_size, alpha, n_best: as in `beam_search`.
             max_tokens: most source ids that are decoded together, padding included. Left out:
-                4,096 on a GPU; on a CPU up to 3,072, with a beam 1,536, so that the threads share
-                the work.
+                4,096 on a GPU; on a CPU at most 7,000 and fewer for models wider than 128, half of
+                that with a beam, so that the threads share the work.
             warn: receives the index of each sentence that is too long, and the reason.
+            scores: as in `greedy_decode`; a beam always has them.
 
         Raises:
             ValueError: such a search is impossible, or an item is not a text.
@@ -135,14 +137,14 @@ class Translator:
         fits = [i for i, row in enumerate(ids) if 1 < len(row) <= longest]  # 1: only <eos>
         lengths = [len(ids[i]) for i in fits]
         if max_tokens is None:
-            most = 3072 if beam_size == 1 else 1536
-            max_tokens = best_batch(lengths, most) if on_cpu else 4096
+            max_tokens = best_batch(lengths, self._most_tokens(beam_size)) if on_cpu else 4096
         batches = [[fits[i] for i in batch] for batch in length_batches(lengths, max_tokens)]
 
         def search(chosen: list[int]) -> list[list[Hypothesis]]:
             src = pad([ids[i] for i in chosen]).to(self.device)
             if beam_size == n_best == 1 and alpha == 0:
-                return [[hypothesis] for hypothesis in greedy_decode(decoder, src, extra=EXTRA)]
+                found = greedy_decode(decoder, src, extra=EXTRA, scores=scores)
+                return [[hypothesis] for hypothesis in found]
             options = {"beam_size": beam_size, "alpha": alpha, "n_best": n_best, "extra": EXTRA}
             text_of = self.tgt_vocab.decode if n_best > 1 else None
             return beam_search(decoder, src, **options, text_of=text_of)
@@ -155,6 +157,14 @@ class Translator:
         results = dict(zip(chain(*batches), chain(*found), strict=True))
         empty = [Hypothesis([], 0.0, 0.0, True)] * n_best
         return [results.get(i, empty) for i in range(len(ids))]
+
+    def _most_tokens(self, beam_size: int) -> int:
+        """Return how many source ids a batch on a CPU should have at most.
+
+        Measured with d_model = 128 and 512: with more, caches are too small.
+        """
+        most = min(7_000, 900_000 // self.model.config.d_model)
+        return most if beam_size == 1 else most // 2
 
     def too_long(self, ids: Sequence[Sequence[int]]) -> dict[int, str]:
         """Return, by index, what is wrong with the rows that the model has no positions for."""
@@ -178,7 +188,8 @@ class Translator:
         An empty sentence stays empty, and so does one that is too long, with a warning; see
         `hypotheses`.
         """
-        found = self.hypotheses(sentences, beam_size=beam_size, alpha=alpha, warn=warn)
+        options = {"beam_size": beam_size, "alpha": alpha, "warn": warn}
+        found = self.hypotheses(sentences, **options, scores=False)
         return [self.tgt_vocab.decode(best[0].ids) for best in found]
 
     def attention_maps(
@@ -321,8 +332,8 @@ def find_pretrained(name: str | Path) -> Path:
 def best_batch(lengths: Sequence[int], most: int) -> int:
     """Choose the most ids of a batch on a CPU, so that all threads are done at about one time.
 
-    With fewer than 256, calls cost more than arithmetic; with more than `most`, caches are too
-    small. Between them, the smallest that gives every thread the same number of batches.
+    With fewer than 256, calls cost more than arithmetic. From there to `most`, the smallest that
+    gives every thread the same number of batches.
     """
     longest_first, threads = sorted(lengths, reverse=True), torch.get_num_threads()
 

@@ -199,7 +199,7 @@ def test_freed_memory_is_used_again():
     """Without asking the system for every page anew."""
     import resource  # not on Windows
 
-    workers.keep_freed_memory()
+    devices.keep_freed_memory()
     faults = [resource.getrusage(resource.RUSAGE_SELF).ru_minflt]
     for _ in range(8):
         [torch.ones(2**22) for _ in range(8)]

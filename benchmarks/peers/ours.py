@@ -11,11 +11,11 @@ from torch import Tensor
 from benchmarks.loop import my_rows
 from benchmarks.material import PEAK_RATE, WARMUP, Material
 from transformer_lib import Batch, ModelConfig, TrainConfig, Translator
+from transformer_lib.data.devices import keep_freed_memory
 from transformer_lib.data.prepared import Prepared
 from transformer_lib.train.ranks import ALONE, Ranks
 from transformer_lib.train.settings import RunConfig
 from transformer_lib.train.trainer import Trainer
-from transformer_lib.train.workers import keep_freed_memory
 
 __all__ = ["OurStep", "decoder", "training"]
 
@@ -53,8 +53,10 @@ def training(
 def decoder(material: Material, own_batches: bool = False):
     """Text to text: `Translator.translate`, which cuts its batches by tokens.
 
-    The worker hands it 64 sentences at a time, or all of them (`whole`).
+    The worker hands it 64 sentences at a time, or all of them (`whole`). Freed memory is kept, as
+    by `transformer-lib translate`.
     """
+    keep_freed_memory()
     translator = Translator.from_pretrained(material.model, device=material.device)
 
     def translate(lines: Sequence[str], beam: int) -> list[str]:

@@ -19,6 +19,7 @@ from transformer_lib.cli.common import (
     set_threads,
 )
 from transformer_lib.data.coverage import Coverage, coverage
+from transformer_lib.data.devices import keep_freed_memory
 from transformer_lib.data.extras import needs
 from transformer_lib.data.files import (
     list_checkpoints,
@@ -75,6 +76,7 @@ def evaluate(
 ) -> int:
     """Run the command; `commands.evaluate` has its arguments."""
     set_threads(threads)
+    keep_freed_memory()
     check_alpha(alpha)
     with needs("cli"):  # before the work, not after it
         import sacrebleu  # noqa: F401

@@ -15,6 +15,7 @@ from transformer_lib.cli.common import (
     reserve_outputs,
     set_threads,
 )
+from transformer_lib.data.devices import keep_freed_memory
 from transformer_lib.data.reading import NotFiniteError, blame_file, read_json
 from transformer_lib.data.text import MAX_TEXT_BYTES, lines_of_file, stream_lines
 from transformer_lib.decoding import Hypothesis
@@ -44,6 +45,7 @@ def translate(
 ) -> int:
     """Run the command; `commands.translate` has its arguments."""
     set_threads(threads)
+    keep_freed_memory()
     check_alpha(alpha)
     if attention:
         from transformer_lib.translate.report import check_ending

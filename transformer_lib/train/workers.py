@@ -9,7 +9,6 @@ first process alone decides, writes and prints. The helpers end with it, whateve
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -28,12 +27,17 @@ import torch
 import torch.distributed as dist
 
 from transformer_lib.config import ModelConfig
-from transformer_lib.data.devices import check_threads, free_memory, n_physical_cores
+from transformer_lib.data.devices import (
+    check_threads,
+    free_memory,
+    keep_freed_memory,
+    n_physical_cores,
+)
 from transformer_lib.train.ranks import ALONE, Ranks, SharedMemory, connected, is_of_connection
 from transformer_lib.train.run_config import RunConfig, Workers
 from transformer_lib.train.settings import n_weights
 
-__all__ = ["Helpers", "choose_workers", "keep_freed_memory", "serve", "start_helpers"]
+__all__ = ["Helpers", "choose_workers", "serve", "start_helpers"]
 
 RATE = 4e10  # operations a second of one core, a low estimate
 LEAST = 0.03  # seconds of computing, at that rate, that each worker has to have in an update
@@ -41,7 +45,6 @@ START = 20.0  # seconds of one core that a run has to take; starting the helpers
 PROCESS = 4e8  # bytes of a process with torch in it
 WIDE = 256  # d_model from which more threads than one pay in a process
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # of malloc.h
 # How a helper starts: with the import path of the first process, and the rest as JSON.
 CODE = """import json, sys
 orders = json.loads(sys.stdin.readline())
@@ -87,17 +90,6 @@ def _best_number(cores: int, config: ModelConfig, run: RunConfig) -> int:
         layers = 120 * config.n_layers * config.d_model * run.max_tokens  # shared by the workers
         n = min(n, int((free - layers) / (PROCESS + 24 * size)))
     return max(1, n)
-
-
-def keep_freed_memory() -> None:
-    """Let the C library reuse freed memory, where it would give it back to the system at each step.
-
-    That halves the time in the kernel, some 4 % of a step. For glibc; elsewhere nothing changes.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: Windows
-        tune = ctypes.CDLL(None).mallopt
-        tune(MMAP_THRESHOLD, 2**25)  # bytes; more is not allowed
-        tune(TRIM_THRESHOLD, 2**31 - 1)
 
 
 class Helpers:

@@ -232,12 +232,14 @@ class FastDecoder:
                 for stack in (model.encoder, model.decoder)
             )
             self.output = Product(model.output_projection.weight)
+        # Read once: to read from a module takes a microsecond.
+        self.embedding, self.scale = model.tgt_embedding.weight, model.tgt_embedding.scale
+        self.positions, self.norm = model.positions.table, model.decoder.norm
 
     def embed(self, last: Int[Tensor, "R 1"], t: int) -> Rows:
         """Return the vectors of the tokens at position t."""
-        embedding, positions = self.model.tgt_embedding, self.model.positions
-        row = position_rows(positions.table, t, 1)
-        return F.embedding(last[:, 0], embedding.weight) * embedding.scale + row
+        row = position_rows(self.positions, t, 1)
+        return F.embedding(last[:, 0], self.embedding) * self.scale + row
 
     @contextmanager
     def start(self, src: Tensor, max_len: int) -> Iterator[FastSteps]:
@@ -293,7 +295,7 @@ class FastSteps:
         new = self.own[..., t, :].unbind()
         for layer, *stored in zip(decoder.decoder, new, self.own_views, self.views, strict=True):
             x = layer.step(x, *stored, scores)
-        x = decoder.model.decoder.norm(x)
+        x = decoder.norm(x)
         return decoder.output(x if self.rows is None else x[self.at])
 
     def select(self, rows: Int[Tensor, " rows"], sentences: Sequence[int] | None) -> None:

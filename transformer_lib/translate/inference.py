@@ -281,6 +281,7 @@ class FastSteps:
         self.views = [(*views(both), self.scores) for both in self.cross]
         self.own = memory.new_empty(len(self.cross), 2, len(src), n_heads, 0, d_k)
         self.groups, self.at = [*range(len(src))], torch.arange(len(src), device=src.device)
+        self.places = self.at  # the same as `groups`: a list made a tensor makes a GPU wait
         self.rows: Tensor | None = None  # the caller's row of each stored one; None: the same
 
     def __call__(self, last: Int[Tensor, "R 1"]) -> Float[Tensor, "R V"]:
@@ -310,8 +311,8 @@ class FastSteps:
             self._store(self.own[..., : self.length, :][:, :, origin], self.own.size(4))
             origin = torch.arange(len(rows), device=rows.device)
         beams = max(1, len(rows) // max(1, len(self.groups)))
-        first = rows.new_tensor(self.groups)[:, None] * beams
-        self.at = (first + slots_of(origin.view(-1, beams) % beams)).flatten()
+        slots = slots_of(origin.view(-1, beams) % beams)
+        self.at = (self.places[:, None] * beams + slots).flatten()
         self.rows = self.at.argsort()
         moved = (self.at != origin).nonzero().flatten()
         origin, target = origin[moved], self.at[moved]
@@ -336,6 +337,7 @@ class FastSteps:
         last = [group for group in groups if group >= n]
         moves = dict(zip(last, gaps, strict=True))
         self.groups = [moves.get(group, group) for group in groups]
+        self.places = self.at.new_tensor(self.groups)
         origin, target = self.at.new_tensor(last), self.at.new_tensor(gaps)
         scores = self.scores.unflatten(0, (-1, self.cross[0].size(2)))  # (B, H, 1, S)
         for stored in (*(both.transpose(0, 1) for both in self.cross), scores):

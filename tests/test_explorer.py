@@ -567,7 +567,7 @@ def test_a_notebook_shows_a_frame_or_a_line_in_its_place(browser, tmp_path, monk
     path.write_text(f"<!doctype html><title>cell</title>{shown._repr_html_()}", "utf-8")
     page = browser.new_page()
     page.goto(path.as_uri())
-    # not only a translation: the page starts with one of its own
+    # waits for this text, not for any
     page.frame_locator("iframe").locator("#text", has_text="dogs").wait_for()
     monkeypatch.setenv(explorer.PLACEHOLDER, "1")
     assert len(shown._repr_html_()) < 200

@@ -281,7 +281,7 @@ class FastSteps:
         self.views = [(*views(both), self.scores) for both in self.cross]
         self.own = memory.new_empty(len(self.cross), 2, len(src), n_heads, 0, d_k)
         self.groups, self.at = [*range(len(src))], torch.arange(len(src), device=src.device)
-        self.places = self.at  # the same as `groups`: a list made a tensor makes a GPU wait
+        self.places = self.at  # `groups` as a tensor: a GPU waits where one is made
         self.rows: Tensor | None = None  # the caller's row of each stored one; None: the same
 
     def __call__(self, last: Int[Tensor, "R 1"]) -> Float[Tensor, "R V"]:
